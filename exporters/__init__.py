@@ -1,0 +1,1 @@
+"""What becomes of a mesh: clean-up, unwrapping, baking, writing, looking, reporting."""

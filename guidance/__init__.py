@@ -1,0 +1,1 @@
+"""Losses that pull renders towards a prompt: the Guidance protocol lives here."""

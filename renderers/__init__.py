@@ -1,0 +1,1 @@
+"""Differentiable rendering: volumes, meshes, and the kernels below both."""

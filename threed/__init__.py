@@ -1,0 +1,52 @@
+"""threed: text to 3D assets, and the image systems that guide them.
+
+Importing this package loads neither torch nor diffusers; the names of the public API are
+looked up when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "generate": "threed.pipeline",
+    "Asset": "threed.pipeline",
+    "Run": "threed.config",
+    "load_run": "threed.config",
+    "load_backbone": "threed.diffusion.backbone",
+    "Cameras": "threed.core",
+    "Mesh": "threed.core",
+    "InputError": "threed.core",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def check_siblings(root: Path) -> None:
+    """Raise ImportError if a top-level package of ours is shadowed by another distribution.
+
+    root is the folder that holds threed/. The packages are looked up, never imported.
+    """
+    for name in ("guidance", "renderers", "exporters", "configs"):
+        spec = find_spec(name)
+        origin = spec.origin if spec else None
+        found = Path(origin).resolve().parent if origin else None
+        if found != (root / name).resolve():
+            raise ImportError(
+                f"threed needs its own package '{name}' at {root / name}, but Python found "
+                f"{found or 'nothing'}. If another distribution of that name is installed, remove "
+                f"it (pip uninstall {name}) or give threed an environment of its own."
+            )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'threed' has no attribute '{name}'")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+check_siblings(Path(__file__).resolve().parent.parent)

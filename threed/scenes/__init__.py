@@ -1,0 +1,1 @@
+"""What is optimised: fields, surfaces, textured meshes."""
