@@ -1,0 +1,172 @@
+"""Pictures of a density and a colour in space: rays, samples, volume rendering, regularisers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from renderers import kernels
+from renderers.kernels import Samples
+from threed.core import Cameras, RenderOutput
+
+RAYS = 2**17  # marched at once: what bounds the memory of the samples' positions
+BUDGET = 2**20  # samples whose colours are held at once, with everything their gradient needs
+SEEN = 0.01  # weight from which a sample's normal is worth its six density look-ups
+Background = Tensor | Callable[[Tensor], Tensor]  # [3], [B, 3], or unit directions [N, 3] to [N, 3]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What is looked at: functions of points [M, 3] in the unit ball, and where they are not 0."""
+
+    density: Callable[[Tensor], Tensor]  # [M, 3] -> [M], >= 0 per world unit
+    density_and_color: Callable[[Tensor], tuple[Tensor, Tensor]]  # [M, 3] -> [M], [M, 3] sRGB
+    occupancy: Tensor  # [G, G, G] bool over [-1, 1]³: where samples are worth taking
+    step: float  # world units between samples
+    normal_step: float = 0.01  # world units, of the finite difference
+
+
+def render(
+    volume: Volume,
+    cameras: Cameras,
+    *,
+    background: Background,
+    generator: torch.Generator | None = None,
+    normals: bool = False,
+    budget: int = BUDGET,
+) -> RenderOutput:
+    """Look at the volume through the cameras; differentiable in what its functions depend on.
+
+    The generator moves each ray's samples by a random part of a step; without one they stand at the
+    middles. `losses` holds `sparsity` and `opaque`, and with normals also `orientation` and
+    `smoothness`. Without normals the normal image is 0. Rays are rendered in pieces of at most
+    `budget` samples (or one ray); more pieces than one compute a gradient's intermediate values
+    twice instead of keeping them. The pieces do not change the picture.
+    """
+    shape = (len(cameras), cameras.height, cameras.width)
+    origins, directions = (v.reshape(-1, 3) for v in cameras.rays())
+    jitter = origins.new_full((len(origins),), 0.5)
+    if generator is not None:
+        jitter = torch.rand(len(origins), generator=generator, device=generator.device)
+        jitter = jitter.to(origins.device)
+    parts = []
+    for first in range(0, len(origins), RAYS):
+        block = slice(first, first + RAYS)
+        rays = (origins[block], directions[block])
+        samples = kernels.march(*rays, *ball(*rays), volume.occupancy, volume.step, jitter[block])
+        pieces = list(_pieces(samples, budget))
+        again = torch.is_grad_enabled() and len(pieces) + (len(origins) > RAYS) > 1
+        for start, end in pieces:
+            arguments = (volume, rays[1][start:end], rays[0][start:end],
+                         samples.of_rays(start, end), normals)  # fmt: skip
+            if again:
+                parts.append(checkpoint(_look, *arguments, use_reentrant=False))
+            else:
+                parts.append(_look(*arguments))
+    color, opacity, depth, normal, facing = (torch.cat(part) for part in zip(*parts))
+    behind = _background(background, directions, shape)
+    rgb = color + (1 - opacity) * behind
+    depth = torch.where(opacity > 1e-3, depth / opacity.clamp(min=1e-3), torch.zeros_like(depth))
+    normal = F.normalize(normal, dim=-1) * (opacity > 1e-3)
+    opacity, normal = opacity.view(*shape, 1), normal.view(*shape, 3)
+    losses = {"sparsity": sparsity(opacity), "opaque": opaque(opacity)}
+    if normals:
+        losses["orientation"] = facing.sum() / (opacity > 0).sum().clamp(min=1)
+        losses["smoothness"] = smoothness(normal, opacity)
+    return RenderOutput(rgb.view(*shape, 3), opacity, depth.view(*shape, 1), normal, losses)
+
+
+def ball(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances [N] at which rays enter and leave the unit ball, from 0 on; equal if they miss."""
+    middle = -(origins * directions).sum(-1)
+    half = (middle.square() - origins.square().sum(-1) + 1).clamp(min=0).sqrt()
+    return (middle - half).clamp(min=0), (middle + half).clamp(min=0)
+
+
+def sparsity(opacity: Tensor) -> Tensor:
+    """Mean of sqrt(opacity² + 0.01): pulls what is not needed to nothing (DreamFusion)."""
+    return (opacity.square() + 0.01).sqrt().mean()
+
+
+def opaque(opacity: Tensor) -> Tensor:
+    """Mean binary entropy of the opacity, in nats: pulls fog to nothing or to a surface."""
+    p = opacity.clamp(1e-3, 1 - 1e-3)
+    return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
+
+
+def smoothness(normal: Tensor, opacity: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring pixels' normals [B, H, W, 3] where both are opaque.
+
+    opacity [B, H, W, 1] only weighs, without gradient.
+    """
+    solid = opacity.detach()
+    down = (normal[:, 1:] - normal[:, :-1]).square().sum(-1, keepdim=True)
+    right = (normal[:, :, 1:] - normal[:, :, :-1]).square().sum(-1, keepdim=True)
+    vertical = (down * solid[:, 1:] * solid[:, :-1]).sum()
+    horizontal = (right * solid[:, :, 1:] * solid[:, :, :-1]).sum()
+    return (vertical + horizontal) / (2 * solid.sum().clamp(min=1))
+
+
+def random_background(n: int, generator: torch.Generator, *, shared: bool = True) -> Tensor:
+    """[n, 3] random solid colours, one for all views, or one for each."""
+    color = torch.rand(1 if shared else n, 3, generator=generator, device=generator.device)
+    return color.expand(n, 3)
+
+
+def _look(
+    volume: Volume, directions: Tensor, origins: Tensor, samples: Samples, normals: bool
+) -> tuple[Tensor, ...]:
+    """Of n rays: colour [n, 3], opacity, depth · opacity, summed normals, turned-away penalty."""
+    n = len(origins)
+    points = _points(origins, directions, samples)
+    density, color = volume.density_and_color(points)
+    weights, color, opacity, depth = kernels.composite(density, color, samples, n)
+    normal, facing = torch.zeros_like(color), torch.zeros_like(opacity)
+    if normals:
+        seen = (weights.detach() > SEEN).nonzero()[:, 0]
+        ray = samples.ray_index[seen]
+        here = normals_at(volume.density, points[seen], volume.normal_step)
+        weight = weights[seen, None]
+        away = (here * directions[ray]).sum(-1, keepdim=True).clamp(min=0).square()
+        normal = normal.index_add(0, ray, weight * here)
+        facing = facing.index_add(0, ray, weight.detach() * away)
+    return color, opacity, depth, normal, facing
+
+
+def normals_at(density: Callable[[Tensor], Tensor], points: Tensor, step: float) -> Tensor:
+    """Unit normals [M, 3] at points [M, 3]: against the density's central difference, or 0."""
+    offsets = torch.eye(3, dtype=points.dtype, device=points.device) * step
+    around = points[:, None, None] + torch.stack([offsets, -offsets])  # [M, 2, 3, 3]
+    values = density(around.reshape(-1, 3)).view(-1, 2, 3)
+    return F.normalize(values[:, 1] - values[:, 0], dim=-1)
+
+
+def _points(origins: Tensor, directions: Tensor, samples: Samples) -> Tensor:
+    index = samples.ray_index
+    return torch.addcmul(origins[index], directions[index], samples.t[:, None])
+
+
+def _pieces(samples: Samples, budget: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rays that hold at most `budget` samples each, or one ray."""
+    ends = samples.packed.sum(1)
+    start, n = 0, len(ends)
+    while start < n:
+        limit = samples.packed[start, 0] + budget
+        end = max(int(torch.searchsorted(ends, limit, right=True)), start + 1)
+        yield start, end
+        start = end
+
+
+def _background(background: Background, directions: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """[B * H * W, 3] the colour behind each ray."""
+    if not isinstance(background, Tensor):
+        return background(directions)
+    b, h, w = shape
+    if background.shape not in ((3,), (b, 3)):
+        raise ValueError(f"background must be [3] or [{b}, 3], got {list(background.shape)}")
+    return background.expand(b, 3)[:, None].expand(b, h * w, 3).reshape(-1, 3)

@@ -1,0 +1,184 @@
+"""Density and colour in a hash grid: the scene that grows from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from renderers import kernels, volume
+from threed.core import Cameras, InputError, RenderOutput
+
+
+@dataclass(frozen=True)
+class FieldSettings:
+    """What a Field is made of. The defaults suit pictures of 64 to 128 pixels on a CPU."""
+
+    levels: int = 10  # grids of different resolution
+    features: int = 2  # numbers a grid point holds
+    log2_table: int = 15  # rows a level, as a power of two
+    base_resolution: int = 8  # cells a side of the coarsest grid
+    max_resolution: int = 128  # of the finest
+    start_levels: int = 6  # levels in use at step 0 ...
+    level_every: int = 40  # ... and steps until the next one joins
+    hidden: int = 32  # neurons of the one hidden layer
+    blob_bias: float = 10.0  # added before the softplus: bias * (1 - |x| / radius)
+    blob_radius: float = 0.5  # world units
+    density_gain: float = 1.0  # density per world unit = gain * softplus
+    occupancy: int = 32  # cells a side of the grid that knows what is empty
+    occupancy_every: int = 8  # steps between its updates
+    occupancy_decay: float = 0.9  # of a cell's remembered density, each update
+    occupancy_alpha: float = 1e-3  # a cell is empty if a step through it is less opaque
+    samples: int = 96  # along the unit ball's diameter
+    background: Literal["white", "learned"] = "white"
+
+    def __post_init__(self) -> None:
+        """InputError for values that make no field."""
+        for name in ("levels", "features", "base_resolution", "hidden", "occupancy", "samples",
+                     "level_every", "occupancy_every", "start_levels"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise InputError(f"field: {name} must be at least 1, got {getattr(self, name)}")
+        if self.max_resolution < self.base_resolution:
+            raise InputError(f"field: max_resolution must be at least base_resolution "
+                             f"{self.base_resolution}, got {self.max_resolution}")  # fmt: skip
+        if not 4 <= self.log2_table <= 24:
+            raise InputError(f"field: log2_table must be in 4..24, got {self.log2_table}")
+
+    def resolutions(self) -> Tensor:
+        """[levels] int64, in geometric progression from base to max."""
+        exponent = torch.linspace(0, 1, self.levels, dtype=torch.float64)
+        growth = self.max_resolution / self.base_resolution
+        return (self.base_resolution * growth**exponent).round().long()
+
+
+class Field(nn.Module):
+    """A radiance field in the unit ball; nothing outside, no dependence on the view.
+
+    It begins as a grey blob of soft density in the middle. `state_dict` holds all that a run needs
+    to go on as if it had never stopped.
+    """
+
+    resolutions: Tensor  # [levels] int64
+    remembered: Tensor  # [G, G, G] the density each cell has lately shown
+    occupied: Tensor  # [G, G, G] bool
+    active_levels: Tensor  # [] int64
+
+    def __init__(self, settings: FieldSettings | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        self.settings = s = settings or FieldSettings()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            rows = s.levels * 2**s.log2_table
+            self.table = nn.Parameter(torch.empty(rows, s.features).uniform_(-1e-4, 1e-4))
+            self.mlp = _mlp(s.levels * s.features, s.hidden, 4)
+            self.background = _mlp(9, 16, 3) if s.background == "learned" else None
+        self.register_buffer("resolutions", s.resolutions(), persistent=False)
+        cells = (s.occupancy,) * 3
+        self.register_buffer("remembered", torch.zeros(cells))
+        self.register_buffer("occupied", torch.ones(cells, dtype=torch.bool))
+        self.register_buffer("active_levels", torch.tensor(min(s.start_levels, s.levels)))
+
+    def density(self, points: Tensor) -> Tensor:
+        """Density [N] per world unit at points [N, 3] in world units; 0 outside the unit ball."""
+        return self._density(points, self._raw(points)[:, 3])
+
+    def color(self, points: Tensor) -> Tensor:
+        """Colour [N, 3], sRGB in (0, 1), at points [N, 3] in world units."""
+        return torch.sigmoid(self._raw(points)[:, :3])
+
+    def density_and_color(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at once, for the price of one."""
+        raw = self._raw(points)
+        return self._density(points, raw[:, 3]), torch.sigmoid(raw[:, :3])
+
+    @torch.no_grad()
+    def update_occupancy(self, step: int, generator: torch.Generator) -> None:
+        """Prepare for a step of an optimisation: levels in use, and what space is empty.
+
+        Every `occupancy_every` steps the density is looked up at a random point of each cell; at
+        other steps the generator is left alone.
+        """
+        s = self.settings
+        self.active_levels.fill_(min(s.levels, s.start_levels + step // s.level_every))
+        if step % s.occupancy_every:
+            return
+        size = s.occupancy
+        axis = torch.arange(size, dtype=torch.float32)
+        cells = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).view(-1, 3)
+        jitter = torch.rand(cells.shape, generator=generator, device=generator.device)
+        points = (cells + jitter.to(cells.device)) * (2 / size) - 1
+        density = self.density(points.to(self.table.device)).view_as(self.remembered)
+        torch.maximum(self.remembered * s.occupancy_decay, density, out=self.remembered)
+        # never everything: a scene that fades keeps its densest cells, so that it can come back
+        empty = self.remembered.mean().clamp(max=s.occupancy_alpha * s.samples / 2)
+        torch.gt(self.remembered, empty, out=self.occupied)
+
+    def render(
+        self,
+        cameras: Cameras,
+        *,
+        background: Tensor | None = None,
+        step: int | None = None,
+        generator: torch.Generator | None = None,
+        normals: bool = False,
+        budget: int = volume.BUDGET,
+    ) -> RenderOutput:
+        """Pictures over a background [3] or [B, 3] (None: the learned one, else white).
+
+        A generator moves the samples along the rays; None puts them at the middles. `losses`:
+        sparsity, opaque; with normals also orientation and smoothness. `step` uses the levels of
+        that step; None those in use.
+        """
+        if step is not None:
+            s = self.settings
+            self.active_levels.fill_(min(s.levels, s.start_levels + step // s.level_every))
+        behind: volume.Background
+        if background is not None:
+            behind = background.to(self.table.device)
+        elif self.background is not None:
+            behind = self._sky
+        else:
+            behind = torch.ones(3, device=self.table.device)
+        seen = volume.Volume(
+            self.density, self.density_and_color, self.occupied, 2 / self.settings.samples,
+            1 / self.settings.max_resolution,
+        )  # fmt: skip
+        return volume.render(
+            seen, cameras.to(self.table.device), background=behind, generator=generator,
+            normals=normals, budget=budget,
+        )  # fmt: skip
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer: the table learns at lr, the networks at a tenth of it."""
+        networks: Iterator[nn.Parameter] = (
+            p for name, p in self.named_parameters() if name != "table"
+        )
+        return [{"params": [self.table], "lr": lr}, {"params": list(networks), "lr": lr / 10}]
+
+    def _raw(self, points: Tensor) -> Tensor:
+        features = kernels.hash_encode(
+            (points + 1) * 0.5, self.table, self.resolutions, int(self.active_levels)
+        )
+        raw: Tensor = self.mlp(features)
+        return raw
+
+    def _density(self, points: Tensor, raw: Tensor) -> Tensor:
+        s = self.settings
+        radius = points.square().sum(-1).sqrt()
+        blob = s.blob_bias * (1 - radius / s.blob_radius)
+        return s.density_gain * F.softplus(raw + blob) * (radius <= 1)
+
+    def _sky(self, directions: Tensor) -> Tensor:
+        """[N, 3] the learned background in unit directions [N, 3]."""
+        assert self.background is not None
+        powers = [directions * 2.0**k * torch.pi for k in range(1)]
+        waves = torch.cat([directions, *(f(p) for p in powers for f in (torch.sin, torch.cos))], -1)
+        return torch.sigmoid(self.background(waves))
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
