@@ -7,7 +7,9 @@ the gradient of the hash table is summed by one thread a level.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,79 +20,127 @@ from torch import Tensor
 from renderers.kernels import Samples
 from renderers.kernels.jit import compiled, inlined
 
-BLOCK = 512  # points a level is read for before the next one: output and level stay in the cache
+BLOCK = 128  # points located at once: their corners and fractions stay in the first cache
 STOP = np.float32(1e-4)  # as in field_reference
 Array = Any  # a numpy array; numba's functions are untyped
 _Y, _Z = np.uint32(2654435761), np.uint32(805459861)
-_1 = np.float32(1)
-_0 = np.float32(0)
+_0, _1 = np.float32(0), np.float32(1)
+_u = np.uint32
 
 
 @inlined
-def _corners(x: Any, y: Any, z: Any, cell: Any, rows: Any) -> Any:
-    """The 8 rows around a point (4 at its low x, 4 at its high x), 4 weights, fraction along x."""
-    scale = np.float32(cell)
-    x, y, z = x * scale, y * scale, z * scale
-    ix = np.uint32(min(max(int(x), 0), cell - 1))
-    iy = np.uint32(min(max(int(y), 0), cell - 1))
-    iz = np.uint32(min(max(int(z), 0), cell - 1))
-    x, y, z = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
-    one = np.uint32(1)
-    if (cell + 1) ** 3 <= rows:
-        side = np.uint32(cell + 1)
-        a = np.uint32(ix + side * (iy + side * iz))
-        b = np.uint32(a + side)
-        c = np.uint32(a + side * side)
-        d = np.uint32(c + side)
-        e, f, g, h = np.uint32(a + one), np.uint32(b + one), np.uint32(c + one), np.uint32(d + one)
-    else:
-        mask = np.uint32(rows - 1)
-        y0, z0 = np.uint32(iy * _Y), np.uint32(iz * _Z)
-        y1, z1 = np.uint32(y0 + _Y), np.uint32(z0 + _Z)
-        jx = np.uint32(ix + one)
-        a, b, c, d = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
-        e, f, g, h = (jx ^ a) & mask, (jx ^ b) & mask, (jx ^ c) & mask, (jx ^ d) & mask
-        a, b, c, d = (ix ^ a) & mask, (ix ^ b) & mask, (ix ^ c) & mask, (ix ^ d) & mask
-    low = (np.uint64(a), np.uint64(b), np.uint64(c), np.uint64(d))
-    high = (np.uint64(e), np.uint64(f), np.uint64(g), np.uint64(h))
-    return low, high, ((_1 - y) * (_1 - z), y * (_1 - z), (_1 - y) * z, y * z), x
+def _block(points: Array, first: int, count: int, out: Array) -> None:
+    """A block's points in [0, 1], one coordinate after the other."""
+    for p in range(count):
+        for axis in range(3):
+            out[axis * BLOCK + p] = min(max(points[first + p, axis], _0), _1)
 
 
-@compiled
-def _encode(points: Array, table: Array, cells: Array, active: int, out: Array) -> None:
-    n, rows, features = len(points), table.shape[1], table.shape[2]
-    for block in prange((n + BLOCK - 1) // BLOCK):
-        for level in range(active):
-            cell, grid = cells[level], table[level]
-            for p in range(block * BLOCK, min(n, (block + 1) * BLOCK)):
-                i, j, w, x = _corners(points[p, 0], points[p, 1], points[p, 2], cell, rows)
-                for f in range(features):
-                    low = w[0] * grid[i[0], f] + w[1] * grid[i[1], f]
-                    low += w[2] * grid[i[2], f] + w[3] * grid[i[3], f]
-                    high = w[0] * grid[j[0], f] + w[1] * grid[j[1], f]
-                    high += w[2] * grid[j[2], f] + w[3] * grid[j[3], f]
-                    out[p, level * features + f] = low + x * (high - low)
+@inlined
+def _locate(points: Array, count: int, cell: int, rows: int, row: Array, part: Array) -> None:
+    """The rows of the 8 corners around a block's points, x fastest, and where in the cell they are.
+
+    Written so that LLVM makes vector code of it: corner k of point p is row[k * BLOCK + p].
+    """
+    scale, last, side = np.float32(cell), _u(cell - 1), _u(cell + 1)
+    layer, mask = _u(side * side), _u(rows - 1)
+    dense = (cell + 1) ** 3 <= rows
+    for p in range(count):
+        x, y, z = points[p] * scale, points[BLOCK + p] * scale, points[2 * BLOCK + p] * scale
+        ix = min(_u(np.int32(x)), last)
+        iy = min(_u(np.int32(y)), last)
+        iz = min(_u(np.int32(z)), last)
+        part[p] = x - np.float32(np.int32(ix))
+        part[BLOCK + p] = y - np.float32(np.int32(iy))
+        part[2 * BLOCK + p] = z - np.float32(np.int32(iz))
+        if dense:
+            a = _u(ix + _u(side * _u(iy + _u(side * iz))))
+            c = _u(a + layer)
+            row[p] = a
+            row[BLOCK + p] = _u(a + _u(1))
+            row[2 * BLOCK + p] = _u(a + side)
+            row[3 * BLOCK + p] = _u(a + side + _u(1))
+            row[4 * BLOCK + p] = c
+            row[5 * BLOCK + p] = _u(c + _u(1))
+            row[6 * BLOCK + p] = _u(c + side)
+            row[7 * BLOCK + p] = _u(c + side + _u(1))
+        else:
+            jx, y0, z0 = _u(ix + _u(1)), _u(iy * _Y), _u(iz * _Z)
+            y1, z1 = _u(y0 + _Y), _u(z0 + _Z)
+            row[p] = (ix ^ y0 ^ z0) & mask
+            row[BLOCK + p] = (jx ^ y0 ^ z0) & mask
+            row[2 * BLOCK + p] = (ix ^ y1 ^ z0) & mask
+            row[3 * BLOCK + p] = (jx ^ y1 ^ z0) & mask
+            row[4 * BLOCK + p] = (ix ^ y0 ^ z1) & mask
+            row[5 * BLOCK + p] = (jx ^ y0 ^ z1) & mask
+            row[6 * BLOCK + p] = (ix ^ y1 ^ z1) & mask
+            row[7 * BLOCK + p] = (jx ^ y1 ^ z1) & mask
 
 
-@compiled
-def _encode_backward(points: Array, grad: Array, cells: Array, active: int, out: Array) -> None:
-    n, rows, features = len(points), out.shape[1], out.shape[2]
-    for level in prange(active):
-        cell, grid = cells[level], out[level]
-        for p in range(n):
-            i, j, w, x = _corners(points[p, 0], points[p, 1], points[p, 2], cell, rows)
-            for f in range(features):
-                g = grad[p, level * features + f]
-                high = g * x
-                low = g - high
-                grid[i[0], f] += w[0] * low
-                grid[i[1], f] += w[1] * low
-                grid[i[2], f] += w[2] * low
-                grid[i[3], f] += w[3] * low
-                grid[j[0], f] += w[0] * high
-                grid[j[1], f] += w[1] * high
-                grid[j[2], f] += w[2] * high
-                grid[j[3], f] += w[3] * high
+@functools.cache
+def _encode(features: int) -> Callable[..., None]:
+    """Reads the table; compiled for one number of features, a fifth faster than for any."""
+
+    @compiled
+    def encode(points: Array, table: Array, cells: Array, active: int, out: Array) -> None:
+        n, rows = len(points), table.shape[1]
+        for block in prange((n + BLOCK - 1) // BLOCK):
+            first = block * BLOCK
+            count = min(n - first, BLOCK)
+            row = np.empty(8 * BLOCK, np.uint32)
+            part, here = np.empty(3 * BLOCK, np.float32), np.empty(3 * BLOCK, np.float32)
+            _block(points, first, count, here)
+            for level in range(active):
+                grid = table[level]
+                _locate(here, count, cells[level], rows, row, part)
+                for p in range(count):
+                    x, y, z = part[p], part[BLOCK + p], part[2 * BLOCK + p]
+                    for f in range(features):
+                        a, b = grid[row[p], f], grid[row[BLOCK + p], f]
+                        c, d = grid[row[2 * BLOCK + p], f], grid[row[3 * BLOCK + p], f]
+                        e, g = grid[row[4 * BLOCK + p], f], grid[row[5 * BLOCK + p], f]
+                        h, k = grid[row[6 * BLOCK + p], f], grid[row[7 * BLOCK + p], f]
+                        a, c, e, h = a + x * (b - a), c + x * (d - c), e + x * (g - e), h + x * (k - h)
+                        a, e = a + y * (c - a), e + y * (h - e)
+                        out[first + p, level * features + f] = a + z * (e - a)
+
+    return encode
+
+
+@functools.cache
+def _encode_backward(features: int) -> Callable[..., None]:
+    """Adds to the table's gradient, each level by one thread."""
+
+    @compiled
+    def backward(points: Array, grad: Array, cells: Array, active: int, out: Array) -> None:
+        n, rows = len(points), out.shape[1]
+        for level in prange(active):
+            grid = out[level]
+            row = np.empty(8 * BLOCK, np.uint32)
+            part, here = np.empty(3 * BLOCK, np.float32), np.empty(3 * BLOCK, np.float32)
+            for block in range((n + BLOCK - 1) // BLOCK):
+                first = block * BLOCK
+                count = min(n - first, BLOCK)
+                _block(points, first, count, here)
+                _locate(here, count, cells[level], rows, row, part)
+                for p in range(count):
+                    x, y, z = part[p], part[BLOCK + p], part[2 * BLOCK + p]
+                    for f in range(features):
+                        total = grad[first + p, level * features + f]
+                        high = total * z
+                        low = total - high
+                        c, k = low * y, high * y
+                        a, e = low - c, high - k
+                        grid[row[p], f] += a - a * x
+                        grid[row[BLOCK + p], f] += a * x
+                        grid[row[2 * BLOCK + p], f] += c - c * x
+                        grid[row[3 * BLOCK + p], f] += c * x
+                        grid[row[4 * BLOCK + p], f] += e - e * x
+                        grid[row[5 * BLOCK + p], f] += e * x
+                        grid[row[6 * BLOCK + p], f] += k - k * x
+                        grid[row[7 * BLOCK + p], f] += k * x
+
+    return backward
 
 
 class _HashEncode(torch.autograd.Function):
@@ -102,15 +152,17 @@ class _HashEncode(torch.autograd.Function):
         make = torch.empty if active == levels else torch.zeros
         out = make(len(points), levels * features)
         grid = table.detach().numpy().reshape(levels, -1, features)
-        _encode(points.numpy(), grid, cells.numpy(), active, out.numpy())
+        _encode(features)(points.numpy(), grid, cells.numpy(), active, out.numpy())
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
         points, cells = ctx.saved_tensors
+        features = ctx.shape[1]
         out = torch.zeros(ctx.shape)
-        grid = out.numpy().reshape(len(cells), -1, ctx.shape[1])
-        _encode_backward(points.numpy(), grad.contiguous().numpy(), cells.numpy(), ctx.active, grid)
+        grid = out.numpy().reshape(len(cells), -1, features)
+        given = (points.numpy(), grad.contiguous().numpy(), cells.numpy(), ctx.active)
+        _encode_backward(features)(*given, grid)
         return None, out, None, None
 
 

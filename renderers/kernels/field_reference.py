@@ -18,9 +18,9 @@ def hash_encode(points: Tensor, table: Tensor, resolutions: Tensor, active_level
     """Features [N, L * F] of points [N, 3] in [0, 1]; differentiable in points and table."""
     levels, features = len(resolutions), table.shape[1]
     rows = len(table) // levels
-    cells = resolutions.to(points.device)[:active_levels, None]  # [A, 1]
-    scaled = points[:, None] * cells  # [N, A, 3]
-    low = torch.minimum(scaled.detach().long().clamp(min=0), cells - 1)
+    cells = resolutions.to(points.device)[:active_levels]  # [A]
+    scaled = points.clamp(0, 1)[:, None] * cells[..., None]  # [N, A, 3]
+    low = torch.minimum(scaled.detach().long(), cells[..., None] - 1)
     fraction = scaled - low
     out = points.new_zeros(len(points), levels, features)
     total = torch.zeros_like(out[:, :active_levels])
@@ -28,14 +28,13 @@ def hash_encode(points: Tensor, table: Tensor, resolutions: Tensor, active_level
     for corner in range(8):
         bits = torch.tensor([corner & 1, corner >> 1 & 1, corner >> 2], device=points.device)
         weight = torch.where(bits == 1, fraction, 1 - fraction).prod(-1)
-        total = total + weight[..., None] * table[_rows(low + bits, cells, rows) + base]
+        total = total + weight[..., None] * table[_rows(low + bits, cells + 1, rows) + base]
     return torch.cat([total, out[:, active_levels:]], 1).flatten(1)
 
 
-def _rows(corner: Tensor, cells: Tensor, rows: int) -> Tensor:
-    """Row [N, A] within its level of each grid corner [N, A, 3]."""
+def _rows(corner: Tensor, side: Tensor, rows: int) -> Tensor:
+    """Row [N, A] within its level, of `side` [A] corners an edge, of corners [N, A, 3]."""
     x, y, z = corner.unbind(-1)
-    side = cells[:, 0] + 1
     dense = x + side * (y + side * z)
     # 32-bit wrap-around in 64-bit integers: the low bits are all that the mask keeps
     hashed = (x * PRIMES[0]) ^ (y * PRIMES[1]) ^ (z * PRIMES[2])
