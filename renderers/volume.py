@@ -16,7 +16,7 @@ from threed.core import Cameras, RenderOutput
 
 RAYS = 2**17  # marched at once: what bounds the memory of the samples' positions
 BUDGET = 2**20  # samples whose colours are held at once, with everything their gradient needs
-SEEN = 0.01  # weight from which a sample's normal is worth its six density look-ups
+SEEN = 0.02  # weight from which a sample's normal is worth its six density look-ups
 Background = Tensor | Callable[[Tensor], Tensor]  # [3], [B, 3], or unit directions [N, 3] to [N, 3]
 
 
@@ -24,11 +24,15 @@ Background = Tensor | Callable[[Tensor], Tensor]  # [3], [B, 3], or unit directi
 class Volume:
     """What is looked at: functions of points [M, 3] in the unit ball, and where they are not 0."""
 
-    density: Callable[[Tensor], Tensor]  # [M, 3] -> [M], >= 0 per world unit
-    density_and_color: Callable[[Tensor], tuple[Tensor, Tensor]]  # [M, 3] -> [M], [M, 3] sRGB
+    # [M, 3] -> density [M] >= 0 per world unit, colour [M, 3] sRGB
+    density_and_color: Callable[[Tensor], tuple[Tensor, Tensor]]
     occupancy: Tensor  # [G, G, G] bool over [-1, 1]³: where samples are worth taking
     step: float  # world units between samples
     normal_step: float = 0.01  # world units, of the finite difference
+
+    def density(self, points: Tensor) -> Tensor:
+        """[M, 3] -> [M]"""
+        return self.density_and_color(points)[0]
 
 
 def render(

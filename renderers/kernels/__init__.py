@@ -102,8 +102,9 @@ def hash_encode(points: Tensor, table: Tensor, resolutions: Tensor, active_level
     table [L * T, F] holds L levels of T rows, T a power of two; level l is a grid of
     resolutions[l] ([L] int64) cells a side, read with trilinear interpolation. A level whose
     (resolution + 1)³ corners fit in T rows is stored densely (x fastest), the others by the hash
-    of Instant-NGP (Müller et al. 2022). Points outside are taken at the border. Levels from `active_levels` on give zeros and no gradient.
-    Differentiable in the table, and in the points where they require it. ValueError on shapes.
+    of Instant-NGP (Müller et al. 2022). Points outside are taken at the border. Levels from
+    `active_levels` on give zeros and no gradient. Differentiable in the table, and in the points
+    where they require it. ValueError on shapes.
     """
     levels = len(resolutions)
     rows = len(table) // max(levels, 1)

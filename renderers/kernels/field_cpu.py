@@ -100,7 +100,12 @@ def _encode(features: int) -> Callable[..., None]:
                         c, d = grid[row[2 * BLOCK + p], f], grid[row[3 * BLOCK + p], f]
                         e, g = grid[row[4 * BLOCK + p], f], grid[row[5 * BLOCK + p], f]
                         h, k = grid[row[6 * BLOCK + p], f], grid[row[7 * BLOCK + p], f]
-                        a, c, e, h = a + x * (b - a), c + x * (d - c), e + x * (g - e), h + x * (k - h)
+                        a, c, e, h = (
+                            a + x * (b - a),
+                            c + x * (d - c),
+                            e + x * (g - e),
+                            h + x * (k - h),
+                        )
                         a, e = a + y * (c - a), e + y * (h - e)
                         out[first + p, level * features + f] = a + z * (e - a)
 
