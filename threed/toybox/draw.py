@@ -1,0 +1,228 @@
+"""Drawing the toybox world: sphere tracing of coloured solids, with the truth of every pixel.
+
+One picture is one call on one core; nothing is shared, so threads may draw side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+ELLIPSOID, BOX, FRUSTUM, TORUS = 0, 1, 2, 3
+PLAIN, STRIPED, DOTTED, CHECKERED = 0, 1, 2, 3
+
+# columns of a packed part
+SHAPE, CUT, CENTER, ROTATION, SIZE, COLOR, PATTERNED, BOUND, WIDTH = 0, 1, 2, 5, 14, 18, 21, 22, 23
+
+
+@dataclass(frozen=True)
+class Light:
+    """A lamp far away and an even sky; both have the colour white."""
+
+    direction: tuple[float, float, float] = (0.4, 0.3, 0.85)  # unit, towards the lamp
+    ambient: float = 0.62  # brightness of a surface that the lamp does not reach, 0 to 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one camera sees, with its truth; row 0 is the top."""
+
+    rgb: Array  # [H, W, 3] sRGB in [0, 1] over the background
+    alpha: Array  # [H, W] share of the pixel that the toy covers
+    depth: Array  # [H, W] distance along the ray, world units; 0 where empty
+    normal: Array  # [H, W, 3] world space, unit length; 0 where empty
+    part: NDArray[np.int32]  # [H, W] index of the part seen, -1 where empty
+
+
+def draw(
+    parts: Array,
+    finish: int,
+    second: Array,
+    c2w: Array,
+    fov_y: float,
+    size: int,
+    light: Light,
+    background: Array,
+    samples: int = 2,
+) -> Picture:
+    """Draw packed parts [P, WIDTH] from one camera.
+
+    finish is PLAIN, STRIPED, DOTTED or CHECKERED and second [3] its other colour; c2w [4, 4] and
+    fov_y (radians) as in threed.core.Cameras; background [2, 3] holds the colours of the top and
+    the bottom row; samples² rays are averaged in a pixel.
+    """
+    rgb = np.empty((size, size, 3), np.float32)
+    alpha = np.empty((size, size), np.float32)
+    depth = np.empty((size, size), np.float32)
+    normal = np.empty((size, size, 3), np.float32)
+    part = np.empty((size, size), np.int32)
+    lamp = np.array([*light.direction, light.ambient], np.float32)
+    _draw(
+        parts, finish, second, c2w, float(np.tan(fov_y / 2)), samples, lamp, background,
+        rgb, alpha, depth, normal, part,
+    )  # fmt: skip
+    return Picture(rgb, alpha, depth, normal, part)
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _solid(q, x, y, z):
+    """Signed distance from a world point to packed part q (negative inside)."""
+    x, y, z = x - q[2], y - q[3], z - q[4]
+    px = q[5] * x + q[6] * y + q[7] * z
+    py = q[8] * x + q[9] * y + q[10] * z
+    pz = q[11] * x + q[12] * y + q[13] * z
+    a, b, c, e = q[14], q[15], q[16], q[17]
+    shape = int(q[0])
+    if shape == 0:  # ellipsoid with radii a, b, c (first-order distance)
+        k0 = np.sqrt((px / a) ** 2 + (py / b) ** 2 + (pz / c) ** 2)
+        k1 = np.sqrt((px / a**2) ** 2 + (py / b**2) ** 2 + (pz / c**2) ** 2)
+        return k0 * (k0 - 1) / max(k1, 1e-6)
+    if shape == 1:  # box with half sides a, b, c, rounded by e
+        dx, dy, dz = abs(px) - a + e, abs(py) - b + e, abs(pz) - c + e
+        out = np.sqrt(max(dx, 0.0) ** 2 + max(dy, 0.0) ** 2 + max(dz, 0.0) ** 2)
+        return out + min(max(dx, max(dy, dz)), 0.0) - e
+    if shape == 2:  # frustum: radius a at z = -c, b at z = c, rounded by e
+        r = np.sqrt(px * px + py * py)
+        a, b, h = a - e, b - e, c - e
+        cax = r - min(r, a if pz < 0 else b)
+        cay = abs(pz) - h
+        kx, ky = b - a, 2 * h
+        t = ((b - r) * kx + (h - pz) * ky) / (kx * kx + ky * ky)
+        t = min(max(t, 0.0), 1.0)
+        cbx, cby = r - b + kx * t, pz - h + ky * t
+        sign = -1.0 if (cbx < 0 and cay < 0) else 1.0
+        return sign * np.sqrt(min(cax * cax + cay * cay, cbx * cbx + cby * cby)) - e
+    r = np.sqrt(px * px + py * py) - a  # torus around z: ring radius a, tube radius b
+    return np.sqrt(r * r + pz * pz) - b
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _nearest(parts, near, count, x, y, z):
+    """Distance to the union of the listed parts, and which part's surface that is.
+
+    A cut part is taken away from the solid before it in the list.
+    """
+    best, which = 1e9, -1
+    current, owner = 1e9, -1
+    for k in range(count):
+        i = near[k]
+        d = _solid(parts[i], x, y, z)
+        if parts[i, 1] > 0.5:
+            if -d > current:
+                current, owner = -d, i
+        else:
+            if current < best:
+                best, which = current, owner
+            current, owner = d, i
+    if current < best:
+        best, which = current, owner
+    return best, which
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _reach(parts, ox, oy, oz, dx, dy, dz, near):
+    """List the parts whose bounding ball the ray meets; returns (how many, t in, t out)."""
+    count, start, end = 0, 1e9, -1e9
+    for i in range(len(parts)):
+        cx, cy, cz = parts[i, 2] - ox, parts[i, 3] - oy, parts[i, 4] - oz
+        along = cx * dx + cy * dy + cz * dz
+        gap = cx * cx + cy * cy + cz * cz - along * along
+        r2 = parts[i, 22] * parts[i, 22]
+        if gap < r2:
+            half = np.sqrt(r2 - gap)
+            near[count] = i
+            count += 1
+            if parts[i, 1] < 0.5:
+                start, end = min(start, along - half), max(end, along + half)
+    return count, start, end
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _is_second(finish, x, y, z):
+    """Whether a point of a patterned part has the finish's second colour."""
+    if finish == 1:
+        return (z * 4.2 + 0.25) % 1.0 < 0.45
+    if finish == 2:
+        u, v, w = (x * 3.4) % 1.0 - 0.5, (y * 3.4) % 1.0 - 0.5, (z * 3.4) % 1.0 - 0.5
+        return u * u + v * v + w * w < 0.15
+    if finish == 3:
+        n = np.floor(x * 3.6 + 0.5) + np.floor(y * 3.6 + 0.5) + np.floor(z * 3.6 + 0.5)
+        return n % 2.0 > 0.5
+    return False
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _draw(
+    parts, finish, second, c2w, tan, samples, lamp, background, rgb, alpha, depth, normal, part
+):
+    size = rgb.shape[0]
+    near = np.empty(len(parts), np.int64)
+    ox, oy, oz = c2w[0, 3], c2w[1, 3], c2w[2, 3]
+    for row in range(size):
+        mix = row / max(size - 1, 1)
+        for column in range(size):
+            total = np.zeros(3)
+            n = np.zeros(3)
+            hits, far, seen = 0, 0.0, -1
+            for s in range(samples * samples):
+                u = (2 * (column + (s % samples + 0.5) / samples) / size - 1) * tan
+                v = (1 - 2 * (row + (s // samples + 0.5) / samples) / size) * tan
+                dx = c2w[0, 0] * u + c2w[0, 1] * v - c2w[0, 2]
+                dy = c2w[1, 0] * u + c2w[1, 1] * v - c2w[1, 2]
+                dz = c2w[2, 0] * u + c2w[2, 1] * v - c2w[2, 2]
+                length = np.sqrt(dx * dx + dy * dy + dz * dz)
+                dx, dy, dz = dx / length, dy / length, dz / length
+                which = -1
+                count, t, end = _reach(parts, ox, oy, oz, dx, dy, dz, near)
+                if count:
+                    for _ in range(80):
+                        d, i = _nearest(parts, near, count, ox + t * dx, oy + t * dy, oz + t * dz)
+                        if d < 1.5e-3:
+                            which = i
+                            break
+                        t += 0.9 * d
+                        if t > end:
+                            break
+                if which < 0:
+                    for c in range(3):
+                        total[c] += background[0, c] * (1 - mix) + background[1, c] * mix
+                    continue
+                x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+                q = parts[which]
+                e = 2e-3
+                f = _solid(q, x, y, z)
+                gx, gy, gz = (
+                    _solid(q, x + e, y, z) - f,
+                    _solid(q, x, y + e, z) - f,
+                    _solid(q, x, y, z + e) - f,
+                )
+                length = max(np.sqrt(gx * gx + gy * gy + gz * gz), 1e-9)
+                if q[1] > 0.5:
+                    length = -length
+                gx, gy, gz = gx / length, gy / length, gz / length
+                facing = max(gx * lamp[0] + gy * lamp[1] + gz * lamp[2], 0.0)
+                shade = lamp[3] * (0.9 + 0.1 * gz) + (1 - lamp[3]) * facing
+                other = q[21] > 0.5 and _is_second(finish, x, y, z)
+                for c in range(3):
+                    base = second[c] if other else q[18 + c]
+                    total[c] += min(base * shade * 1.04, 1.0)
+                n[0] += gx
+                n[1] += gy
+                n[2] += gz
+                far += t
+                hits += 1
+                seen = which
+            rays = samples * samples
+            for c in range(3):
+                rgb[row, column, c] = total[c] / rays
+            alpha[row, column] = hits / rays
+            depth[row, column] = far / hits if hits else 0.0
+            length = np.sqrt(n[0] ** 2 + n[1] ** 2 + n[2] ** 2)
+            for c in range(3):
+                normal[row, column, c] = n[c] / length if length > 1e-6 else 0.0
+            part[row, column] = seen

@@ -1,0 +1,144 @@
+"""The toybox world: toys as data, drawn from any camera with their truth.
+
+Everything random comes from one numpy Generator, so a seed decides a toy, its light, its
+background and its cameras.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from threed.cameras import VIEWS
+from threed.core import Cameras
+from threed.toybox.draw import Array, Light, Picture, draw
+from threed.toybox.kinds import FRONTED, RECIPES
+from threed.toybox.parts import Part, Vector, pack
+
+KINDS = tuple(RECIPES)
+FINISHES = ("plain", "striped", "dotted", "checkered")
+COLORS: dict[str, Vector] = {
+    "red": (0.86, 0.10, 0.10),
+    "orange": (0.96, 0.50, 0.06),
+    "yellow": (0.97, 0.86, 0.12),
+    "green": (0.12, 0.62, 0.18),
+    "blue": (0.12, 0.28, 0.86),
+    "purple": (0.52, 0.16, 0.68),
+    "pink": (0.98, 0.58, 0.76),
+    "brown": (0.44, 0.26, 0.13),
+    "white": (0.95, 0.95, 0.94),
+    "black": (0.08, 0.08, 0.09),
+}
+__all__ = [
+    "COLORS",
+    "FINISHES",
+    "FRONTED",
+    "KINDS",
+    "VIEWS",
+    "Set",
+    "Toy",
+    "draw_set",
+    "random_toy",
+]
+
+RADIUS = 0.8  # a toy's corners lie in the ball of this radius
+
+
+@dataclass(frozen=True)
+class Toy:
+    """One toy: what it is, and the solids that it is made of."""
+
+    kind: str
+    color: str
+    finish: str
+    parts: tuple[Part, ...]
+    second: Vector  # the other colour of the finish
+
+    def packed(self) -> Array:
+        """[P, WIDTH] the parts, centred and scaled into the ball of radius RADIUS."""
+        rows = pack(self.parts)
+        solid = [(r, p) for r, p in zip(rows, self.parts) if not p.cut]
+        reach = np.array([_extent(p) for _, p in solid])  # [S, 2, 3]
+        low, high = reach[:, 0].min(0), reach[:, 1].max(0)
+        middle, scale = (low + high) / 2, RADIUS / float(np.linalg.norm((high - low) / 2))
+        scale = min(scale * 1.12, 0.86 / float(np.max(high - low) / 2))
+        x, y, z = (-scale * middle).tolist()
+        return pack(self.parts, scale, (x, y, z))
+
+
+def _extent(part: Part) -> Array:
+    """[2, 3] the corners of the box around a part."""
+    from threed.toybox.parts import rotation
+
+    a, b, c, _ = part.size
+    half = {0: (a, b, c), 1: (a, b, c), 2: (max(a, b), max(a, b), c), 3: (a + b, a + b, b)}
+    turn = rotation(part.turn_deg)
+    size = np.array(half[part.shape], np.float32)
+    # an ellipsoid's box is tighter than its corner's
+    reach = np.sqrt((turn**2) @ size**2) if part.shape == 0 else np.abs(turn) @ size
+    center = np.array(part.center, np.float32)
+    return np.stack([center - reach, center + reach]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Set:
+    """V pictures of one toy under one light, on one background."""
+
+    toy: Toy
+    cameras: Cameras  # V of them
+    pictures: tuple[Picture, ...]
+    background: str  # its name, for the caption
+
+
+def random_toy(
+    rng: np.random.Generator,
+    kind: str | None = None,
+    color: str | None = None,
+    finish: str | None = None,
+) -> Toy:
+    """A toy with random proportions; kind, colour and finish are drawn unless given."""
+    kind = kind or str(rng.choice(KINDS))
+    color = color or str(rng.choice(list(COLORS)))
+    finish = finish or str(rng.choice(FINISHES, p=(0.55, 0.15, 0.15, 0.15)))
+    base = COLORS[color]
+    jitter = np.clip(np.array(base) + rng.uniform(-0.035, 0.035, 3), 0, 1)
+    main: Vector = (float(jitter[0]), float(jitter[1]), float(jitter[2]))
+    second = (0.93, 0.93, 0.91) if sum(base) < 2.1 else (0.30, 0.30, 0.33)
+    return Toy(kind, color, finish, tuple(RECIPES[kind](rng, main)), second)
+
+
+def random_light(rng: np.random.Generator) -> Light:
+    """A lamp somewhere above the horizon."""
+    azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.95)
+    flat = float(np.sqrt(1 - height**2))
+    return Light(
+        (flat * float(np.cos(azimuth)), flat * float(np.sin(azimuth)), height),
+        float(rng.uniform(0.55, 0.75)),
+    )
+
+
+def random_background(rng: np.random.Generator) -> tuple[str, Array]:
+    """A name and the colours [2, 3] of the top and the bottom row."""
+    pick = rng.uniform()
+    if pick < 0.65:
+        return "white", np.ones((2, 3), np.float32)
+    if pick < 0.85:
+        return "grey", np.full((2, 3), rng.uniform(0.35, 0.8), np.float32)
+    name = str(rng.choice(["red", "orange", "yellow", "green", "blue", "purple", "pink"]))
+    pale = 0.45 * np.array(COLORS[name], np.float32) + 0.5
+    shift = rng.uniform(0, 0.1)
+    return name, np.stack([pale - shift, pale + shift]).clip(0, 1).astype(np.float32)
+
+
+def draw_set(
+    toy: Toy, cameras: Cameras, light: Light, background: Array, *, name: str = "white"
+) -> Set:
+    """Draw a toy from every camera; background [2, 3] as from random_background."""
+    parts, second = toy.packed(), np.array(toy.second, np.float32)
+    finish = FINISHES.index(toy.finish)
+    pictures = tuple(
+        draw(parts, finish, second, c2w, fov, cameras.height, light, background)
+        for c2w, fov in zip(cameras.c2w.numpy(), cameras.fov_y.tolist())
+    )
+    return Set(toy, cameras, pictures, name)
