@@ -310,10 +310,11 @@ class _Composite(torch.autograd.Function):
     def backward(
         ctx: Any, g_weights: Tensor, g_sums: Tensor, g_totals: Tensor
     ) -> tuple[Tensor, Tensor, None, None, None]:
-        values, t = ctx.saved_tensors[:2]
+        saved = ctx.saved_tensors  # once: a checkpoint recomputes them for one use
+        values, t = saved[:2]
         g_density, g_values = torch.empty_like(t), torch.empty_like(values)
         given = (g.contiguous() for g in (g_weights, g_sums, g_totals))
-        tensors = (*ctx.saved_tensors, *given, g_density, g_values)
+        tensors = (*saved, *given, g_density, g_values)
         _composite_backward(*(v.detach().numpy() for v in tensors))
         return g_density, g_values, None, None, None
 

@@ -1,0 +1,101 @@
+"""Pictures of a mesh."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from renderers.kernels.raster import interpolate, rasterize, texture
+from renderers.shading import Light, Look, lamps, shade
+from threed.core import Cameras, Mesh, RenderOutput
+
+PLAIN = 0.7  # sRGB grey of a mesh that has neither texture nor colours
+SAMPLES = 2**20  # rasterized together: memory of this size is reused, larger pieces are not
+JUMP = 0.01  # relative change of depth within a pixel from which it is shaded sample by sample
+
+
+@torch.no_grad()
+def render_mesh(
+    mesh: Mesh,
+    cameras: Cameras,
+    *,
+    background: Tensor | None = None,
+    look: Look = "albedo",
+    antialias_factor: int = 2,
+    light: Light | None = None,
+) -> RenderOutput:
+    """Look at a mesh through the cameras, over a background [3] or [B, 3] (None is white).
+
+    antialias_factor² samples are taken in a pixel; they are shaded one by one where an outline
+    runs through the pixel, and as one elsewhere. Both sides of a face show, with the normal of the
+    side that is seen. Smooth vertex normals; the texture, else the vertex colours, else grey. For
+    what the looks are see `renderers.shading`. On the device of the mesh; no gradient.
+    """
+    device = mesh.vertices.device
+    cameras = cameras.to(device)
+    b, h, w = len(cameras), cameras.height, cameras.width
+    if antialias_factor < 1:
+        raise ValueError(f"antialias_factor must be at least 1, got {antialias_factor}")
+    if background is None:
+        background = torch.ones(3)
+    if background.shape not in ((3,), (b, 3)):
+        raise ValueError(f"background must be [3] or [{b}, 3], got {list(background.shape)}")
+    a, _, _ = corners = mesh.vertices[mesh.faces].unbind(1)
+    flat = torch.linalg.cross(corners[1] - a, corners[2] - a)  # [F, 3] normals of the faces
+    smooth = torch.cat([mesh.vertices, mesh.vertex_normals()], 1)
+    clip = F.pad(mesh.vertices, (0, 1), value=1.0) @ cameras.mvp().mT
+    lamp, light = lamps(light or Light(), cameras), light or Light()
+
+    # colour, opacity, depth * opacity, normal
+    image = torch.zeros(b, h, w, 8, device=device)
+    per_pass = max(1, SAMPLES // (h * w * antialias_factor**2))
+    for first in range(0, b, per_pass):
+        size = (h * antialias_factor, w * antialias_factor)
+        buffer = rasterize(clip[first : first + per_pass], mesh.faces, size)
+        for pixels, hits in _samples(buffer, antialias_factor):
+            view = pixels[0] + first
+            position, normal = torch.split(interpolate(smooth, hits, mesh.faces), 3, -1)
+            ray = position - cameras.position[view][:, None]
+            face = hits[..., 3].long() - 1  # [1, N, S]; -1 where the sample hits nothing
+            away = (flat[face] * ray).sum(-1, keepdim=True) > 0
+            normal = F.normalize(torch.where(away, -normal, normal), dim=-1)
+            color = shade(look, _albedo(mesh, hits), normal, lamp[view][:, None], light.ambient)
+            values = [color.clamp(0, 1), torch.ones_like(ray[..., :1]),
+                      ray.norm(dim=-1, keepdim=True), normal]  # fmt: skip
+            seen = (torch.cat(values, -1) * (face >= 0)[..., None]).mean(2)[0]
+            image[view, pixels[1], pixels[2]] = seen
+    rgb, opacity, depth, normal = torch.split(image, [3, 1, 1, 3], -1)
+    behind = background.to(device).expand(b, 3)[:, None, None]
+    depth = torch.where(opacity > 0, depth / opacity.clamp(min=1e-6), depth)
+    return RenderOutput(rgb + (1 - opacity) * behind, opacity, depth, F.normalize(normal, dim=-1))
+
+
+def _samples(buffer: Tensor, factor: int) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+    """What to shade of a buffer [b, h * factor, w * factor, 4]: two lists of pixels and samples.
+
+    Each list holds pixels, as indices (view, row, column) [N], and their samples [1, N, S, 4]: one
+    sample of the pixels that one smooth surface fills, all of those that an outline cuts.
+    """
+    parts = [buffer[:, i::factor, j::factor] for i in range(factor) for j in range(factor)]
+    count = torch.stack([part[..., 3] > 0 for part in parts]).sum(0)
+    z = torch.stack([part[..., 2] for part in parts])
+    low, high = z.amin(0), z.amax(0)
+    # z / w = a - b / w, a nearly 1: so this is the relative change of w
+    whole = (count == len(parts)) & (high - low <= JUMP * (1 - high))
+    cut = (count > 0) & ~whole
+    one, many = torch.nonzero(whole, as_tuple=True), torch.nonzero(cut, as_tuple=True)
+    return [
+        (one, parts[0][one][None, :, None]),
+        (many, torch.stack([part[many] for part in parts], 1)[None]),
+    ]
+
+
+def _albedo(mesh: Mesh, hits: Tensor) -> Tensor:
+    """sRGB [1, N, S, 3] at the entries of a buffer [1, N, S, 4]."""
+    image = mesh.material.albedo
+    if image is not None and mesh.uv is not None and mesh.uv_faces is not None:
+        return texture(image, interpolate(mesh.uv, hits, mesh.uv_faces))
+    if mesh.colors is not None:
+        return interpolate(mesh.colors, hits, mesh.faces)
+    return hits.new_full((*hits.shape[:3], 3), PLAIN)
