@@ -140,7 +140,7 @@ def interpolate(attributes: Tensor, buffer: Tensor, faces: Tensor) -> Tensor:
     out = torch.empty(b, h * w, attributes.shape[2])
     pixels = buffer.view(b, h * w, 4)
     _interpolate(attributes.detach().numpy(), pixels.numpy(), faces.numpy(), out.numpy())
-    return out.view(b, h, w, -1)
+    return out.view(b, h, w, out.shape[2])
 
 
 @compiled
@@ -172,4 +172,4 @@ def texture(image: Tensor, uv: Tensor) -> Tensor:
     b, h, w = uv.shape[:3]
     out = torch.empty(b, h * w, image.shape[3])
     _texture(image.detach().numpy(), uv.view(b, h * w, 2).numpy(), out.numpy())
-    return out.view(b, h, w, -1)
+    return out.view(b, h, w, out.shape[2])
