@@ -1,4 +1,4 @@
-"""Small random diffusion models in diffusers' folder layout: what tests load instead of downloads."""
+"""Small random diffusion models in diffusers' layout: what tests load, so none downloads."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A frozen diffusion model seen from outside: conditions in, a noise estimate out."""
+"""A frozen diffusion model seen from outside: conditions, scores, samplers."""

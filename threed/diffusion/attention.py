@@ -1,0 +1,121 @@
+"""The attention seam: one processor in every layer of the UNet, and edits passed with each call.
+
+An edit makes an attention function out of an attention function, as guidance makes a model out of
+a model, so edits compose: (outer, inner) is outer(layer, inner(layer, fused attention)). An edit
+may change queries, keys or values, add tokens or a second attention, or read and replace the
+weights; attention is fused unless an edit asks for the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Change = Callable[[Tensor], Tensor]  # attention weights [B, heads, L, S] -> the same shape
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where in the UNet an attention takes place."""
+
+    name: str  # "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
+    cross: bool  # attends to the text, not to the picture itself
+    heads: int
+
+
+class Attend(Protocol):
+    """Attention with the heads side by side in the last axis."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+        """Q [B, L, C], k and v [B, S, C] -> [B, L, C]; with change, the weights pass through it."""
+        ...
+
+
+class AttentionEdit(Protocol):
+    """A change of the UNet's attention for one call; compares equal to itself only."""
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        """The attention to use in this layer: attend itself where nothing is to change."""
+        ...
+
+
+def plain(heads: int) -> Attend:
+    """Softmax attention of so many heads: fused, or with its weights in the open for change."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        if change is None:
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:
+            weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+            out = change(weights) @ v
+        return out.transpose(1, 2).flatten(2)
+
+    return attend
+
+
+@dataclass(frozen=True)
+class Views:
+    """Self-attention over all pixels of `count` views at once (MVDream's 3D attention).
+
+    The batch holds groups of count neighbours; cross-attention stays per view.
+    """
+
+    count: int
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        """Join the tokens of a group before a self-attention, part them after it."""
+        if layer.cross or self.count == 1:
+            return attend
+
+        def joined(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+            def join(x: Tensor) -> Tensor:
+                return x.reshape(-1, self.count * x.shape[1], x.shape[2])
+
+            return attend(join(q), join(k), join(v), change).reshape(q.shape)
+
+        return joined
+
+
+class Processor:
+    """What runs inside one diffusers Attention module."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.plain = plain(layer.heads)
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        edits: Sequence[AttentionEdit] = (),
+    ) -> Tensor:
+        """[B, L, C] -> [B, L, C]: project, attend, project. The names are diffusers'.
+
+        temb goes unused here, and masks do not occur in Stable Diffusion's UNets.
+        """
+        if attention_mask is not None:
+            raise ValueError("attention masks are not supported: use an edit")
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        attend = self.plain
+        for edit in reversed(edits):
+            attend = edit(self.layer, attend)
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        out: Tensor = attn.to_out[0](attend(q, k, v))
+        return out
+
+
+def install(unet: nn.Module) -> None:
+    """Put our processor into every attention of a UNet2DConditionModel, in place."""
+    for name, attn in unet.named_modules():
+        if hasattr(attn, "set_processor"):
+            attn.set_processor(
+                Processor(Layer(name, cross=name.endswith("attn2"), heads=attn.heads))
+            )

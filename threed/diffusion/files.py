@@ -1,0 +1,149 @@
+"""Diffusers folders on disk: what is in them, and whether it can be trusted to load.
+
+Every check reads headers only, so it runs before any long step; nothing is ever unpickled here.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from threed.core import InputError
+
+INDEX = "model_index.json"
+_NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+_MAX_HEADER = 100_000_000  # bytes: the safetensors format's own limit
+
+
+def parts(folder: Path, unet: str = "unet") -> tuple[str, ...]:
+    """The subfolders that a text-to-image model needs."""
+    second = (
+        ("tokenizer_2", "text_encoder_2") if "text_encoder_2" in read_json(folder / INDEX) else ()
+    )
+    return ("tokenizer", "text_encoder", *second, "vae", unet, "scheduler")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. InputError names the file if it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is missing: a backbone is a folder in diffusers' layout"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object, found {type(value).__name__}")
+    return value
+
+
+def check_folder(folder: Path, unet: str = "unet", *, half: bool = False) -> None:
+    """Refuse, with an InputError, a folder that would fail to load: parts missing or cut short."""
+    for part in parts(folder, unet):
+        if part.startswith("tokenizer"):
+            if not any(
+                (folder / part / name).is_file() for name in ("vocab.json", "tokenizer.json")
+            ):
+                raise InputError(f"{folder / part} holds neither vocab.json nor tokenizer.json")
+        elif part == "scheduler":
+            read_json(folder / part / "scheduler_config.json")
+        else:
+            read_json(folder / part / "config.json")
+            for file in _shards(weights(folder / part, half=half)[0]):
+                check_weights(file)
+
+
+def weights(part: Path, *, half: bool) -> tuple[Path, str | None, bool]:
+    """The file to load a part from, its variant ("fp16") and whether it is safetensors.
+
+    safetensors before .bin; the fp16 variant first when half is asked for, last otherwise.
+    """
+    stem = _NAMES.get(part.name.split("_")[0], "model")
+    variants = ("fp16", None) if half else (None, "fp16")
+    for safe in (True, False):
+        name = stem if safe else stem.replace("model", "pytorch_model") if stem == "model" else stem
+        suffix = "safetensors" if safe else "bin"
+        for variant in variants:
+            dotted = f".{variant}" if variant else ""
+            for file in (f"{name}{dotted}.{suffix}", f"{name}.{suffix}.index{dotted}.json"):
+                if (part / file).is_file():
+                    return part / file, variant, safe
+    found = sorted(p.name for p in part.glob("*")) if part.is_dir() else []
+    raise InputError(
+        f"{part} holds no weights: expected {stem}.safetensors, found {found or 'no such folder'}"
+    )
+
+
+def _shards(file: Path) -> Iterable[Path]:
+    if file.suffix != ".json":
+        return [file]
+    return [file.parent / name for name in sorted(set(read_json(file)["weight_map"].values()))]
+
+
+def check_weights(path: Path) -> None:
+    """InputError if a .safetensors or .bin file is cut short or is something else."""
+    try:
+        size = path.stat().st_size
+        expected = _safetensors_size(path) if path.suffix == ".safetensors" else None
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no safetensors file, or it is damaged: {error}") from None
+    if expected is not None and size != expected:
+        raise InputError(
+            f"{path} is {'truncated' if size < expected else 'damaged'}: it has {size:,} bytes of "
+            f"{expected:,}; copy or download it again"
+        )
+    if path.suffix == ".bin" and not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path} is truncated, or an old pickle, which is never opened; save it again as "
+            "safetensors"
+        )
+
+
+def _safetensors_size(path: Path) -> int:
+    """The number of bytes that the header promises. ValueError if there is no such header."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise ValueError(f"only {len(start)} bytes long")
+        (length,) = struct.unpack("<Q", start)
+        if length > _MAX_HEADER:
+            raise ValueError("no safetensors header")
+        text = file.read(length)
+    if len(text) < length:
+        raise ValueError("truncated within its header")
+    header = json.loads(text)
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + int(length) + max(ends, default=0)
+
+
+def wanted(files: Iterable[str], *, half: bool) -> list[str]:
+    """Which of a hub repository's files to download: configs, tokenizers, one weight a part."""
+    files = sorted(files)
+    chosen = [f for f in files if f == INDEX]
+    folders = {f.split("/")[0] for f in files if f.count("/") == 1}
+    known = {
+        "tokenizer",
+        "tokenizer_2",
+        "text_encoder",
+        "text_encoder_2",
+        "vae",
+        "unet",
+        "scheduler",
+    }
+    for folder in sorted(folders & known):
+        inside = [f for f in files if f.startswith(f"{folder}/") and f.count("/") == 1]
+        chosen += [f for f in inside if f.endswith((".json", ".txt", ".model"))]
+        candidates = [f for f in inside if f.endswith((".safetensors", ".bin"))]
+        candidates = [f for f in candidates if "non_ema" not in f and "onnx" not in f]
+        safe = [f for f in candidates if f.endswith(".safetensors")] or candidates
+        fp16 = [f for f in safe if ".fp16" in f]
+        plain = [f for f in safe if f not in fp16]
+        chosen += (fp16 or plain) if half else (plain or fp16)
+    return chosen

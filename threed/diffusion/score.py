@@ -1,0 +1,145 @@
+"""Scores: guided noise estimates, and the ways to combine conditions into one.
+
+A sampler needs a Score to make a picture, a distillation loss needs one to pull a 3D scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.condition import Condition, stack, stackable
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""(x_t [B, C, h, w], t [B]) -> noise [B, C, h, w], guidance included."""
+
+Combine = Callable[[Sequence[Tensor], Tensor, Tensor], Tensor]
+"""(one noise for each condition, x_t, t) -> one noise."""
+
+
+def score(backbone: Backbone, conditions: Sequence[Condition], combine: Combine) -> Score:
+    """The Score of several conditions of B items each. What can share a UNet call does."""
+    groups: list[list[int]] = []
+    for i, condition in enumerate(conditions):
+        fitting = (g for g in groups if stackable(conditions[g[0]], condition))
+        group = next(fitting, None)
+        if group is None:
+            groups.append([i])
+        else:
+            group.append(i)
+    batches = [(group, stack([conditions[i] for i in group])) for group in groups]
+
+    def noise(x: Tensor, t: Tensor) -> Tensor:
+        noises = [x] * len(conditions)
+        for group, condition in batches:
+            n = len(group)
+            out = backbone.predict_noise(x.repeat(n, 1, 1, 1), t.repeat(n), condition)
+            for i, part in zip(group, out.chunk(n)):
+                noises[i] = part
+        return combine(noises, x, t)
+
+    return noise
+
+
+def alpha_sigma(alphas_cumprod: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Signal and noise levels at t, both [B, 1, 1, 1]; alpha² + sigma² = 1.
+
+    t is in training steps and may lie between two of them, as Karras' samplers ask: sigma / alpha
+    is then linear between the neighbours, as in those samplers.
+    """
+    low = t.floor().long().clamp(0, len(alphas_cumprod) - 1)
+    high = (low + 1).clamp(max=len(alphas_cumprod) - 1)
+    ratio = ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
+    between = torch.lerp(ratio[low], ratio[high], (t - low).to(ratio.dtype))[:, None, None, None]
+    alpha = (1 + between**2).rsqrt()
+    return alpha, between * alpha
+
+
+def plain() -> Combine:
+    """The noise of the only condition."""
+    return lambda noises, x, t: noises[0]
+
+
+def cfg(scale: float) -> Combine:
+    """Classifier-free guidance over [text, unconditional]: uncond + scale * (text - uncond)."""
+    return lambda noises, x, t: torch.lerp(noises[1], noises[0], scale)
+
+
+def rescaled_cfg(scale: float, blend: float, alphas_cumprod: Tensor, views: int = 1) -> Combine:
+    """CFG whose clean picture keeps the contrast of the text's: blend 0 is cfg, 1 all of it.
+
+    The estimate of x0 is scaled to the standard deviation that the text alone gives, taken over a
+    whole item, or over `views` neighbours of one t together (MVDream, arXiv:2308.16512).
+    """
+
+    def combine(noises: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:
+        text, noise = noises[0], torch.lerp(noises[1], noises[0], scale)
+        sigma = alpha_sigma(alphas_cumprod, t)[1]
+        clean, goal = x - sigma * noise, x - sigma * text  # alpha * x0: alpha cancels
+        std = [c.reshape(len(x) // views, -1).std(1) for c in (goal, clean)]
+        factor = (std[0] / std[1]).repeat_interleave(views)[:, None, None, None]
+        return (x - clean * (blend * factor + 1 - blend)) / sigma
+
+    return combine
+
+
+def dual_cfg(text_scale: float, image_scale: float) -> Combine:
+    """Two scales over [text and image, image, neither], as InstructPix2Pix (arXiv:2211.09800)."""
+
+    def combine(noises: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:
+        both, image, neither = noises
+        return neither + image_scale * (image - neither) + text_scale * (both - image)
+
+    return combine
+
+
+def perp_neg(scale: float, weights: Sequence[float]) -> Combine:
+    """CFG over [text, unconditional, negative, ...], weights [one for each negative], below 0.
+
+    Of each negative's direction only what is perpendicular to the text's counts, so that it cannot
+    undo the text (Perp-Neg, arXiv:2304.04968).
+    """
+
+    def combine(noises: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:
+        text, uncond, *negatives = noises
+        main = text - uncond
+        total = main
+        for weight, negative in zip(weights, negatives, strict=True):
+            other = negative - uncond
+            along = (other * main).sum((1, 2, 3), keepdim=True)
+            square = main.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
+            total = total + weight * (other - along / square * main)
+        return uncond + scale * total
+
+    return combine
+
+
+def switch(first: Score, then: Score, below: float) -> Score:
+    """One Score at first, another for timesteps under `below` (0 to 1000): later in a sampling."""
+
+    def noise(x: Tensor, t: Tensor) -> Tensor:
+        late = t < below
+        if bool(late.all()):
+            return then(x, t)
+        if not bool(late.any()):
+            return first(x, t)
+        return torch.where(late[:, None, None, None], then(x, t), first(x, t))
+
+    return noise
+
+
+def with_gradient(
+    base: Score, energy: Callable[[Tensor, Tensor], Tensor], alphas_cumprod: Tensor
+) -> Score:
+    """Lower an energy on the way: noise + sigma_t * d energy / d x_t, for energy(x_t, t) -> [B]."""
+
+    def noise(x: Tensor, t: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(energy(leaf, t).sum(), leaf)
+        return base(x, t) + alpha_sigma(alphas_cumprod, t)[1] * gradient
+
+    return noise
