@@ -38,6 +38,14 @@ class Backbone(Protocol):
         """One item a prompt; "" is the unconditional one."""
         ...
 
+    def token_count(self, prompt: str) -> tuple[int, int]:
+        """How many tokens a prompt has, and how many are read."""
+        ...
+
+    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+        """Words of a prompt that the model never saw, if it says which ones it did."""
+        ...
+
     def encode_image(self, image: Tensor) -> Tensor:
         """[B, 3, H, W] -> latents [B, C, H/factor, W/factor], scaled; differentiable."""
         ...

@@ -1,0 +1,86 @@
+"""Pictures of a prompt, and pictures on disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from threed.core import Cameras, InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.sampler import make_scheduler, sample
+from threed.diffusion.score import cfg, plain, score
+
+FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def make_images(
+    backbone: Backbone,
+    prompt: str,
+    *,
+    n: int = 1,
+    steps: int = 30,
+    guidance_scale: float = 7.5,
+    negative: str = "",
+    seed: int = 0,
+    size: int | None = None,
+    sampler: str = "ddim",
+    cameras: Cameras | None = None,
+) -> Tensor:
+    """[n, 3, size, size] in [0, 1]. size is in pixels, by default the backbone's own.
+
+    guidance_scale 1 turns guidance off. cameras: n of them, for a multi-view backbone. Noise is
+    drawn on the CPU, so that a seed means the same on every device. InputError for a size that the
+    backbone cannot do.
+    """
+    size = backbone.image_size if size is None else size
+    if size <= 0 or size % (8 * backbone.factor):
+        raise InputError(
+            f"size must be a multiple of {8 * backbone.factor} pixels for backbone "
+            f"{backbone.name!r}, got {size}"
+        )
+    shape = (n, backbone.latent_channels, size // backbone.factor, size // backbone.factor)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(shape, generator=generator).to(backbone.device)
+    texts = backbone.encode_text([prompt, negative])
+    text, other = (
+        replace(texts.select(torch.full((n,), i, device=backbone.device)), cameras=cameras)
+        for i in (0, 1)
+    )
+    guided = (
+        score(backbone, [text], plain())
+        if guidance_scale == 1
+        else score(backbone, [text, other], cfg(guidance_scale))
+    )
+    scheduler = make_scheduler(sampler, backbone.scheduler_config)
+    latents = sample(guided, scheduler, noise, steps=steps, generator=generator)
+    return backbone.decode_latents(latents)
+
+
+def grid(images: Tensor, columns: int | None = None) -> Tensor:
+    """[N, 3, H, W] -> one picture [3, rows*H, columns*W], white where none is left."""
+    n, channels, height, width = images.shape
+    columns = min(n, columns or int(np.ceil(n**0.5)))
+    rows = -(-n // columns)
+    padded = torch.cat([images, images.new_ones(rows * columns - n, channels, height, width)])
+    cells = padded.reshape(rows, columns, channels, height, width)
+    return cells.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+
+
+def save_image(image: Tensor, path: Path) -> None:
+    """Write [3, H, W] in [0, 1] as PNG, JPEG or WebP by the name's ending; aside, then renamed."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path} must end in one of {', '.join(FORMATS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        Image.fromarray(array).save(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

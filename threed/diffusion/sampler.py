@@ -1,0 +1,63 @@
+"""One sampling loop over diffusers' schedulers, as a function of a Score."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from threed.core import InputError
+from threed.diffusion.score import Score
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+}
+AfterStep = Callable[[int, Tensor, Tensor], Tensor]
+"""(timestep, latents before, latents after the step) -> the latents to go on with."""
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """A diffusers scheduler of SCHEDULERS with a backbone's noise schedule.
+
+    It is told to expect epsilon, which is what a Score returns whatever the model predicts.
+    InputError for an unknown name.
+    """
+    import diffusers
+
+    if name not in SCHEDULERS:
+        raise InputError(f"there is no sampler {name!r}; there are {', '.join(SCHEDULERS)}")
+    kind = getattr(diffusers, SCHEDULERS[name])
+    known = inspect.signature(kind.__init__).parameters
+    kept = {key: value for key, value in config.items() if key in known}
+    return kind.from_config(kept | {"prediction_type": "epsilon"})
+
+
+@torch.no_grad()
+def sample(
+    score: Score,
+    scheduler: Any,
+    noise: Tensor,
+    *,
+    steps: int,
+    generator: torch.Generator | None = None,
+    after_step: AfterStep | None = None,
+) -> Tensor:
+    """Latents [B, C, h, w] from standard normal noise [B, C, h, w] in `steps` calls of the score.
+
+    The generator decides the chance in ancestral schedulers.
+    """
+    scheduler.set_timesteps(steps, device=noise.device)
+    takes = inspect.signature(scheduler.step).parameters
+    options = {"generator": generator} if "generator" in takes else {}
+    x = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        estimate = score(scheduler.scale_model_input(x, t), t.expand(len(x)))
+        stepped = scheduler.step(estimate, t, x, return_dict=False, **options)[0]
+        x = stepped if after_step is None else after_step(int(t), x, stepped)
+    return x
