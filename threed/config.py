@@ -1,0 +1,153 @@
+"""A run as data: which backbone, which stages, which asset; its YAML presets and name=value."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+
+from threed.assets import AssetSettings
+from threed.core import InputError, Schedule
+from threed.scenes.field import FieldSettings
+from threed.settings import Range, build, check_ranges, override, plain, read_yaml
+
+DEFAULT_PRESET = "toybox-mvdream"
+Bounds = tuple[float, float]
+
+
+def constant(value: float) -> Schedule:
+    """A schedule that never changes."""
+    return Schedule(((0, float(value)),))
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """Where the random cameras of a step stand; azimuths are always all around."""
+
+    elevation_deg: Annotated[Bounds, Range(-89, 89)] = (-10.0, 45.0)  # degrees over the horizon
+    fov_y_deg: Annotated[Bounds, Range(5, 120)] = (35.0, 45.0)  # field of view, degrees
+    zoom: Annotated[Bounds, Range(0.5, 4)] = (0.9, 1.1)  # distance; at 1 the unit ball just fits
+
+    def __post_init__(self) -> None:
+        """InputError for values out of range, or a low above its high."""
+        check_ranges(self)
+        for name in ("elevation_deg", "fov_y_deg", "zoom"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise InputError(f"{name} must go from low to high, got {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One optimisation of one scene."""
+
+    scene: Literal["field"] = "field"  # what is optimised
+    steps: Annotated[int, Range(1, 1_000_000)] = 400  # optimisation steps
+    batch: Annotated[int, Range(1, 256)] = 4  # views a step
+    resolution: Annotated[Schedule, Range(8, 2048)] = constant(64)  # pixels a side, by step
+    lr: Annotated[Schedule, Range(above=0, high=1)] = constant(0.01)  # of the table; nets a tenth
+    guidance: Literal["sds", "mvdream"] = "mvdream"  # the loss that looks at the pictures
+    guidance_scale: Annotated[float, Range(0, 1000)] = 10.0  # towards the prompt; 1 is unguided
+    t_min: Annotated[Schedule, Range(0, 1)] = constant(0.02)  # least noise level, by step
+    t_max: Annotated[Schedule, Range(0, 1)] = constant(0.98)  # greatest noise level, by step
+    rescale: Annotated[float, Range(0, 1)] = 0.5  # of guided x0 to the spread of unguided x0
+    weighting: Literal["sigma2", "uniform", "x0"] = "x0"  # of noise levels (sds only)
+    grad_clip: Annotated[Schedule, Range(above=0)] | None = None  # of the gradient (sds only)
+    view_words: bool = True  # add "front view" and the like to the prompt
+    random_background: Annotated[float, Range(0, 1)] = 0.5  # share of steps before a random colour
+    losses: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)  # weights, by name
+    cameras: CameraSettings = CameraSettings()
+
+    def __post_init__(self) -> None:
+        """InputError for values out of range, or noise levels that leave nothing between them."""
+        check_ranges(self)
+        for step in sorted({s for s, _ in self.t_min.points + self.t_max.points}):
+            if self.t_min(step) > self.t_max(step):
+                raise InputError(f"t_min must not exceed t_max, got {self.t_min(step):g} and "
+                                 f"{self.t_max(step):g} at step {step}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides what a prompt becomes."""
+
+    backbone: str = "toybox-multiview"  # a name of `threed list backbones`, a hub id, or a folder
+    device: str = "auto"  # auto, cpu, cuda, or cuda:1 and so on
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0  # decides every random number
+    negative: str = ""  # negative prompt
+    preview_every: Annotated[int, Range(1)] = 50  # steps between pictures in progress/
+    checkpoint_every: Annotated[int, Range(1)] = 50  # steps between checkpoints
+    field: FieldSettings = FieldSettings()
+    stages: tuple[Stage, ...] = (Stage(),)  # optimised one after the other
+    asset: AssetSettings = AssetSettings()
+
+    def __post_init__(self) -> None:
+        """InputError for values out of range, an unknown device, or no stage."""
+        check_ranges(self)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+        if not self.stages:
+            raise InputError("stages must hold at least one stage, got none")
+
+    def to_yaml(self) -> str:
+        """Every setting; `load_run` reads it back to an equal run."""
+        text: str = yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)
+        return text
+
+    def digest(self) -> str:
+        """12 hexadecimal digits that change when any setting does."""
+        text = json.dumps(plain(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load_run(preset: str | Path = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Run:
+    """The defaults, changed by a preset (a name or a YAML file), changed by name=value words.
+
+    InputError says which setting is unknown or wrong, and what it takes.
+    """
+    return override(parse_run(_preset_text(str(preset)), str(preset)), overrides)
+
+
+def parse_run(text: str, where: str) -> Run:
+    """A run from the text of a preset; `where` begins the errors."""
+    data = read_yaml(text, where)
+    try:
+        return build(Run, {} if data is None else data)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def presets() -> dict[str, str]:
+    """Names of the presets that come with threed, and what their first line says they are."""
+    found = {}
+    for entry in files("configs").iterdir():
+        if entry.name.endswith(".yaml"):
+            first = entry.read_text(encoding="utf-8").partition("\n")[0]
+            found[entry.name.removesuffix(".yaml")] = first.lstrip("# ").strip()
+    return dict(sorted(found.items()))
+
+
+def _preset_text(name: str) -> str:
+    entry = files("configs") / f"{name}.yaml"
+    if re.fullmatch(r"[\w-]+", name) and entry.is_file():
+        return entry.read_text(encoding="utf-8")
+    path = Path(name)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the preset {name} cannot be read: {error}") from error
+    known = presets()
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(f"there is no preset {name!r}, and no such file; {hint}"
+                     f"The presets are {', '.join(known)}")  # fmt: skip
