@@ -76,7 +76,7 @@ def guide(backbone: Backbone, scale: float, rescale: float, views: int = 1) -> C
 
 
 def encode_render(backbone: Backbone, image: Tensor) -> Tensor:
-    """Latents of a render [B, H, W, 3] in [0, 1], resized to the backbone's size; differentiable."""
+    """Latents of a render [B, H, W, 3] in [0, 1] at the backbone's size; differentiable."""
     size = (backbone.image_size, backbone.image_size)
     picture = image.permute(0, 3, 1, 2).to(backbone.device)
     if picture.shape[-2:] != size:

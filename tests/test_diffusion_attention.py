@@ -1,0 +1,162 @@
+"""The attention seam: neutral without edits, and edits that compose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from tests.tiny import tiny_folder
+from threed.diffusion.attention import Attend, Change, Layer, Views, plain
+from threed.diffusion.backbone import load_backbone
+from threed.diffusion.condition import Condition
+from threed.diffusion.stable_diffusion import StableDiffusion
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
+    folder = tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
+    loaded = load_backbone(str(folder), device="cpu")
+    assert isinstance(loaded, StableDiffusion)
+    return loaded
+
+
+@dataclass(eq=False)
+class Record:
+    """Keeps the attention weights of one kind of layer, and changes nothing."""
+
+    cross: bool
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        if layer.cross != self.cross:
+            return attend
+
+        def recorded(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+            def keep(weights: Tensor) -> Tensor:
+                self.kept[layer.name] = weights if change is None else change(weights)
+                return self.kept[layer.name]
+
+            return attend(q, k, v, keep)
+
+        return recorded
+
+
+@dataclass(frozen=True)
+class Twice:
+    """Every key and value twice: softmax attention cannot tell."""
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        def doubled(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+            return attend(q, torch.cat([k, k], 1), torch.cat([v, v], 1), change)
+
+        return doubled
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Looks at everything equally."""
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        return lambda q, k, v, change=None: attend(
+            q, k, v, lambda w: torch.full_like(w, 1 / w.shape[-1])
+        )
+
+
+def inputs(backbone: StableDiffusion) -> tuple[Tensor, Tensor, Condition]:
+    condition = backbone.encode_text(["a red mug", "a hat", "", "two"])
+    return torch.randn(4, 4, 8, 8), torch.tensor([1, 300, 600, 900]), condition
+
+
+def test_without_edits_the_unet_is_the_stock_one(backbone: StableDiffusion) -> None:
+    x, t, condition = inputs(backbone)
+    stock = UNet2DConditionModel.from_pretrained(backbone.folder / "unet")
+    with torch.no_grad():
+        expected = stock(x, t, condition.tokens).sample
+    torch.testing.assert_close(backbone.predict_noise(x, t, condition), expected)
+
+
+def test_open_attention_is_fused_attention() -> None:
+    q, k, v = torch.randn(2, 7, 24), torch.randn(2, 5, 24), torch.randn(2, 5, 24)
+    attend = plain(heads=3)
+    torch.testing.assert_close(attend(q, k, v), attend(q, k, v, lambda weights: weights))
+
+
+@pytest.mark.parametrize(("cross", "keys"), [(True, {32}), (False, {16, 64, 4})])
+def test_recording_keeps_the_weights_and_the_result(
+    backbone: StableDiffusion, cross: bool, keys: set[int]
+) -> None:
+    x, t, condition = inputs(backbone)
+    record = Record(cross)
+    noise = backbone.predict_noise(x, t, replace(condition, attention=(record,)))
+    torch.testing.assert_close(noise, backbone.predict_noise(x, t, condition), atol=1e-5, rtol=1e-5)
+    assert record.kept
+    for name, weights in record.kept.items():
+        assert name.endswith("attn2" if cross else "attn1")
+        assert weights.shape[-1] in keys
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+def test_edits_compose_from_the_outside_in(backbone: StableDiffusion) -> None:
+    x, t, condition = inputs(backbone)
+    expected = backbone.predict_noise(x, t, condition)
+    outside, inside = Record(cross=True), Record(cross=True)
+    edits = (outside, Twice(), inside)
+    noise = backbone.predict_noise(x, t, replace(condition, attention=edits))
+    torch.testing.assert_close(noise, expected, atol=1e-5, rtol=1e-5)
+    # the inner one runs on the weights last asked for: both see the doubled keys
+    assert {w.shape[-1] for w in inside.kept.values()} == {2 * condition.tokens.shape[1]}
+    for name, weights in inside.kept.items():
+        left, right = weights.chunk(2, -1)
+        torch.testing.assert_close(left, right)
+        torch.testing.assert_close(outside.kept[name], weights)
+
+
+def test_replaced_weights_reach_the_result_and_only_this_call(backbone: StableDiffusion) -> None:
+    x, t, condition = inputs(backbone)
+    expected = backbone.predict_noise(x, t, condition)
+    changed = backbone.predict_noise(x, t, replace(condition, attention=(Uniform(),)))
+    assert float((changed - expected).abs().max()) > 1e-4
+    assert torch.equal(backbone.predict_noise(x, t, condition), expected)
+
+
+def test_joined_views_are_attention_over_all_their_tokens() -> None:
+    layer = Layer("mid.attn1", cross=False, heads=2)
+    q, k, v = torch.randn(3, 6, 5, 8)  # 6 pictures of 5 tokens: 3 groups of 2
+    joined = Views(2)(layer, plain(2))(q, k, v)
+    for group in range(3):
+        rows = slice(2 * group, 2 * group + 2)
+        flat = [x[rows].reshape(1, 10, 8) for x in (q, k, v)]
+        torch.testing.assert_close(joined[rows].reshape(1, 10, 8), plain(2)(*flat))
+    attend = plain(2)
+    assert Views(2)(Layer("mid.attn2", cross=True, heads=2), attend) is attend
+    assert Views(1)(layer, attend) is attend
+
+
+def test_residuals_of_zero_change_nothing_and_several_add_up(backbone: StableDiffusion) -> None:
+    x, t, condition = inputs(backbone)
+    shapes = [(16, 8), (16, 8), (16, 4), (32, 4)]
+
+    def net(value: float):  # type: ignore[no-untyped-def]
+        def residuals(x: Tensor, t: Tensor, c: Condition) -> tuple[list[Tensor], Tensor]:
+            skips = [torch.full((len(x), n, size, size), value) for n, size in shapes]
+            return skips, torch.full((len(x), 32, 4, 4), value)
+
+        return residuals
+
+    def noise(*values: float) -> Tensor:
+        nets = tuple(net(value) for value in values)
+        return backbone.predict_noise(x, t, replace(condition, residuals=nets))
+
+    torch.testing.assert_close(noise(0.0), backbone.predict_noise(x, t, condition))
+    torch.testing.assert_close(noise(0.1, 0.2), noise(0.3))
+    assert float((noise(0.3) - noise(0.0)).abs().max()) > 1e-3
+
+
+def test_a_batch_that_does_not_fit_its_condition_is_refused(backbone: StableDiffusion) -> None:
+    x, t, condition = inputs(backbone)
+    with pytest.raises(ValueError, match="one batch, got 3, 4 and 4"):
+        backbone.predict_noise(x[:3], t, condition)
