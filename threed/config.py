@@ -126,6 +126,25 @@ def parse_run(text: str, where: str) -> Run:
         raise InputError(f"{where}: {error}") from error
 
 
+def preset_for(backbone: str) -> str:
+    """The preset that suits a backbone, judged by its name, or by the files of a local folder."""
+    small = backbone.startswith("toybox")
+    several = any(word in backbone.lower() for word in ("multiview", "mvdream"))
+    config = Path(backbone) / "config.json"  # of a UNet's folder
+    if not config.is_file():
+        config = Path(backbone) / "unet" / "config.json"
+    if config.is_file():
+        try:
+            unet = json.loads(config.read_text(encoding="utf-8"))
+            small = int(unet.get("sample_size") or 64) <= 32
+            several = unet.get("class_embed_type") == "projection"
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{config} is not the configuration of a UNet") from error
+    if small:
+        return "toybox-mvdream" if several else "toybox-sds"
+    return "mvdream" if several else "dreamfusion"
+
+
 def presets() -> dict[str, str]:
     """Names of the presets that come with threed, and what their first line says they are."""
     found = {}

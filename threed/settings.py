@@ -51,14 +51,14 @@ class Range:
             words.append(f"at least {self.low:g}")
         elif self.high is not None:
             words.append(f"at most {self.high:g}")
-        return " and ".join(words)
+        return " and ".join(words) or "finite"
 
 
 def check_ranges(instance: Any) -> None:
     """InputError for a number outside the Range of its annotation; for use in __post_init__."""
     for name, hint in typing.get_type_hints(type(instance), include_extras=True).items():
-        limits = _limits(hint)
-        for number in _numbers(getattr(instance, name)) if limits else ():
+        limits = _limits(hint) or Range()
+        for number in _numbers(getattr(instance, name)):
             if number not in limits:
                 raise InputError(f"{name} must be {limits}, got {number:g}")
 
@@ -81,7 +81,7 @@ def describe(kind: type, prefix: Path = ()) -> Iterator[Described]:
         hint, path = hints[field.name], (*prefix, field.name)
         item = _item(hint)
         if is_dataclass(hint) and hint is not Schedule:
-            yield from describe(hint, path)
+            yield from describe(typing.cast(type, hint), path)
         elif item is not None and is_dataclass(item):
             yield from describe(typing.cast(type, item), (*path, "0"))
         else:
@@ -175,12 +175,12 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, (str, int, float)):
                 raise yaml.YAMLError(f"{key!r} cannot be a key")
             if key in mapping:
                 raise yaml.YAMLError(f"{key!r} is said twice")
-            mapping[key] = self.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
+            mapping[key] = self.construct_object(value_node, deep=True)
         return mapping
 
 
@@ -318,7 +318,7 @@ def _comments(kind: type) -> dict[str, str]:
     """What stands behind each field of a dataclass in its source, by the field's name."""
     try:
         source = inspect.getsource(kind)
-    except OSError:  # run without sources: the names have to do
+    except (OSError, TypeError):  # run without sources: the names have to do
         return {}
     found, name, start = {}, "", True
     for token in tokenize.generate_tokens(StringIO(inspect.cleandoc(source)).readline):

@@ -1,0 +1,242 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TextIO
+
+import typer
+
+from threed import cli_files, cli_lists
+from threed.cli_show import Display, complain, say
+
+app = typer.Typer(
+    name="threed",
+    help='Text to 3D assets: threed generate "a red mug".',
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("export")(cli_files.export)
+app.command("turntable")(cli_files.turntable)
+app.command("report")(cli_files.report)
+app.command("list")(cli_lists.show)
+
+Prompt = Annotated[str, typer.Argument(help='What to make, such as "a red mug".')]
+Seed = Annotated[int | None, typer.Option(help="Decides every random number.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(help="A name of `threed list backbones`, a hub id, or a folder."),
+]
+
+
+@app.command()
+def generate(
+    prompt: Prompt,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=VALUE]...", help="Settings; see `threed list settings`."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="A name of `threed list presets`, or a YAML file."),
+    ] = None,
+    backbone: BackboneName = None,
+    seed: Seed = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A new folder; outputs/<prompt>-<time> if not given."),
+    ] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Make a 3D asset of a prompt: GLB, OBJ, turntable, preview, report."""
+    from threed.config import DEFAULT_PRESET, load_run, preset_for
+    from threed.pipeline import generate as make
+    from threed.run import default_folder
+
+    named = {"backbone": backbone, "seed": seed, "device": device}
+    words = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
+    if preset is None:
+        preset = DEFAULT_PRESET if backbone is None else preset_for(backbone)
+    run = load_run(preset, [*(settings or ()), *words])
+    path = default_folder(prompt) if out is None else out
+    began = time.perf_counter()
+    with _resumable(path), Display() as display:
+        asset = make(prompt, run, out=path, progress=display)
+    _announce(asset.folder, time.perf_counter() - began, as_json)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    as_json: Json = False,
+) -> None:
+    """Go on with a run that was interrupted; the result is as if it had not been."""
+    from threed.pipeline import resume as go_on
+    from threed.run import RunFolder
+
+    began = time.perf_counter()
+    if RunFolder.open(folder).finished:
+        complain(f"{folder} is finished already", "note")
+    else:
+        with _resumable(folder), Display() as display:
+            go_on(folder, progress=display)
+    _announce(folder, time.perf_counter() - began, as_json)
+
+
+@app.command()
+def image(
+    prompt: Prompt,
+    out: Annotated[Path, typer.Option(help="The picture's file: .png, .jpg or .webp.")],
+    backbone: BackboneName = "toybox",
+    seed: Annotated[int, typer.Option(help="Decides every random number.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Of the sampler.")] = 30,
+    guidance: Annotated[float, typer.Option(min=0, help="Towards the prompt; 1 is none.")] = 5.0,
+    negative: Annotated[str, typer.Option(help="What to keep away from.")] = "",
+    n: Annotated[int, typer.Option("-n", min=1, max=64, help="Pictures, side by side.")] = 1,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Pixels a side; the backbone's own if not given."),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Make pictures of a prompt. A multi-view backbone shows four sides of one thing."""
+    from guidance.prompts import check_prompt, prompt_warnings
+    from threed.cameras import orbit
+    from threed.diffusion.backbone import load_backbone
+    from threed.diffusion.images import FORMATS, grid, make_images, save_image
+
+    text = check_prompt(prompt)
+    if out.suffix.lower() not in FORMATS:
+        raise typer.BadParameter(f"--out must end in one of {', '.join(FORMATS)}, got {out}")
+    model = load_backbone(backbone or "toybox", device=device or "auto")
+    for warning in prompt_warnings(model, text):
+        complain(warning, "warning")
+    cameras = None
+    if model.views > 1:
+        n = model.views
+        cameras = orbit(n, size or model.image_size).to(model.device)
+    pictures = make_images(
+        model, text, n=n, steps=steps, guidance_scale=guidance, negative=negative, seed=seed,
+        size=size, cameras=cameras,
+    )  # fmt: skip
+    save_image(grid(pictures, columns=4), out)
+    say(str(out))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine offers: devices, kernels, libraries, backbones, disk, memory."""
+    from threed.doctor import examine
+
+    findings = examine()
+    if as_json:
+        say(json.dumps(findings, indent=2))
+    else:
+        cli_lists.print_findings(findings)
+
+
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@app.command(context_settings=_PASS_ON)
+def toybox(context: typer.Context) -> None:
+    """The small world and its diffusion family: draw, sample, train."""
+    _delegate("threed.toybox.cli", context)
+
+
+@app.command(context_settings=_PASS_ON)
+def evaluate(context: typer.Context) -> None:
+    """Generate many prompts of toybox and judge the assets; can be cut and continued."""
+    _delegate("threed.toybox.evaluate", context)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command. Exit status: 0; 2 for what the user can change; 130 after Ctrl-C."""
+    warnings.showwarning = _show_warning
+    try:
+        app(args=arguments, prog_name="threed")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        problem = _mistake(error)
+        if problem is None:
+            raise
+        complain(problem)
+        sys.exit(2)
+    sys.exit(0)
+
+
+class _resumable:
+    """Turns Ctrl-C into exit status 130 and a line that says how to go on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Exit status 130 for KeyboardInterrupt."""
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            return
+        begun = (self.folder / "config.yaml").exists()
+        hint = f"go on with: threed resume {self.folder}" if begun else "nothing was begun"
+        complain(hint, "interrupted")
+        raise typer.Exit(130)
+
+
+def _announce(folder: Path, seconds: float, as_json: bool) -> None:
+    """Say where the asset is."""
+    glb = folder / "asset.glb"
+    if as_json:
+        files = sorted(str(path) for path in folder.iterdir() if path.is_file())
+        say(json.dumps({"asset": str(glb), "folder": str(folder), "files": files,
+                        "seconds": round(seconds, 1)}))  # fmt: skip
+    else:
+        say(str(glb))
+
+
+def _delegate(module: str, context: typer.Context) -> None:
+    """Let another Typer application read the rest of the line."""
+    application: Any = importlib.import_module(module).app
+    application(args=context.args, prog_name=f"threed {context.info_name}")
+
+
+def _mistake(error: Exception) -> str | None:
+    """The line for an error that the user can do something about; None for a bug."""
+    core = sys.modules.get("threed.core")
+    if core is not None and isinstance(error, core.InputError):
+        return str(error)
+    denied = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+    if isinstance(error, OSError) and error.errno in denied:
+        where = f" {error.filename}" if error.filename else ""
+        return f"cannot write{where}: {error.strerror}; what was written before is whole"
+    return None
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line on standard error for warnings of ours; nothing for those of libraries."""
+    if category.__module__.partition(".")[0] == "threed":
+        complain(str(message), "warning")
+
+
+if __name__ == "__main__":
+    main()
