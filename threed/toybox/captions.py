@@ -1,0 +1,78 @@
+"""What a toybox picture is called: templates with synonyms, dropped attributes and view words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from threed.cameras import VIEWS
+from threed.toybox.world import COLORS, FINISHES, KINDS
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "mug": ("cup",),
+    "car": ("toy car",),
+    "ball": ("sphere",),
+    "cube": ("box",),
+    "television": ("tv",),
+    "airplane": ("plane",),
+    "donut": ("doughnut",),
+    "bear": ("teddy bear",),
+    "hat": ("top hat",),
+    "tree": ("fir tree",),
+    "boat": ("sailing boat",),
+    "clock": ("alarm clock",),
+    "house": ("hut",),
+    "lamp": ("table lamp",),
+    "duck": ("rubber duck",),
+}
+BACKGROUNDS = ("white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink")
+OPENINGS = ("a", "the", "a photo of a", "a picture of a", "a toy", "one", "")
+SPARE_WORDS = (
+    "asset", "render", "of", "on", "and", "with", "background", "view", "toy", "small", "simple",
+    "gray", "left", "right", "next", "to", "top", "in", "an",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Label:
+    """What there is to say about a picture, as indices into the names."""
+
+    kind: int  # of KINDS
+    color: int  # of COLORS
+    finish: int  # of FINISHES
+    background: int  # of BACKGROUNDS
+
+
+def caption(rng: np.random.Generator, label: Label, view: str | None = None) -> str:
+    """One of the ways to say a label: "a striped blue teapot on a white background, side view".
+
+    The view word is said only where it is given; the finish, the colour and the background are
+    left out now and then, so that prompts may be short.
+    """
+    kind = KINDS[label.kind]
+    if kind in SYNONYMS and rng.uniform() < 0.15:
+        kind = str(rng.choice(SYNONYMS[kind]))
+    words = [kind]
+    color, finish = list(COLORS)[label.color], FINISHES[label.finish]
+    extra = [color] if rng.uniform() < 0.92 else []
+    if finish != "plain" and rng.uniform() < 0.85:
+        extra.insert(int(rng.integers(len(extra) + 1)), finish)
+    elif finish == "plain" and rng.uniform() < 0.1:
+        extra.insert(0, finish)
+    text = " ".join([*extra, *words])
+    opening = str(rng.choice(OPENINGS, p=(0.6, 0.08, 0.06, 0.06, 0.08, 0.04, 0.08)))
+    if opening.endswith("a") and text[0] in "aeiou":
+        opening += "n"
+    text = f"{opening} {text}".strip()
+    if rng.uniform() < 0.3:
+        ground = BACKGROUNDS[label.background]
+        text += f" on {'an' if ground[0] in 'aeiou' else 'a'} {ground} background"
+    return f"{text}, {view} view" if view else text
+
+
+def vocabulary() -> list[str]:
+    """Every word that captions use, sorted."""
+    texts = [*KINDS, *COLORS, *FINISHES, *BACKGROUNDS, *OPENINGS, *VIEWS, *SPARE_WORDS]
+    texts += [name for names in SYNONYMS.values() for name in names]
+    return sorted({word for text in texts for word in text.split()})

@@ -1,0 +1,268 @@
+"""What each part of the family is trained to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from threed.cameras import VIEWS, orbit, view_name
+from threed.diffusion.attention import Views, install
+from threed.diffusion.backbone import load_backbone
+from threed.diffusion.images import grid, make_images
+from threed.diffusion.mvdream import camera_vector
+from threed.toybox import family
+from threed.toybox.judge import Judge
+from threed.toybox.shelf import Shelf
+from threed.toybox.training import Job, generators
+from threed.toybox.world import FRONTED, KINDS
+
+CROP = 32  # pixels a side of what the VAE sees in most steps: four times as many toys
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a part is trained, and on how much at once."""
+
+    steps: int
+    batch: int
+    lr: float
+
+
+BUDGETS: dict[str, dict[str, Budget]] = {
+    "cpu": {
+        "clip": Budget(500, 192, 1e-3),
+        "vae": Budget(3500, 64, 2e-3),
+        "unet": Budget(6000, 64, 1e-3),
+        "judge": Budget(1500, 64, 1e-3),
+    },
+    "cuda": {
+        "clip": Budget(6000, 512, 1e-3),
+        "vae": Budget(20000, 256, 1e-3),
+        "unet": Budget(60000, 512, 8e-4),
+        "judge": Budget(8000, 256, 1e-3),
+    },
+}
+
+
+def clip_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int) -> Job:
+    """Pictures and captions of a batch find each other (Radford et al. 2021)."""
+    tokenizer = family.new_tokenizer()
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        rng, _ = generators(seed, step)
+        sets, views = _pick(rng, shelf, budget.batch)
+        captions = shelf.captions(rng, sets, views, view_words=0.5)
+        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
+        output: Any = model(
+            input_ids=tokens.input_ids.to(device),
+            pixel_values=(shelf.images(sets, views) * 2 - 1).to(device),
+            return_loss=True,
+        )
+        return output.loss  # type: ignore[no-any-return]
+
+    return Job("clip", family.new_clip(tokenizer), loss, budget.steps, budget.lr)
+
+
+def vae_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int) -> Job:
+    """Pictures through 4×16×16 latents; the mean colour of every 8×8 block counts extra."""
+
+    def batch(step: int) -> Tensor:
+        rng, _ = generators(seed, step)
+        whole = step % 8 == 7
+        sets, views = _pick(rng, shelf, budget.batch // 4 if whole else budget.batch)
+        images = shelf.images(sets, views)
+        if not whole:
+            y, x = rng.integers(0, family.SIZE - CROP + 1, 2).tolist()
+            images = images[:, :, y : y + CROP, x : x + CROP]
+        return images.contiguous().to(device) * 2 - 1
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        images = batch(step)
+        autoencoder: Any = model
+        posterior = autoencoder.encode(images).latent_dist
+        decoded = autoencoder.decode(posterior.sample()).sample
+        error = decoded - images
+        colour = F.avg_pool2d(error, 8).abs().mean()
+        spread = posterior.mean.square() + posterior.var - 1 - posterior.logvar
+        return error.abs().mean() + 2 * error.square().mean() + colour + 5e-5 * spread.mean()
+
+    def look(model: nn.Module) -> Tensor:
+        images = shelf.images(np.arange(16), np.zeros(16, np.int64)).to(device)
+        autoencoder: Any = model
+        back = autoencoder.decode(autoencoder.encode(images * 2 - 1).latent_dist.mode()).sample
+        return grid(torch.cat([images, (back + 1) / 2]), columns=16)
+
+    return Job("vae", family.new_vae(), loss, budget.steps, budget.lr, sheet=look, sheet_every=250)
+
+
+def judge_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int) -> Job:
+    """Kind, colour, finish and view of held-out toys, coloured and in clay, blurred and noisy."""
+    fronted = np.array([kind in FRONTED for kind in KINDS])
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        rng, generator = generators(seed, step)
+        sets, views = _pick(rng, shelf, budget.batch)
+        logits = model(spoil(shelf.images(sets, views), generator).to(device))
+        kind, color, finish, _ = torch.from_numpy(shelf.labels[sets]).to(device).T
+        view = torch.from_numpy(_views(shelf, sets, views)).to(device)
+        # the view of a toy without a front can only be seen from above
+        known = torch.from_numpy(fronted[shelf.labels[sets, 0]]).to(device)
+        view = torch.where(known | (view == VIEWS.index("overhead")), view, -100)
+        total = F.cross_entropy(logits["kind"], kind)
+        for name, target in (("color", color), ("finish", finish), ("view", view)):
+            total = total + F.cross_entropy(logits[name], target, reduction="sum") / len(sets)
+        return total
+
+    return Job("judge", Judge(), loss, budget.steps, budget.lr)
+
+
+def unet_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int, weights: Path) -> Job:
+    """Noise prediction on single pictures and on sets of four views, in turn (MVDream).
+
+    Single pictures have no camera; a set shares t, and its self-attention spans the views. The
+    loss is weighted by min(SNR, 5) / SNR (Hang et al. 2023); a tenth of the captions is empty.
+    """
+    latents = Latents(shelf, weights, device)
+    texts = Texts(weights, device)
+    alphas = torch.as_tensor(family.new_scheduler().alphas_cumprod).to(device)
+    unet = family.new_unet(multiview=True)
+    install(unet)
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        rng, generator = generators(seed, step)
+        count = shelf.pictures.shape[1] if step % 2 else 1
+        sets = np.repeat(rng.integers(0, len(shelf), budget.batch // count), count)
+        views = (np.arange(len(sets)) if count > 1 else rng.integers(0, 4, len(sets))) % 4
+        captions = shelf.captions(rng, sets, views, view_words=0.6 if count == 1 else 0.4)
+        captions = ["" if rng.uniform() < 0.1 else text for text in captions]
+        z = latents.of(sets, views)
+        # t is spread evenly over the batch: less chance in the loss
+        place = (torch.randperm(len(sets) // count, generator=generator)
+                 + torch.rand(len(sets) // count, generator=generator))  # fmt: skip
+        t = (place * (1000 * count / len(sets))).long().repeat_interleave(count).to(device)
+        noise = torch.randn(z.shape, generator=generator).to(device)
+        abar = alphas[t][:, None, None, None]
+        options: dict[str, Any] = {"class_labels": torch.zeros(len(sets), 16, device=device)}
+        if count > 1:
+            options["class_labels"] = camera_vector(shelf.cameras(sets, views)).to(device)
+            options["cross_attention_kwargs"] = {"edits": (Views(count),)}
+        x = abar.sqrt() * z + (1 - abar).sqrt() * noise
+        predicted = model(x, t, texts.of(captions), return_dict=False, **options)[0]
+        error = (predicted - noise).square().mean((1, 2, 3))
+        snr = (abar / (1 - abar)).flatten()
+        return (error * (snr.clamp(max=5) / snr)).mean()
+
+    def look(model: nn.Module) -> Tensor:
+        save_unets(model, weights)
+        return samples(weights)
+
+    return Job("unet", unet, loss, budget.steps, budget.lr, sheet=look, sheet_every=400)
+
+
+class Latents:
+    """The latents of a shelf's pictures, encoded when first asked for."""
+
+    def __init__(self, shelf: Shelf, weights: Path, device: torch.device) -> None:
+        from diffusers import AutoencoderKL
+
+        folder = family.need(weights, "vae", "the UNet")
+        self.vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(device)
+        self.vae.eval().requires_grad_(False)
+        n, views, size = shelf.pictures.shape[:3]
+        self.shelf, self.device = shelf, device
+        self.kept = torch.empty(n, views, 4, size // 4, size // 4, dtype=torch.float16)
+        self.known = np.zeros((n, views), bool)
+
+    @torch.no_grad()
+    def of(self, sets: Any, views: Any) -> Tensor:
+        """[B, 4, 16, 16] float32, scaled, of given sets [B] and views [B]."""
+        new = ~self.known[sets, views]
+        if new.any():
+            pictures = self.shelf.images(sets[new], views[new]).to(self.device)
+            z = self.vae.encode(pictures * 2 - 1).latent_dist.mode()
+            self.kept[sets[new], views[new]] = (z * self.vae.config.scaling_factor).half().cpu()
+            self.known[sets[new], views[new]] = True
+        return self.kept[sets, views].float().to(self.device)
+
+
+class Texts:
+    """The frozen text encoder."""
+
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        from transformers import CLIPTextModel
+
+        self.tokenizer = family.new_tokenizer()
+        folder = family.need(weights, "text_encoder", "the UNet")
+        self.encoder = CLIPTextModel.from_pretrained(folder, dtype=torch.float32).to(device)
+        self.encoder.eval().requires_grad_(False)
+        self.device = device
+
+    @torch.no_grad()
+    def of(self, captions: list[str]) -> Tensor:
+        """[B, L, C] token embeddings."""
+        tokens = self.tokenizer(
+            captions, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        return self.encoder(tokens.to(self.device))[0]
+
+
+def save_unets(model: nn.Module, weights: Path) -> None:
+    """Write the multi-view UNet, and the plain one that it is without cameras."""
+    unet: Any = model
+    family.save_part(unet, weights / "unet_multiview")
+    family.save_part(family.single_view(unet.cpu()), weights / "unet")
+    family.save_index(weights)
+
+
+def samples(weights: Path) -> Tensor:
+    """Three sets of four views and eight single pictures, to look at."""
+    backbone = load_backbone(str(weights / "unet_multiview"), device="cpu")
+    views = orbit(4, family.SIZE, start_deg=20.0)
+    rows = [
+        make_images(backbone, prompt, n=4, steps=20, guidance_scale=5, cameras=views)
+        for prompt in ("a red mug", "a blue car", "a checkered green robot")
+    ]
+    for prompt in ("a yellow duck, side view", "a striped purple teapot"):
+        rows.append(make_images(backbone, prompt, n=4, steps=20, guidance_scale=5))
+    return grid(torch.cat(rows), columns=4)
+
+
+def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures [B, 3, H, W] moved, scaled, blurred, noisy and of another brightness, in [0, 1].
+
+    So that a judge trained on clean pictures is fair to samples and renders, which are not.
+    """
+    n = len(images)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, 1, 1, generator=generator)
+
+    scale, shift = uniform(0.85, 1.2), torch.cat([uniform(-0.12, 0.12), uniform(-0.12, 0.12)], 1)
+    turn = torch.cat([scale * torch.eye(2), shift], 2)
+    grid = F.affine_grid(turn, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    softer = F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), 5, 1)
+    pick = torch.randint(3, (n, 1, 1, 1), generator=generator)
+    images = torch.where(pick == 0, images, torch.where(pick == 1, soft, softer))
+    images = (images - 0.5) * uniform(0.85, 1.15)[..., None] + 0.5 + uniform(-0.06, 0.06)[..., None]
+    noise = torch.randn(images.shape, generator=generator) * uniform(0, 0.06)[..., None]
+    return (images + noise).clamp(0, 1)
+
+
+def _pick(rng: Any, shelf: Shelf, n: int) -> tuple[Any, Any]:
+    """n random pictures: their sets and views."""
+    return rng.integers(0, len(shelf), n), rng.integers(0, shelf.pictures.shape[1], n)
+
+
+def _views(shelf: Shelf, sets: Any, views: Any) -> Any:
+    """Index into VIEWS of given pictures."""
+    cameras = shelf.cameras(sets, views)
+    pairs = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist())
+    return np.array([VIEWS.index(view_name(a, e)) for a, e in pairs])

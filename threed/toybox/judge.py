@@ -1,0 +1,108 @@
+"""The judge reads kind, colour, finish and view from a picture. It measures, and trains nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from threed.cameras import VIEWS
+from threed.toybox.world import COLORS, FINISHES, KINDS
+
+HEADS: dict[str, tuple[str, ...]] = {
+    "kind": KINDS, "color": tuple(COLORS), "finish": FINISHES, "view": VIEWS,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge reads from B pictures: log-probabilities [B, n] for each head."""
+
+    logits: dict[str, Tensor]
+
+    def names(self, head: str) -> list[str]:
+        """The likeliest name of each picture."""
+        return [HEADS[head][i] for i in self.logits[head].argmax(-1).tolist()]
+
+    def together(self, head: str) -> str:
+        """The one name that fits all the pictures best: their log-probabilities are added."""
+        return HEADS[head][int(self.logits[head].sum(0).argmax())]
+
+
+class Judge(nn.Module):
+    """A small residual network over 64×64 pictures."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.width = width
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 5, stride=2, padding=2)]
+        for i in range(3):
+            layers += [Block(width * 2**i), Down(width * 2**i)]
+        self.body = nn.Sequential(*layers, Block(8 * width))
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(8 * width, len(names)) for name, names in HEADS.items()}
+        )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits by head, of pictures [B, 3, 64, 64] in [0, 1]."""
+        features = self.body(images * 2 - 1).mean((2, 3))
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> Verdict:
+        """Judge pictures [B, 3, H, W] in [0, 1]; other sizes are resized to 64×64 first."""
+        if images.shape[-2:] != (64, 64):
+            shrink = min(images.shape[-2:]) > 64
+            images = F.interpolate(images, (64, 64), mode="bilinear", antialias=shrink)
+        logits = self(images.to(next(self.parameters())))
+        return Verdict({name: value.float().log_softmax(-1) for name, value in logits.items()})
+
+    def save_pretrained(self, folder: str | Path, **_: object) -> None:
+        """Write config.json and model.safetensors."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        heads = {name: list(names) for name, names in HEADS.items()}
+        (folder / "config.json").write_text(json.dumps({"width": self.width, "heads": heads}))
+        save_file(self.state_dict(), folder / "model.safetensors")
+
+
+class Block(nn.Module):
+    """x + conv(conv(x))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same."""
+        return x + self.layers(x)
+
+
+class Down(nn.Module):
+    """Half the size, twice the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 2C, H/2, W/2]"""
+        return self.conv(x)
+
+
+def load_judge(folder: Path) -> Judge:
+    """The trained judge of a weights folder, in float32, for measuring only."""
+    config = json.loads((folder / "config.json").read_text())
+    judge = Judge(config["width"])
+    judge.load_state_dict(
+        {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+    )
+    return judge.eval().requires_grad_(False)

@@ -1,0 +1,192 @@
+"""Drawn pictures on disk, and the batches that training takes from them.
+
+A shelf is a folder: pictures.npy [N, V, size, size, 3] uint8 and labels.npz. Set i of a shelf
+depends on (seed, i) alone, so that drawing can be cut and continued and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from threed.cameras import at, view_name
+from threed.core import Cameras
+from threed.toybox.captions import BACKGROUNDS, Label, caption
+from threed.toybox.world import (
+    COLORS,
+    FINISHES,
+    KINDS,
+    Set,
+    draw_set,
+    random_background,
+    random_light,
+    random_toy,
+)
+
+VIEWS = 4  # pictures of a set, 90 degrees apart
+CLAY = (0.8, 0.8, 0.8)  # sRGB of a toy of which only the shape is to be read
+UNKNOWN = -100  # label of what a clay toy does not show; torch's losses skip it
+CHUNK = 256  # sets drawn between two notes of progress
+COLUMNS = ("kind", "color", "finish", "background")
+
+
+def random_set(
+    rng: np.random.Generator, size: int = 64, *, kind: str | None = None, clay: bool = False
+) -> Set:
+    """A random toy under a random light, seen from VIEWS cameras at one height.
+
+    With `clay` every part is of one pale grey and has no finish: only the shape is left.
+
+    Elevation is in -10..45 degrees, or in one of eight sets in 62..85; field of view 35..45
+    degrees; the distance is zoom / sin(fov / 2), zoom in 0.85..1.1, so the unit ball about fits.
+    """
+    toy = random_toy(rng, kind=kind)
+    if clay:
+        grey = tuple(replace(part, color=CLAY) for part in toy.parts)
+        toy = replace(toy, finish="plain", parts=grey)
+    name, background = random_background(rng)
+    elevation = rng.uniform(62, 85) if rng.uniform() < 0.125 else rng.uniform(-10, 45)
+    fov, zoom = rng.uniform(35, 45), rng.uniform(0.85, 1.1)
+    azimuth = rng.uniform(-180, 180) + np.arange(VIEWS) * (360 / VIEWS)
+    one = torch.ones(VIEWS)
+    distance = zoom / np.sin(np.radians(fov) / 2)
+    cameras = at(
+        torch.from_numpy((azimuth + 180) % 360 - 180).float(), one * elevation, one * distance,
+        one * fov, size,
+    )  # fmt: skip
+    return draw_set(toy, cameras, random_light(rng), background, name=name)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """N sets of V pictures with their labels."""
+
+    pictures: NDArray[np.uint8]  # [N, V, size, size, 3] sRGB; a memory map
+    labels: NDArray[np.int64]  # [N, 4] kind, color, finish, background: indices
+    c2w: NDArray[np.float32]  # [N, V, 4, 4]
+    fov_y: NDArray[np.float32]  # [N, V] radians
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def images(self, sets: NDArray[np.int64], views: NDArray[np.int64]) -> Tensor:
+        """[B, 3, size, size] in [0, 1] of given sets [B] and views [B]."""
+        pixels = torch.from_numpy(np.ascontiguousarray(self.pictures[sets, views]))
+        return pixels.permute(0, 3, 1, 2).float() / 255
+
+    def cameras(self, sets: NDArray[np.int64], views: NDArray[np.int64]) -> Cameras:
+        """The cameras of given sets [B] and views [B]."""
+        size = self.pictures.shape[2]
+        return Cameras(
+            torch.from_numpy(self.c2w[sets, views]),
+            torch.from_numpy(self.fov_y[sets, views]),
+            size,
+            size,
+        )
+
+    def label(self, index: int) -> Label:
+        """The label of a set."""
+        kind, color, finish, background = (int(value) for value in self.labels[index])
+        return Label(kind, color, finish, background)
+
+    def captions(
+        self,
+        rng: np.random.Generator,
+        sets: NDArray[np.int64],
+        views: NDArray[np.int64],
+        view_words: float,
+    ) -> list[str]:
+        """Random captions of given pictures, with the view's word in a share of them."""
+        cameras = self.cameras(sets, views)
+        names = [
+            view_name(a, e)
+            for a, e in zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist())
+        ]
+        return [
+            caption(rng, self.label(int(i)), name if rng.uniform() < view_words else None)
+            for i, name in zip(sets, names)
+        ]
+
+
+def fill_shelf(
+    folder: Path,
+    sets: int,
+    seed: int,
+    *,
+    size: int = 64,
+    clay_every: int = 0,
+    threads: int = 2,
+    progress: Callable[[int], None] | None = None,
+) -> Shelf:
+    """Draw what a shelf of `sets` sets still lacks, and open it.
+
+    Every clay_every-th set is of clay. progress is told the number of sets that are there. A
+    shelf made with another seed or size is refused with ValueError; one with more sets is used as
+    it is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, note = folder / "pictures.npy", folder / "labels.npz"
+    shape = (sets, VIEWS, size, size, 3)
+    if note.exists():
+        with np.load(note) as state:
+            if (int(state["seed"]), int(state["size"])) != (seed, size):
+                raise ValueError(f"{folder} holds pictures of seed {int(state['seed'])} and size "
+                                 f"{int(state['size'])}, not of {seed} and {size}")  # fmt: skip
+            done, labels = int(state["done"]), state["labels"]
+            c2w, fov = state["c2w"], state["fov_y"]
+    else:
+        done = 0
+        labels, c2w = np.zeros((sets, 4), np.int64), np.zeros((sets, VIEWS, 4, 4), np.float32)
+        fov = np.zeros((sets, VIEWS), np.float32)
+    if done < len(labels) or len(labels) < sets:
+        missing = max(sets - len(labels), 0)
+        labels = np.pad(labels, ((0, missing), (0, 0)))
+        c2w, fov = np.pad(c2w, ((0, missing), (0, 0), (0, 0), (0, 0))), np.pad(fov, ((0, missing), (0, 0)))  # fmt: skip  # noqa: E501
+        pictures = _grown(path, (len(labels), *shape[1:]))
+
+        def one(index: int) -> None:
+            clay = clay_every > 0 and index % clay_every == 0
+            drawn = random_set(np.random.default_rng([seed, index]), size, clay=clay)
+            for view, picture in enumerate(drawn.pictures):
+                pictures[index, view] = (picture.rgb * 255 + 0.5).astype(np.uint8)
+            labels[index] = (
+                KINDS.index(drawn.toy.kind),
+                UNKNOWN if clay else list(COLORS).index(drawn.toy.color),
+                UNKNOWN if clay else FINISHES.index(drawn.toy.finish),
+                BACKGROUNDS.index(drawn.background),
+            )
+            c2w[index], fov[index] = drawn.cameras.c2w.numpy(), drawn.cameras.fov_y.numpy()
+
+        with ThreadPoolExecutor(threads) as pool:
+            for first in range(done, len(labels), CHUNK):
+                last = min(first + CHUNK, len(labels))
+                list(pool.map(one, range(first, last)))
+                pictures.flush()
+                aside = note.with_suffix(".part.npz")
+                np.savez(aside, seed=seed, size=size, done=last, labels=labels, c2w=c2w, fov_y=fov)
+                aside.replace(note)
+                if progress is not None:
+                    progress(last)
+    return Shelf(np.load(path, mmap_mode="r")[: len(labels)], labels, c2w, fov)
+
+
+def _grown(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The memory map of this shape at path, with what a shorter one there already holds."""
+    if path.exists():
+        old = np.load(path, mmap_mode="r+")
+        if old.shape == shape:
+            return old
+        aside = path.with_suffix(".part.npy")
+        new = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
+        new[: len(old)] = old
+        new.flush()
+        aside.replace(path)
+        return new
+    return np.lib.format.open_memmap(path, "w+", np.uint8, shape)

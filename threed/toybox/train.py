@@ -1,0 +1,128 @@
+"""Training a part of the family: pictures, the loop, and what becomes of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from threed.core import InputError
+from threed.diffusion.backbone import pick_device
+from threed.toybox import family, jobs
+from threed.toybox.judge import load_judge
+from threed.toybox.shelf import Shelf, fill_shelf
+from threed.toybox.training import fit
+
+SETS = {"cpu": 15_000, "cuda": 60_000}  # of four pictures each
+JUDGE_SETS = {"cpu": 6_000, "cuda": 20_000}
+SEEDS = {"train": 1, "judge": 2, "test": 3}  # the worlds of the family, the judge, and measuring
+Say = Callable[[str], None]
+
+
+def train(
+    part: str,
+    work: Path,
+    weights: Path,
+    *,
+    device: str = "auto",
+    steps: int | None = None,
+    minutes: float | None = None,
+    sets: int | None = None,
+    say: Say = lambda _: None,
+) -> None:
+    """Train "clip", "vae", "unet" or "judge" and write it into the folder `weights`.
+
+    `work` keeps the drawn pictures and the checkpoints, from which a later call goes on; without a
+    checkpoint training starts from what `weights` holds, or from nothing. steps, sets: instead of
+    the device's budget; minutes: stop and write after so many. InputError for an unknown part or
+    one whose forerunner is missing.
+    """
+    if part not in family.PARTS:
+        raise InputError(f"toybox has no part {part!r}; train one of {', '.join(family.PARTS)}")
+    where = pick_device(device)
+    budget = jobs.BUDGETS[where.type][part]
+    if steps is not None:
+        budget = replace(budget, steps=steps)
+    if part == "unet":
+        family.need(weights, "vae", "the UNet")
+        family.need(weights, "text_encoder", "the UNet")
+    shelf = open_shelf(part, work, where.type, sets, say)
+    torch.manual_seed(0)  # of the new network's weights
+    if part == "unet":
+        job = jobs.unet_job(shelf, budget, where, 0, weights)
+    else:
+        make = {"clip": jobs.clip_job, "vae": jobs.vae_job, "judge": jobs.judge_job}[part]
+        job = make(shelf, budget, where, 0)
+    if not (work / part / "checkpoint.pt").exists() and start_from(job.model, part, weights):
+        say(f"going on from the weights in {weights}")
+    say(f"training {part} for {budget.steps} steps of {budget.batch} on {where}")
+    average = fit(job, work / part, device=where, minutes=minutes)
+    finish(part, average.cpu(), weights, shelf)
+    say(f"wrote {part} to {weights}")
+
+
+def open_shelf(part: str, work: Path, device: str, sets: int | None, say: Say) -> Shelf:
+    """The pictures that a part is trained on, drawn where they are missing."""
+    name = "judge" if part == "judge" else "train"
+    count = sets or (JUDGE_SETS if part == "judge" else SETS)[device]
+    return fill_shelf(
+        work / "pictures" / name,
+        count,
+        SEEDS[name],
+        clay_every=3 if name == "judge" else 0,
+        progress=lambda done: say(f"drawn {done} of {count} sets of pictures"),
+    )
+
+
+def start_from(model: nn.Module, part: str, weights: Path) -> bool:
+    """Fill a new network from the weights folder; False if there is nothing to fill it from."""
+    folder = weights / {"unet": "unet_multiview"}.get(part, part)
+    if not (folder / "config.json").exists():
+        return False
+    if part == "judge":
+        state = load_judge(folder).state_dict()
+    else:
+        kind: Any = type(model)
+        state = kind.from_pretrained(folder).float().state_dict()
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights in {folder} are of another shape than {part} has now; move them away "
+            f"to train from the start ({str(error).splitlines()[0]})"
+        ) from error
+    return True
+
+
+def finish(part: str, model: Any, weights: Path, shelf: Shelf) -> None:
+    """Write a trained part as the family's folder has it."""
+    if part == "unet":
+        jobs.save_unets(model, weights)
+    elif part == "clip":
+        from transformers import CLIPTextModel
+
+        family.save_tokenizer(family.new_tokenizer(), weights / "tokenizer")
+        family.save_part(model, weights / "clip")
+        text = CLIPTextModel(model.config.text_config)
+        # since transformers 5 the text model is the transformer itself
+        getattr(text, "text_model", text).load_state_dict(model.text_model.state_dict())
+        family.save_part(text, weights / "text_encoder")
+    else:
+        if part == "vae":
+            model.register_to_config(scaling_factor=latent_scale(model, shelf))
+        family.save_part(model, weights / part)
+    if part != "judge":
+        family.save_index(weights)
+
+
+@torch.no_grad()
+def latent_scale(vae: Any, shelf: Shelf) -> float:
+    """1 / the standard deviation of the latents of 512 pictures."""
+    images = shelf.images(np.arange(512) % len(shelf), np.arange(512) % 4)
+    z = torch.cat([vae.encode(part * 2 - 1).latent_dist.mode() for part in images.split(64)])
+    return round(float(1 / z.std()), 4)
