@@ -7,6 +7,7 @@ range in its annotation; every error names the setting, the value and what is al
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import tokenize
@@ -56,7 +57,7 @@ class Range:
 
 def check_ranges(instance: Any) -> None:
     """InputError for a number outside the Range of its annotation; for use in __post_init__."""
-    for name, hint in typing.get_type_hints(type(instance), include_extras=True).items():
+    for name, hint in _hints(type(instance)).items():
         limits = _limits(hint) or Range()
         for number in _numbers(getattr(instance, name)):
             if number not in limits:
@@ -75,7 +76,7 @@ class Described:
 
 def describe(kind: type, prefix: Path = ()) -> Iterator[Described]:
     """Every setting of a dataclass and of those inside it; lists of dataclasses show item 0."""
-    hints, comments = typing.get_type_hints(kind, include_extras=True), _comments(kind)
+    hints, comments = _hints(kind), _comments(kind)
     instance = kind()
     for field in fields(kind):
         hint, path = hints[field.name], (*prefix, field.name)
@@ -118,7 +119,7 @@ def build(kind: type[T], data: Any, path: Path = ()) -> T:
     """A dataclass from plain data that says only what differs from its defaults."""
     if not isinstance(data, Mapping):
         raise _wrong(path, data, "a mapping of settings")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     values = {}
     for name, value in data.items():
         if name not in hints:
@@ -189,6 +190,11 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
 
 def _convert(hint: Any, value: Any, path: Path) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        try:
+            return _convert(arguments[0], value, path)
+        except InputError as error:
+            raise InputError(f"{error}, {_limits(hint)}") from error
     if hint is Schedule:
         return _schedule(value, path)
     if is_dataclass(hint):
@@ -270,6 +276,11 @@ def _item(hint: Any) -> Any:
     arguments = get_args(hint)
     many = get_origin(hint) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis
     return arguments[0] if many else None
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _limits(hint: Any) -> Range | None:

@@ -36,7 +36,7 @@ class FieldSettings:
     occupancy_decay: float = 0.9  # of a cell's remembered density, each update
     occupancy_alpha: float = 2e-3  # a cell is empty if a step through it is less opaque
     samples: int = 96  # along the unit ball's diameter
-    background: Literal["white", "learned"] = "white"
+    background: Literal["white", "learned"] = "white"  # what rays see behind the ball
 
     def __post_init__(self) -> None:
         """InputError for values that make no field."""
