@@ -95,7 +95,7 @@ class StableDiffusion:
     def token_count(self, prompt: str) -> tuple[int, int]:
         """How many tokens a prompt has, and how many the model reads."""
         tokenizer = self.tokenizers[0]
-        return len(tokenizer(prompt).input_ids), int(tokenizer.model_max_length)
+        return len(tokenizer(prompt, verbose=False).input_ids), int(tokenizer.model_max_length)
 
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
         """The prompt's words that the model never saw, if it says which ones it did.

@@ -1,0 +1,63 @@
+"""Pictures: seeds, sizes, grids, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny import tiny_folder
+from threed.core import InputError
+from threed.diffusion.backbone import Backbone, load_backbone
+from threed.diffusion.images import grid, make_images, save_image
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")), device="cpu")
+
+
+def test_a_seed_decides_everything(backbone: Backbone) -> None:
+    images = make_images(backbone, "a hat", n=2, steps=3, seed=1)
+    assert images.shape == (2, 3, 32, 32)
+    assert 0 <= float(images.min()) < float(images.max()) <= 1
+    torch.manual_seed(123)
+    assert torch.equal(images, make_images(backbone, "a hat", n=2, steps=3, seed=1))
+    assert not torch.equal(images, make_images(backbone, "a hat", n=2, steps=3, seed=2))
+    assert not torch.equal(images[0], images[1])
+
+
+def test_without_guidance_the_negative_prompt_is_not_read(backbone: Backbone) -> None:
+    options = {"steps": 2, "guidance_scale": 1.0}
+    plain = make_images(backbone, "a hat", **options)
+    assert torch.equal(plain, make_images(backbone, "a hat", negative="blue", **options))
+    guided = make_images(backbone, "a hat", negative="blue", steps=2, guidance_scale=1.000001)
+    torch.testing.assert_close(plain, guided, atol=1e-4, rtol=0)
+
+
+def test_other_sizes_and_impossible_ones(backbone: Backbone) -> None:
+    assert make_images(backbone, "a hat", steps=1, size=64).shape == (1, 3, 64, 64)
+    for size in (0, -32, 33):
+        with pytest.raises(InputError, match=f"multiple of 32 pixels.*got {size}"):
+            make_images(backbone, "a hat", steps=1, size=size)
+
+
+def test_a_grid_reads_like_text() -> None:
+    images = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 4) / 10
+    sheet = grid(images, columns=3)
+    assert sheet.shape == (3, 4, 12)
+    assert torch.equal(sheet[0, ::2, ::4], torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, 1.0]]))
+
+
+def test_a_saved_picture_reads_back(tmp_path: Path) -> None:
+    image = torch.rand(3, 5, 7)
+    path = tmp_path / "new" / "picture.png"
+    save_image(image, path)
+    read = np.asarray(Image.open(path))
+    np.testing.assert_array_equal(read, (image * 255).round().byte().permute(1, 2, 0).numpy())
+    assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
+    with pytest.raises(InputError, match=r"must end in one of \.png"):
+        save_image(image, tmp_path / "picture.gif")

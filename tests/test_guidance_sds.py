@@ -1,0 +1,290 @@
+"""Distillation against closed forms, with a denoiser that is a formula, then with a real UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidance.mvdream import MultiView, MultiViewSettings
+from guidance.prompts import Prompts
+from guidance.sds import (
+    SDS,
+    WEIGHTS,
+    SDSSettings,
+    Weighting,
+    distill,
+    draw_t,
+    encode_render,
+    guide,
+)
+from tests.tiny import tiny_folder
+from threed.cameras import random_views
+from threed.core import Cameras, InputError, Schedule
+from threed.diffusion.backbone import Backbone, load_backbone
+from threed.diffusion.condition import Condition
+from threed.diffusion.score import alpha_sigma
+
+ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
+SETTINGS = SDSSettings(
+    guidance_scale=7.0,
+    weighting="sigma2",
+    t_min=Schedule(((0, 0.02),)),
+    t_max=Schedule(((0, 0.98),)),
+    rescale=0.0,
+)
+VIEWS = MultiViewSettings(
+    guidance_scale=7.0,
+    t_min=Schedule(((0, 0.98), (100, 0.02))),
+    t_max=Schedule(((0, 0.98), (100, 0.50))),
+    rescale=0.0,
+)
+
+
+@dataclass
+class Analytic:
+    """Latents are the pictures' own pixels; the noise is exact for data at one point a prompt.
+
+    The point is the same number everywhere: the prompt's length in tenths.
+    """
+
+    name: str = "analytic"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    alphas_cumprod: Tensor = field(default_factory=lambda: ALPHAS)
+    image_size: int = 8
+    factor: int = 1
+    latent_channels: int = 3
+    views: int = 1
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    times: list[Tensor] = field(default_factory=list)
+    seen: list[Tensor] = field(default_factory=list)
+
+    def encode_text(self, prompts: Sequence[str]) -> Condition:
+        return Condition(torch.tensor([len(p) / 10 for p in prompts])[:, None, None])
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        return image * 2 - 1
+
+    def predict_noise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        self.times.append(t)
+        self.seen.append(x)
+        assert not torch.is_grad_enabled()
+        alpha, sigma = alpha_sigma(ALPHAS, t)
+        return (x - alpha * condition.tokens[:, :, :, None]) / sigma
+
+    def token_count(self, prompt: str) -> tuple[int, int]:
+        raise NotImplementedError
+
+    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def views(n: int = 4, groups_of: int = 1, seed: int = 0) -> Cameras:
+    return random_views(n, 8, torch.Generator().manual_seed(seed), views=groups_of)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("weighting", ["sigma2", "uniform", "x0"])
+def test_the_gradient_is_the_weighted_difference_of_noises(weighting: Weighting) -> None:
+    z, noise = torch.randn(2, 3, 4, 8, 8)
+    z.requires_grad_()
+    t = torch.tensor([20, 500, 980])
+    loss = distill(lambda x, t: 2 * x, z, t, noise, ALPHAS, weighting=weighting)
+    (gradient,) = torch.autograd.grad(loss, z)
+    abar = ALPHAS[t][:, None, None, None]
+    x = abar.sqrt() * z.detach() + (1 - abar).sqrt() * noise
+    weight = {"sigma2": 1 - abar, "uniform": 1.0, "x0": ((1 - abar) / abar).sqrt()}[weighting]
+    expected = weight * (2 * x - noise)
+    torch.testing.assert_close(gradient, expected / 3, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss.detach(), 0.5 * expected.square().sum() / 3)
+
+
+def test_the_weights_are_all_there() -> None:
+    assert set(WEIGHTS) == {"sigma2", "uniform", "x0"}
+
+
+def test_the_x0_form_is_the_distance_to_the_models_x0() -> None:
+    # grad = z - x0: so the exact denoiser of a point pulls there, however large t is
+    z = torch.randn(2, 4, 8, 8, requires_grad=True)
+    point = 0.3
+
+    def exact(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = alpha_sigma(ALPHAS, t)
+        return (x - alpha * point) / sigma
+
+    for level in (30, 500, 970):
+        t = torch.full((2,), level)
+        loss = distill(exact, z, t, torch.randn(2, 4, 8, 8), ALPHAS, weighting="x0")
+        (gradient,) = torch.autograd.grad(loss, z)
+        torch.testing.assert_close(gradient, (z.detach() - point) / 2, rtol=1e-3, atol=1e-3)
+
+
+def test_guidance_follows_the_one_convention() -> None:
+    # "a hat" without view words is at 0.5, "" at 0: guidance scale s goes to 0.5 s
+    backbone = Analytic()
+    prompts = Prompts(backbone, "a hat", view_dependent=False)
+    image = torch.rand(4, 8, 8, 3, requires_grad=True)
+    settings = replace(SETTINGS, weighting="x0")
+    loss = SDS(backbone, prompts, settings)(image, views(), 0, generator())["sds"]
+    (gradient,) = torch.autograd.grad(loss, image)
+    z = image.detach() * 2 - 1
+    torch.testing.assert_close(gradient, 2 * (z - 7.0 * 0.5) / 4, rtol=1e-3, atol=1e-3)
+
+
+def test_clipping_bounds_the_gradient_of_the_latents_by_step() -> None:
+    backbone = Analytic()
+    prompts = Prompts(backbone, "a hat")
+    settings = replace(SETTINGS, grad_clip=Schedule(((0, 0.5), (100, 0.1))))
+    for step, bound in ((0, 0.5), (50, 0.3), (100, 0.1)):
+        image = torch.rand(4, 8, 8, 3, requires_grad=True)
+        loss = SDS(backbone, prompts, settings)(image, views(), step, generator())["sds"]
+        (gradient,) = torch.autograd.grad(loss, image)
+        # latents are twice the picture, and the loss is a mean over 4
+        assert float(gradient.abs().max()) == pytest.approx(2 * bound / 4, rel=1e-4)
+
+
+def test_levels_are_drawn_per_item_in_the_range_of_the_step() -> None:
+    backbone = Analytic()
+    prompts = Prompts(backbone, "a hat")
+    low, high = Schedule(((0, 0.9), (100, 0.1))), Schedule(((0, 0.98), (100, 0.2)))
+    guidance = SDS(backbone, prompts, replace(SETTINGS, t_min=low, t_max=high))
+    for step, first, last in ((0, 900, 980), (50, 500, 590), (100, 100, 200)):
+        backbone.times.clear()
+        guidance(torch.rand(32, 8, 8, 3), views(32), step, generator(step))
+        (t,) = backbone.times
+        assert t.shape == (64,)  # both branches of the guidance in one call
+        assert torch.equal(t[:32], t[32:])
+        assert first <= int(t.min()) < int(t.max()) <= last
+    drawn = draw_t(20_000, 0.25, 0.252, generator())
+    assert set(drawn.tolist()) == {250, 251, 252}  # both ends
+    assert set(draw_t(100, 0.9, 0.5, generator()).tolist()) == {900}  # crossed schedules
+    assert int(draw_t(1000, 0.0, 1.0, generator()).max()) <= 999
+
+
+@pytest.mark.parametrize("size", [4, 8, 16])
+def test_renders_of_any_size_are_seen_at_the_backbones(size: int) -> None:
+    ramp = torch.linspace(0, 1, size)[None, None, :, None].expand(2, size, size, 3)
+    z = encode_render(Analytic(), ramp)
+    assert z.shape == (2, 3, 8, 8)
+    assert bool((z.diff(dim=-1) > 0).all())  # still left to right
+    assert float(z.diff(dim=-2).abs().max()) < 1e-6
+    torch.testing.assert_close(z.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+
+
+def test_shrinking_does_not_alias() -> None:
+    stripes = (torch.arange(32) % 2).float()[None, None, :, None].expand(1, 32, 32, 3)
+    z = encode_render(Analytic(), stripes)
+    assert float(z.abs().max()) < 0.2  # grey, where picking pixels would give black or white
+
+
+# ---------------------------------------------------------------- multi-view
+
+
+def test_views_share_their_level_and_are_pulled_to_x0() -> None:
+    backbone = Analytic(views=4)
+    prompts = Prompts(backbone, "a hat", view_dependent=False)
+    image = torch.rand(8, 8, 8, 3, requires_grad=True)
+    guidance = MultiView(backbone, prompts, VIEWS)
+    loss = guidance(image, views(8, groups_of=4), 50, generator())["mvdream"]
+    (t,) = backbone.times
+    assert t.shape == (16,)
+    assert len(set(t.tolist())) == 1
+    assert 500 <= int(t[0]) <= 740
+    (gradient,) = torch.autograd.grad(loss, image)
+    z = image.detach() * 2 - 1
+    torch.testing.assert_close(gradient, 2 * (z - 7.0 * 0.5) / 8, rtol=1e-3, atol=1e-3)
+    noises = backbone.seen[0][:8].flatten(1)
+    assert len({tuple(row.tolist()) for row in noises}) == 8  # each view has its own
+
+
+def test_levels_of_multi_view_fall_with_the_step() -> None:
+    backbone = Analytic(views=4)
+    guidance = MultiView(backbone, Prompts(backbone, "a hat"), VIEWS)
+    for step, first, last in ((0, 980, 980), (50, 500, 740), (100, 20, 500), (1000, 20, 500)):
+        for seed in range(5):
+            backbone.times.clear()
+            guidance(torch.rand(4, 8, 8, 3), views(4, 4), step, generator(seed))
+            assert first <= int(backbone.times[0][0]) <= last
+
+
+def test_multi_view_needs_a_multi_view_backbone() -> None:
+    backbone = Analytic()
+    with pytest.raises(InputError, match="toybox-multiview, and 'analytic' sees one picture"):
+        MultiView(backbone, Prompts(backbone, "a hat"), VIEWS)
+
+
+def test_rescaling_is_over_a_group_in_multi_view_and_off_at_zero() -> None:
+    noises, x, t = torch.randn(2, 4, 3, 8, 8), torch.randn(4, 3, 8, 8), torch.full((4,), 600)
+    backbone = Analytic(views=4)
+    plain = guide(backbone, 7.0, 0.0)(noises, x, t)
+    torch.testing.assert_close(plain, noises[1] + 7 * (noises[0] - noises[1]))
+    alpha, sigma = alpha_sigma(ALPHAS, t)
+    x0 = [(x - sigma * n) / alpha for n in (guide(backbone, 7.0, 1.0, 4)(noises, x, t), noises[0])]
+    torch.testing.assert_close(x0[0].std(), x0[1].std(), rtol=1e-4, atol=0)
+    assert float((x0[0].flatten(1).std(1) - x0[1].flatten(1).std(1)).abs().max()) > 1e-3
+
+
+# ---------------------------------------------------------------- a real, random UNet
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    unet = tiny_folder(tmp_path_factory.mktemp("tiny") / "multiview", "multiview")
+    return load_backbone(str(unet), device="cpu")
+
+
+@pytest.mark.parametrize("name", ["sds", "mvdream"])
+def test_a_real_backbone_pulls_every_view_and_a_seed_decides_all(real: Backbone, name: str) -> None:
+    prompts = Prompts(real, "a red mug")
+    settings = replace(SETTINGS, rescale=0.5), replace(VIEWS, rescale=0.5)
+    guidance = (
+        SDS(real, prompts, settings[0]) if name == "sds" else MultiView(real, prompts, settings[1])
+    )
+    assert list(guidance.parameters()) == []
+
+    def gradient(seed: int) -> Tensor:
+        torch.manual_seed(int(torch.randint(1000, (1,))))  # the global state plays no part
+        image = torch.full((4, 16, 16, 3), 0.5, requires_grad=True)
+        losses = guidance(image, views(4, 4), 10, generator(seed))
+        assert set(losses) == {name}
+        assert losses[name].shape == ()
+        (result,) = torch.autograd.grad(losses[name], image)
+        return result
+
+    first = gradient(1)
+    assert bool((first.flatten(1).norm(dim=1) > 0).all())
+    assert torch.equal(first, gradient(1))
+    assert not torch.equal(first, gradient(2))
+
+
+def test_no_graph_is_kept_through_the_unet(real: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[bool] = []
+    original = real.predict_noise
+
+    def watched(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        out = original(x, t, condition)
+        graphs.append(x.requires_grad or out.requires_grad or torch.is_grad_enabled())
+        return out
+
+    monkeypatch.setattr(real, "predict_noise", watched)
+    image = torch.rand(4, 32, 32, 3, requires_grad=True)
+    SDS(real, Prompts(real, "a hat"), SETTINGS)(image, views(), 0, generator())["sds"].backward()
+    assert graphs == [False]
+    assert image.grad is not None
+
+
+def test_nan_is_not_hidden(real: Backbone) -> None:
+    image = torch.rand(4, 32, 32, 3)
+    image[0, 0, 0, 0] = float("nan")
+    loss = SDS(real, Prompts(real, "a hat"), SETTINGS)(image, views(), 0, generator())["sds"]
+    assert bool(loss.isnan())
