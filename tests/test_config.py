@@ -148,7 +148,7 @@ def test_yaml_that_is_wrong_or_unsafe_is_refused(text: str, message: str) -> Non
 
 
 def test_unknown_presets_name_the_nearest() -> None:
-    with pytest.raises(InputError, match="no preset 'toybox-mvdraem'.*did you mean 'toybox-mv"):
+    with pytest.raises(InputError, match=r"no preset 'toybox-mvdraem'.*did you mean 'toybox-mv"):
         load_run("toybox-mvdraem")
 
 
@@ -170,11 +170,11 @@ def test_every_setting_has_a_meaning_and_a_default_that_it_takes() -> None:
 
 
 def test_python_callers_are_checked_too() -> None:
-    with pytest.raises(InputError, match="batch must be in 1..256, got 0"):
+    with pytest.raises(InputError, match=r"batch must be in 1..256, got 0"):
         Stage(batch=0)
-    with pytest.raises(InputError, match="fov_y_deg must be in 5..120, got 200"):
+    with pytest.raises(InputError, match=r"fov_y_deg must be in 5..120, got 200"):
         CameraSettings(fov_y_deg=(40.0, 200.0))
-    with pytest.raises(InputError, match="guidance_scale must be in 0..1000, got nan"):
+    with pytest.raises(InputError, match=r"guidance_scale must be in 0..1000, got nan"):
         Stage(guidance_scale=math.nan)
     with pytest.raises(InputError, match="at least one stage"):
         Run(stages=())

@@ -178,7 +178,9 @@ class RunFolder:
 def read_checkpoint(path: Path, digest: str) -> Checkpoint:
     """A checkpoint of a run with this digest; InputError if it is not one."""
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are refused all the same
+            data = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(data, dict) or data.pop("format") != 1:
             raise ValueError("unknown format")
         if data.pop("config") != digest:
