@@ -1,0 +1,61 @@
+"""Colour in space painted onto a texture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+from torch.nn import functional as F
+
+from renderers.kernels.raster import interpolate, rasterize
+from threed.core import InputError, Mesh
+
+PIECE = 2**17  # texels whose colour is asked for at once
+SIZES = (16, 8192)  # texels a side of a texture that is worth having
+# points and unit normals of the surface, [N, 3] each -> sRGB [N, 3]
+SurfaceColor = Callable[[Tensor, Tensor], Tensor]
+
+
+@torch.no_grad()
+def bake(mesh: Mesh, color: SurfaceColor, size: int = 1024) -> Mesh:
+    """The mesh with an albedo texture, size² texels, that shows what `color` says of its surface.
+
+    Texels between the charts take the colour of the nearest chart, so that neither bilinear look-up
+    nor mip-mapping ever shows a background. InputError for a size out of SIZES; ValueError for a
+    mesh without uv.
+    """
+    if mesh.uv is None or mesh.uv_faces is None:
+        raise ValueError("unwrap a mesh before it is baked")
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise InputError(f"the texture must have {SIZES[0]} to {SIZES[1]} texels a side, "
+                         f"got {size}")  # fmt: skip
+    buffer = rasterize_uv(mesh.uv, mesh.uv_faces, size)
+    row, column = torch.nonzero(buffer[0, ..., 3] > 0, as_tuple=True)
+    hits = buffer[:, row, column][:, :, None]
+    surface = torch.cat([mesh.vertices, mesh.vertex_normals()], 1)
+    place, normal = torch.split(interpolate(surface, hits, mesh.faces)[0, :, 0], 3, -1)
+    normal = F.normalize(normal, dim=-1)
+    pieces = zip(torch.split(place, PIECE), torch.split(normal, PIECE))
+    painted = torch.cat([color(p, n).float().cpu() for p, n in pieces])
+    image = torch.zeros(size, size, 3)
+    image[row, column] = painted.clamp(0, 1)
+    image = spread(image, buffer[0, ..., 3] > 0)
+    return replace(mesh, material=replace(mesh.material, albedo=image))
+
+
+def rasterize_uv(uv: Tensor, uv_faces: Tensor, size: int) -> Tensor:
+    """[1, size, size, 4] which face of the map lies at each texel's centre: a rasterize buffer."""
+    clip = F.pad(F.pad(uv * 2 - 1, (0, 1)), (0, 1), value=1.0)
+    return rasterize(clip[None], uv_faces, (size, size))
+
+
+def spread(image: Tensor, known: Tensor) -> Tensor:
+    """The image [H, W, C] with every pixel that is not `known` [H, W] like the nearest that is."""
+    if not bool(known.any()):
+        return image
+    nearest = distance_transform_edt(~known.numpy(), return_distances=False, return_indices=True)
+    row, column = torch.from_numpy(nearest).long()
+    return image[row, column]

@@ -1,0 +1,139 @@
+"""Repairs: floaters and cavities away, holes filled, a smoother surface."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from torch import Tensor
+
+from exporters import topology
+from threed.core import InputError, Mesh
+
+FLOATER = 0.01  # of the largest piece's area: what is smaller is dropped
+ROUNDS = 4  # of repairs: closing one hole may show another
+
+
+def clean(mesh: Mesh, *, floater: float = FLOATER) -> Mesh:
+    """The mesh without debris, and closed where that is possible.
+
+    Equal vertices become one; faces without area, doubled faces, and the faces that make an edge
+    belong to more than two go; pieces smaller than `floater` times the largest one's area go, and
+    so do cavities, which nobody can see; holes are filled. ValueError for a mesh with uv, since a
+    filled hole has none; InputError if nothing is left.
+    """
+    if mesh.uv is not None:
+        raise ValueError("clean a mesh before it is unwrapped")
+    mesh = drop_pieces(_solid(weld(mesh)), floater)
+    for _ in range(ROUNDS):
+        if topology.is_watertight(topology.edges(mesh.faces)):
+            break
+        mesh = fill_holes(_solid(_manifold(mesh)))
+    return drop_pieces(mesh, floater)
+
+
+def weld(mesh: Mesh) -> Mesh:
+    """Vertices at exactly the same place made one."""
+    places, index = torch.unique(mesh.vertices, dim=0, return_inverse=True)
+    if len(places) == len(mesh.vertices):
+        return mesh
+    colors = None
+    if mesh.colors is not None:
+        colors = torch.zeros_like(places).index_copy_(0, index, mesh.colors)
+    return replace(mesh, vertices=places, faces=index[mesh.faces], colors=colors)
+
+
+def drop_pieces(mesh: Mesh, floater: float = FLOATER) -> Mesh:
+    """Only the pieces worth seeing: not the floaters, not the cavities inside a closed surface."""
+    count, piece = topology.components(mesh.faces)
+    if count == 1:
+        return compact(mesh, torch.ones(len(piece), dtype=torch.bool))
+    zero = torch.zeros(count, dtype=torch.float64)
+    area = zero.index_add(0, piece, topology.areas(mesh))
+    volume = zero.index_add(0, piece, topology.volumes(mesh))
+    keep = area >= floater * area.max()
+    if volume[area.argmax()] > 0:
+        keep &= volume > 0  # a closed piece that looks inwards is the wall of a cavity
+    return compact(mesh, keep[piece])
+
+
+def fill_holes(mesh: Mesh) -> Mesh:
+    """A fan of triangles over each hole, from a new vertex in its middle."""
+    loops = topology.boundary_loops(mesh.faces, topology.edges(mesh.faces))
+    vertices, faces = [mesh.vertices], [mesh.faces]
+    colors = None if mesh.colors is None else [mesh.colors]
+    count = len(mesh.vertices)
+    for loop in loops:
+        if len(loop) < 3:
+            continue
+        ring = torch.tensor(loop)
+        if len(loop) == 3:
+            faces.append(ring[None])
+            continue
+        vertices.append(mesh.vertices[ring].mean(0, keepdim=True))
+        if colors is not None and mesh.colors is not None:
+            colors.append(mesh.colors[ring].mean(0, keepdim=True))
+        faces.append(torch.stack([ring, ring.roll(-1), torch.full_like(ring, count)], 1))
+        count += 1
+    return replace(
+        mesh,
+        vertices=torch.cat(vertices),
+        faces=torch.cat(faces),
+        colors=None if colors is None else torch.cat(colors),
+    )
+
+
+def smooth(mesh: Mesh, iterations: int = 10) -> Mesh:
+    """Noise ironed out without shrinking: Taubin's λ|μ smoothing (1995) with .5 and -.53."""
+    ends = topology.edges(mesh.faces).ends.numpy()
+    count = len(mesh.vertices)
+    rows, columns = np.concatenate([ends, ends[:, ::-1]]).T
+    weight = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
+    neighbours = np.maximum(np.asarray(weight.sum(1)), 1)
+    places = mesh.vertices.double().numpy()
+    for _ in range(iterations):
+        for factor in (0.5, -0.53):
+            places = places + factor * (weight @ places / neighbours - places)
+    return replace(mesh, vertices=torch.from_numpy(places).float())
+
+
+def compact(mesh: Mesh, keep: Tensor) -> Mesh:
+    """Only the faces that `keep` [F] bool marks, and the vertices that they use."""
+    faces = mesh.faces[keep]
+    if len(faces) == 0:
+        raise InputError("no face of the mesh is left after cleaning: it has no surface")
+    used, index = torch.unique(faces, return_inverse=True)
+    colors = None if mesh.colors is None else mesh.colors[used]
+    return replace(mesh, vertices=mesh.vertices[used], faces=index, colors=colors)
+
+
+def _solid(mesh: Mesh) -> Mesh:
+    """Without faces that name a vertex twice, and without doubles of a face."""
+    a, b, c = mesh.faces.unbind(1)
+    keep = (a != b) & (b != c) & (c != a)
+    rows = mesh.faces.sort(1).values
+    _, index = torch.unique(rows, dim=0, return_inverse=True)
+    first = torch.full((int(index.max()) + 1,), len(rows))
+    first = first.scatter_reduce(0, index, torch.arange(len(rows)), "amin")
+    keep &= first[index] == torch.arange(len(rows))
+    return compact(mesh, keep)
+
+
+def _manifold(mesh: Mesh) -> Mesh:
+    """Without the smallest faces at edges that more than two share, or that two walk one way."""
+    edges = topology.edges(mesh.faces)
+    bad = edges.crowded | ((edges.faces == 2) & (edges.balance != 0))
+    area = topology.areas(mesh)
+    doomed = bad[edges.of_face].any(1).nonzero()[:, 0]
+    keep = torch.ones(len(mesh.faces), dtype=torch.bool)
+    left, balance = edges.faces.clone(), edges.balance.clone()
+    for face in doomed[area[doomed].argsort(stable=True)].tolist():
+        mine = edges.of_face[face]
+        if bool(((left[mine] > 2) | ((left[mine] == 2) & (balance[mine] != 0))).any()):
+            keep[face] = False
+            left[mine] -= 1
+            ends = mesh.faces[face]
+            balance[mine] -= torch.where(ends < ends.roll(-1), 1, -1)
+    return compact(mesh, keep)

@@ -1,0 +1,125 @@
+"""Binary glTF 2.0: one file that holds geometry, texture, material and provenance."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporters import files, pictures
+from exporters.corners import Corners, corners
+from threed.core import Mesh
+
+FLOAT, USHORT, UINT = 5126, 5123, 5125
+VERTICES, INDICES = 34962, 34963  # what a buffer view is for
+LINEAR, LINEAR_MIPMAP, CLAMP = 9729, 9987, 33071
+Extras = Mapping[str, str | int | float]
+
+
+def save(mesh: Mesh, path: Path, extras: Extras) -> None:
+    """Write a GLB: metallic-roughness material, embedded PNG, y up, `extras` in asset.extras.
+
+    Vertex colours are written where there is no texture. The same mesh gives the same bytes.
+    """
+    files.write({path: encode(mesh, extras)})
+
+
+def encode(mesh: Mesh, extras: Extras) -> bytes:
+    """The bytes of the file."""
+    rows, blob = corners(mesh), _Blob()
+    primitive = {"attributes": _attributes(rows, blob), "indices": _indices(rows, blob),
+                 "material": 0}  # fmt: skip
+    surface: dict[str, Any] = {
+        "metallicFactor": mesh.material.metallic,
+        "roughnessFactor": mesh.material.roughness,
+    }
+    gltf: dict[str, Any] = {
+        "asset": {"version": "2.0", "generator": "threed", "extras": dict(extras)},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "name": "asset"}],
+        "meshes": [{"name": "asset", "primitives": [primitive]}],
+        "materials": [{"name": "surface", "pbrMetallicRoughness": surface, "doubleSided": True}],
+    }
+    if mesh.material.albedo is not None and rows.uv is not None:
+        surface["baseColorTexture"] = {"index": 0}
+        gltf["textures"] = [{"source": 0, "sampler": 0}]
+        gltf["samplers"] = [{"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP,
+                             "wrapS": CLAMP, "wrapT": CLAMP}]  # fmt: skip
+        view = blob.add(pictures.png(mesh.material.albedo))
+        gltf["images"] = [{"name": "albedo", "bufferView": view, "mimeType": "image/png"}]
+    gltf |= {"accessors": blob.accessors, "bufferViews": blob.views}
+    gltf["buffers"] = [{"byteLength": len(blob.content)}]
+    text = json.dumps(gltf, separators=(",", ":"), ensure_ascii=True).encode()
+    text += b" " * (-len(text) % 4)
+    length = 12 + 8 + len(text) + 8 + len(blob.content)
+    return b"".join([
+        struct.pack("<4sII", b"glTF", 2, length),
+        struct.pack("<I4s", len(text), b"JSON"), text,
+        struct.pack("<I4s", len(blob.content), b"BIN\0"), bytes(blob.content),
+    ])  # fmt: skip
+
+
+class _Blob:
+    """The binary part as it grows, and what glTF says of it."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.views: list[dict[str, int]] = []
+        self.accessors: list[dict[str, Any]] = []
+
+    def add(self, data: bytes, target: int | None = None) -> int:
+        """Index of a new buffer view."""
+        view = {"buffer": 0, "byteOffset": len(self.content), "byteLength": len(data)}
+        self.views.append(view if target is None else view | {"target": target})
+        self.content += data + b"\0" * (-len(data) % 4)
+        return len(self.views) - 1
+
+    def vectors(self, rows: Tensor, *, bounds: bool = False) -> int:
+        """Index of a new accessor for float rows [N, 2 or 3]."""
+        view = self.add(rows.contiguous().numpy().astype("<f4").tobytes(), VERTICES)
+        accessor = {"bufferView": view, "componentType": FLOAT, "count": len(rows),
+                    "type": f"VEC{rows.shape[1]}"}  # fmt: skip
+        if bounds:
+            accessor |= {"min": rows.amin(0).tolist(), "max": rows.amax(0).tolist()}
+        self.accessors.append(accessor)
+        return len(self.accessors) - 1
+
+
+def _attributes(rows: Corners, blob: _Blob) -> dict[str, int]:
+    attributes = {
+        "POSITION": blob.vectors(rows.position, bounds=True),
+        "NORMAL": blob.vectors(rows.normal),
+    }
+    if rows.uv is not None:
+        # glTF counts v from the top
+        flipped = torch.stack([rows.uv[:, 0], 1 - rows.uv[:, 1]], 1)
+        attributes["TEXCOORD_0"] = blob.vectors(flipped)
+    if rows.color is not None:
+        attributes["COLOR_0"] = blob.vectors(to_linear(rows.color))
+    return attributes
+
+
+def _indices(rows: Corners, blob: _Blob) -> int:
+    count = len(rows.position)
+    kind, dtype = (USHORT, "<u2") if count < 2**16 else (UINT, "<u4")
+    view = blob.add(rows.faces.numpy().astype(dtype).tobytes(), INDICES)
+    blob.accessors.append({"bufferView": view, "componentType": kind, "count": rows.faces.numel(),
+                           "type": "SCALAR"})  # fmt: skip
+    return len(blob.accessors) - 1
+
+
+def to_linear(srgb: Tensor) -> Tensor:
+    """Linear light of sRGB, both in [0, 1]: what glTF wants of vertex colours."""
+    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def to_srgb(linear: Tensor) -> Tensor:
+    """sRGB of linear light, both in [0, 1]."""
+    bright = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(linear <= 0.0031308, linear * 12.92, bright)

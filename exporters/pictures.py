@@ -1,0 +1,31 @@
+"""Pictures as bytes."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+from PIL import Image
+from torch import Tensor
+
+from threed.core import Mesh
+
+
+def bytes_of(image: Tensor) -> Tensor:
+    """The pixels [..., 3] in [0, 1] as uint8, on the CPU."""
+    return (image.detach().cpu().clamp(0, 1) * 255).round().byte()
+
+
+def png(image: Tensor) -> bytes:
+    """A PNG file of an image [H, W, 3] in [0, 1]; the same image gives the same bytes."""
+    file = io.BytesIO()
+    Image.fromarray(bytes_of(image).numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def framed(mesh: Mesh) -> Mesh:
+    """The mesh moved and scaled so that it just fits the unit ball, as our cameras expect."""
+    low, high = mesh.bounds()
+    vertices = mesh.vertices - (low + high) / 2
+    radius = vertices.norm(dim=-1).max().clamp(min=1e-9)
+    return replace(mesh, vertices=vertices / radius)

@@ -1,0 +1,31 @@
+"""One picture that shows a mesh from all around."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from exporters import files, pictures
+from renderers.raster import render_mesh
+from threed.cameras import orbit
+from threed.core import Mesh
+
+VIEWS = 8
+
+
+def contact_sheet(mesh: Mesh, path: Path, *, size: int = 256) -> None:
+    """Write a PNG of 8 views, from the front on counter-clockwise; colours above, normals below.
+
+    Each view has size² pixels; the mesh fills it whatever its own size.
+    """
+    files.write({path: pictures.png(sheet(mesh, size))})
+
+
+def sheet(mesh: Mesh, size: int = 256) -> Tensor:
+    """[2 * size, 8 * size, 3] sRGB in [0, 1]."""
+    mesh, cameras = pictures.framed(mesh), orbit(VIEWS, size)
+    colors = render_mesh(mesh, cameras, look="albedo").rgb
+    normals = render_mesh(mesh, cameras, look="normal").rgb
+    return torch.cat([torch.cat(list(row), 1) for row in (colors, normals)])

@@ -1,0 +1,105 @@
+"""How the faces of a mesh hang together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from threed.core import Mesh
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The sides of the faces, each pair of neighbours together."""
+
+    ends: Tensor  # [E, 2] int64 vertices, the smaller first
+    of_face: Tensor  # [F, 3] int64 edges of a face: from its corner 0 to 1, 1 to 2, 2 to 0
+    faces: Tensor  # [E] int64, how many faces share the edge
+    balance: Tensor  # [E] int64, how many walk it upwards minus how many downwards
+
+    @property
+    def open(self) -> Tensor:
+        """[E] bool: only one face there."""
+        return self.faces == 1
+
+    @property
+    def crowded(self) -> Tensor:
+        """[E] bool: more than two faces there."""
+        return self.faces > 2
+
+
+def edges(faces: Tensor) -> Edges:
+    """The edges of faces [F, 3]."""
+    sides = torch.stack([faces, faces.roll(-1, 1)], -1).view(-1, 2)
+    low, high = sides.amin(1), sides.amax(1)
+    count = int(faces.max()) + 1
+    # one number an edge sorts much faster than rows of two
+    keys, inverse, shared = torch.unique(
+        low * count + high, return_inverse=True, return_counts=True
+    )
+    ends = torch.stack([keys // count, keys % count], 1)
+    direction = torch.where(sides[:, 0] == low, 1, -1)
+    balance = torch.zeros_like(shared).index_add_(0, inverse, direction)
+    return Edges(ends, inverse.view(-1, 3), shared, balance)
+
+
+def is_watertight(edges: Edges) -> bool:
+    """Whether every edge has exactly two faces that look the same way."""
+    return bool(((edges.faces == 2) & (edges.balance == 0)).all())
+
+
+def components(faces: Tensor) -> tuple[int, Tensor]:
+    """Number of pieces that share no vertex, and the piece [F] int64 of each face."""
+    corner = faces.numpy()
+    size = int(corner.max()) + 1
+    a, b = corner[:, [0, 1]].ravel(), corner[:, [1, 2]].ravel()
+    graph = coo_matrix((np.ones(len(a), np.int8), (a, b)), shape=(size, size))
+    _, label = connected_components(graph, directed=False)
+    used, piece = np.unique(label[corner[:, 0]], return_inverse=True)
+    return len(used), torch.from_numpy(piece.astype(np.int64))
+
+
+def areas(mesh: Mesh) -> Tensor:
+    """[F] float64 areas of the faces, world units²."""
+    a, b, c = mesh.vertices.double()[mesh.faces].unbind(1)
+    twice: Tensor = torch.linalg.vector_norm(torch.linalg.cross(b - a, c - a), dim=-1)
+    return twice / 2
+
+
+def volumes(mesh: Mesh) -> Tensor:
+    """[F] float64 signed volumes between the faces and the origin; their sum is the mesh's."""
+    a, b, c = mesh.vertices.double()[mesh.faces].unbind(1)
+    sixfold: Tensor = (a * torch.linalg.cross(b, c)).sum(-1)
+    return sixfold / 6
+
+
+def boundary_loops(faces: Tensor, edges: Edges) -> list[list[int]]:
+    """The holes: closed walks over open edges, in the direction that faces filling them need."""
+    row, side = edges.open[edges.of_face].nonzero(as_tuple=True)
+    start, end = faces[row, side].tolist(), faces[row, (side + 1) % 3].tolist()
+    onward: dict[int, list[int]] = {}
+    for a, b in zip(start, end):
+        onward.setdefault(b, []).append(a)
+    loops = []
+    while onward:
+        path = [next(iter(onward))]
+        place = {path[0]: 0}
+        while path and path[-1] in onward:
+            here = path[-1]
+            step = onward[here].pop()
+            if not onward[here]:
+                del onward[here]
+            if step in place:  # closed; what led here goes on without the loop
+                loops.append(path[place[step] :])
+                for left in path[place[step] + 1 :]:
+                    del place[left]
+                path = path[: place[step] + 1]
+            else:
+                place[step] = len(path)
+                path.append(step)
+    return loops

@@ -1,0 +1,198 @@
+"""From a field to a mesh: the isosurface whose pictures are most like the field's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import mcubes
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from renderers.raster import render_mesh
+from threed.cameras import orbit
+from threed.core import Cameras, InputError, Mesh, RenderOutput
+
+Array = npt.NDArray[np.float32]
+
+PIECE = 2**18  # points looked up at once
+COARSE = 9  # thresholds tried at half the resolution ...
+FINE = 5  # ... and around the best of them at the full one
+LOWEST = 0.5  # density per world unit below which nothing is a surface: a unit of it is still fog
+ELEVATIONS_DEG = (15.0, 40.0, -15.0)  # of the views compared, in turn
+BEHIND = 0.5  # grey behind the pictures that are compared: neither white nor black toys vanish
+
+
+class EmptySceneError(InputError):
+    """The field holds nothing dense enough to be a surface."""
+
+
+class Radiance(Protocol):
+    """What is asked of a field."""
+
+    @property
+    def occupied(self) -> Tensor:
+        """[G, G, G] bool over [-1, 1]³: where its density may not be 0."""
+
+    def density_and_color(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density [N] per world unit and colour [N, 3] sRGB at points [N, 3]."""
+
+    def render(self, cameras: Cameras, *, background: Tensor | None = None) -> RenderOutput:
+        """Pictures over a background [3]."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How near two sets of pictures of one thing are."""
+
+    psnr: float  # dB, of the colour over grey
+    iou: float  # of the silhouettes, in [0, 1]
+
+
+@dataclass(frozen=True)
+class Isosurface:
+    """A mesh found in a field."""
+
+    mesh: Mesh  # with vertex colours
+    threshold: float  # density per world unit on the surface
+    likeness: Likeness  # of the mesh's pictures to the field's
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a field looks like: pictures to compare a mesh's with."""
+
+    cameras: Cameras
+    pictures: RenderOutput
+    background: Tensor  # [3]
+
+    def compare(self, mesh: Mesh) -> Likeness:
+        """How much a mesh looks like the field."""
+        return likeness(self._look(mesh), self.pictures)
+
+    def error(self, mesh: Mesh) -> float:
+        """Mean squared error of colour and opacity together."""
+        seen = self._look(mesh)
+        color = F.mse_loss(seen.rgb, self.pictures.rgb)
+        return float(color + F.mse_loss(seen.opacity, self.pictures.opacity))
+
+    def _look(self, mesh: Mesh) -> RenderOutput:
+        return render_mesh(mesh, self.cameras, background=self.background)
+
+
+def likeness(seen: RenderOutput, truth: RenderOutput) -> Likeness:
+    """PSNR of the colours and intersection over union of what is more than half opaque."""
+    error = float(F.mse_loss(seen.rgb, truth.rgb))
+    a, b = seen.opacity > 0.5, truth.opacity > 0.5
+    union = int((a | b).sum())
+    iou = int((a & b).sum()) / union if union else 1.0
+    return Likeness(-10 * math.log10(max(error, 1e-10)), iou)
+
+
+@torch.no_grad()
+def views_of(field: Radiance, *, views: int = 9, size: int = 96) -> Views:
+    """Pictures of the field from around it, at the heights of ELEVATIONS_DEG in turn."""
+    ring = [
+        orbit(views, size, elevation_deg=e, start_deg=360 / views / 3)[i :: len(ELEVATIONS_DEG)]
+        for i, e in enumerate(ELEVATIONS_DEG)
+    ]
+    c2w, fov = torch.cat([r.c2w for r in ring]), torch.cat([r.fov_y for r in ring])
+    cameras = replace(ring[0], c2w=c2w, fov_y=fov)
+    background = torch.full((3,), BEHIND)
+    seen = field.render(cameras, background=background)
+    here = {name: getattr(seen, name).detach().cpu() for name in ("rgb", "opacity")}
+    return Views(cameras, replace(seen, **here), background)
+
+
+@torch.no_grad()
+def isosurface(field: Radiance, views: Views, *, resolution: int = 128) -> Isosurface:
+    """The mesh at the density whose mesh looks most like the field's pictures.
+
+    The density is looked up once, at the corners of resolution³ cells (an even number a side) of
+    [-1, 1]³, where the field is occupied.
+    Thresholds are tried between LOWEST and the field's largest density, first far apart on every
+    second point, then closely around the best on all of them. EmptySceneError if no density
+    reaches LOWEST; InputError for a resolution below 16.
+    """
+    if resolution < 16:
+        raise InputError(f"the resolution of the isosurface must be at least 16, got {resolution}")
+    grid = density_grid(field, 2 * math.ceil(resolution / 2) + 1)
+    top = float(grid.max())
+    if not top > LOWEST:
+        raise EmptySceneError(
+            f"the field is empty: its density nowhere reaches {LOWEST:g} (at most {top:.3g}); "
+            "train it longer, or with another seed"
+        )
+    low, high = math.log(LOWEST), math.log(0.95 * top)
+    gap = (high - low) / (COARSE - 1)
+    coarse = grid[::2, ::2, ::2]
+    best = _best([low + k * gap for k in range(COARSE)], lambda t: _mesh(field, coarse, t), views)
+    near = [best + (k - FINE // 2) * 2 * gap / (FINE + 1) for k in range(FINE)]
+    near = [t for t in near if t <= high]
+    best = _best(near, lambda t: _mesh(field, grid, t), views)
+    mesh = _mesh(field, grid, best)
+    if mesh is None:
+        raise EmptySceneError("the field holds no closed surface; train it longer")
+    return Isosurface(mesh, math.exp(best), views.compare(mesh))
+
+
+@torch.no_grad()
+def density_grid(field: Radiance, points: int) -> Array:
+    """[P, P, P] float32 density at the points of a grid over [-1, 1]³; 0 where unoccupied."""
+    axis = torch.linspace(-1, 1, points)
+    occupied = F.max_pool3d(field.occupied[None, None].float(), 3, 1, 1)[0, 0] > 0
+    cell = ((axis + 1) * (len(occupied) / 2)).long().clamp(max=len(occupied) - 1)
+    cell = cell.to(occupied.device)
+    wanted = occupied[cell][:, cell][:, :, cell].flatten().nonzero()[:, 0].cpu()
+    grid = torch.zeros(points**3)
+    for piece in torch.split(wanted, PIECE):
+        x, rest = piece // points**2, piece % points**2
+        here = axis[torch.stack([x, rest // points, rest % points], 1)]
+        grid[piece] = field.density_and_color(here.to(occupied.device))[0].cpu()
+    return grid.view((points,) * 3).numpy()
+
+
+@torch.no_grad()
+def colors_at(field: Radiance, points: Tensor) -> Tensor:
+    """[N, 3] sRGB of the field at points [N, 3], on the CPU."""
+    device = field.occupied.device
+    pieces = torch.split(points, PIECE)
+    return torch.cat([field.density_and_color(p.to(device))[1].cpu() for p in pieces])
+
+
+def _best(levels: list[float], make: Callable[[float], Mesh | None], views: Views) -> float:
+    """The logarithm of the threshold, of those given, whose mesh has the smallest error."""
+    errors = {}
+    for level in levels:
+        mesh = make(level)
+        if mesh is not None:
+            errors[level] = views.error(mesh)
+    if not errors:
+        raise EmptySceneError("the field holds no closed surface; train it longer")
+    return min(errors, key=lambda level: errors[level])
+
+
+def _mesh(field: Radiance, grid: Array, level: float) -> Mesh | None:
+    """The isosurface of the logarithm of the density, or None where there is none."""
+    # densities are exponentials: between two points their logarithms are the straighter line
+    logs = np.log(np.pad(grid, 1) + 1e-3)
+    vertices, faces = mcubes.marching_cubes(logs, math.log(math.exp(level) + 1e-3))
+    if len(faces) == 0:
+        return None
+    places = torch.from_numpy(np.ascontiguousarray(vertices, np.float32)) - 1
+    places = places * (2 / (len(grid) - 1)) - 1
+    triangles = torch.from_numpy(faces.astype(np.int64))
+    if signed_volume(places, triangles) < 0:
+        triangles = triangles.flip(1)
+    return Mesh(places, triangles, colors_at(field, places))
+
+
+def signed_volume(vertices: Tensor, faces: Tensor) -> float:
+    """Volume, in world units³, of a closed mesh; negative if its faces look inwards."""
+    a, b, c = vertices[faces].double().unbind(1)
+    return float((a * torch.linalg.cross(b, c)).sum() / 6)
