@@ -6,6 +6,7 @@ One picture is one call on one core; nothing is shared, so threads may draw side
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -70,7 +71,7 @@ def draw(
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _solid(q, x, y, z):
+def _solid(q: Any, x: Any, y: Any, z: Any) -> Any:
     """Signed distance from a world point to packed part q (negative inside)."""
     x, y, z = x - q[2], y - q[3], z - q[4]
     px = q[5] * x + q[6] * y + q[7] * z
@@ -102,7 +103,7 @@ def _solid(q, x, y, z):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _nearest(parts, near, count, x, y, z):
+def _nearest(parts: Any, near: Any, count: Any, x: Any, y: Any, z: Any) -> Any:
     """Distance to the union of the listed parts, and which part's surface that is.
 
     A cut part is taken away from the solid before it in the list.
@@ -125,7 +126,7 @@ def _nearest(parts, near, count, x, y, z):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _reach(parts, ox, oy, oz, dx, dy, dz, near):
+def _reach(parts: Any, ox: Any, oy: Any, oz: Any, dx: Any, dy: Any, dz: Any, near: Any) -> Any:
     """List the parts whose bounding ball the ray meets; returns (how many, t in, t out)."""
     count, start, end = 0, 1e9, -1e9
     for i in range(len(parts)):
@@ -143,7 +144,7 @@ def _reach(parts, ox, oy, oz, dx, dy, dz, near):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _is_second(finish, x, y, z):
+def _is_second(finish: Any, x: Any, y: Any, z: Any) -> Any:
     """Whether a point of a patterned part has the finish's second colour."""
     if finish == 1:
         return (z * 4.2 + 0.25) % 1.0 < 0.45
@@ -158,8 +159,9 @@ def _is_second(finish, x, y, z):
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _draw(
-    parts, finish, second, c2w, tan, samples, lamp, background, rgb, alpha, depth, normal, part
-):
+    parts: Any, finish: Any, second: Any, c2w: Any, tan: Any, samples: Any, lamp: Any,
+    background: Any, rgb: Any, alpha: Any, depth: Any, normal: Any, part: Any,
+) -> None:  # fmt: skip
     size = rgb.shape[0]
     near = np.empty(len(parts), np.int64)
     ox, oy, oz = c2w[0, 3], c2w[1, 3], c2w[2, 3]

@@ -55,7 +55,7 @@ def judge_mesh(path: Path, kind: str, color: str) -> dict[str, Any]:
     """The judge's reading of a mesh file: see Row."""
     import torch
 
-    from exporters import load
+    from exporters.load import load
     from renderers.raster import render_mesh
     from threed.cameras import orbit
     from threed.toybox.family import WEIGHTS
@@ -110,8 +110,8 @@ def evaluate_one(
         prompt,
         **judge_mesh(folder / "asset.glb", kind, color),
         seconds=run_seconds(folder),
-        psnr_db=round(float(report["field_psnr"]), 2),
-        iou=round(float(report["field_iou"]), 4),
+        psnr_db=round(float(report["psnr"]), 2),
+        iou=round(float(report["iou"]), 4),
     )
     aside = verdict.with_suffix(".part")
     aside.write_text(json.dumps(asdict(row)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -122,8 +122,9 @@ def single_view(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     plain = new_unet(multiview=False)
     state = {k: v for k, v in unet.state_dict().items() if not k.startswith("class_embedding")}
     with torch.no_grad():
-        constant = unet.class_embedding(torch.zeros(1, 16))[0]
-    state["time_embedding.linear_2.bias"] = state["time_embedding.linear_2.bias"] + constant
+        constant = cast(nn.Module, unet.class_embedding)(torch.zeros(1, 16))[0]
+    bias = "time_embedding.linear_2.bias"
+    state[bias] = state[bias] + constant
     plain.load_state_dict(state)
     return plain
 
@@ -138,10 +139,15 @@ def new_scheduler() -> Any:
     )  # fmt: skip
 
 
-def save_part(model: nn.Module, folder: Path) -> None:
+def save_part(model: Any, folder: Path) -> None:
     """Write one network as fp16 safetensors in the layout of its library."""
     half = copy.deepcopy(model).half()
     half.save_pretrained(folder, safe_serialization=True)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if "dtype" in config:
+        # what transformers computes in; diffusers takes float32 whatever the file has
+        path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def save_index(folder: Path) -> None:

@@ -64,7 +64,7 @@ def clip_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int) -> J
             pixel_values=(shelf.images(sets, views) * 2 - 1).to(device),
             return_loss=True,
         )
-        return output.loss  # type: ignore[no-any-return]
+        return output.loss
 
     return Job("clip", family.new_clip(tokenizer), loss, budget.steps, budget.lr)
 

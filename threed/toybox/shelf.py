@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -177,7 +178,7 @@ def fill_shelf(
     return Shelf(np.load(path, mmap_mode="r")[: len(labels)], labels, c2w, fov)
 
 
-def _grown(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _grown(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
     """The memory map of this shape at path, with what a shorter one there already holds."""
     if path.exists():
         old = np.load(path, mmap_mode="r+")

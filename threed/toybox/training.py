@@ -61,7 +61,7 @@ def fit(job: Job, folder: Path, *, device: torch.device, minutes: float | None =
             for group in optimizer.param_groups:
                 group["lr"] = job.lr * _rate(job, step)
             loss = job.loss(model, step)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,217 @@
+"""Captions, pictures on disk, the untrained family, its loop, the judge's arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from threed.cameras import VIEWS
+from threed.core import InputError
+from threed.toybox import family, jobs
+from threed.toybox.captions import BACKGROUNDS, SYNONYMS, Label, caption, vocabulary
+from threed.toybox.evaluate import Row, fronts, prompts, table
+from threed.toybox.judge import HEADS, Judge, Verdict, load_judge
+from threed.toybox.shelf import UNKNOWN, Shelf, fill_shelf
+from threed.toybox.train import finish, train
+from threed.toybox.training import Job, fit, generators
+from threed.toybox.world import COLORS, FINISHES, KINDS
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return fill_shelf(tmp_path_factory.mktemp("shelf"), 12, seed=9, clay_every=4)
+
+
+def test_captions_say_the_truth_and_only_known_words() -> None:
+    known = set(vocabulary())
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        label = Label(*(int(rng.integers(n)) for n in (len(KINDS), 10, 4, len(BACKGROUNDS))))
+        view = VIEWS[seed % 4] if seed % 3 else None
+        text = caption(rng, label, view)
+        assert set(text.replace(",", "").split()) <= known
+        kind = KINDS[label.kind]
+        assert any(name in text for name in (kind, *SYNONYMS.get(kind, ())))
+        body = text.split(" on a")[0]
+        assert not any(c in body.split() for c in COLORS if c != list(COLORS)[label.color])
+        assert (view is None) == ("view" not in text)
+        assert view is None or text.endswith(f", {view} view")
+        assert " a orange" not in f" {text}"
+
+
+def test_every_caption_word_is_one_token_and_others_become_letters(tmp_path: Path) -> None:
+    tokenizer = family.new_tokenizer()
+    for word in vocabulary():
+        assert len(tokenizer(word).input_ids) == 3, word
+    assert tokenizer.tokenize("zq") == ["z", "q</w>"]
+    family.save_tokenizer(tokenizer, tmp_path)
+    from transformers import CLIPTokenizer
+
+    again = CLIPTokenizer.from_pretrained(tmp_path)
+    text = "an orange cat, overhead view"
+    assert again(text).input_ids == tokenizer(text).input_ids
+    assert again.model_max_length == family.LENGTH
+    assert "teapot" in (tmp_path / "words.txt").read_text().split()
+
+
+def test_a_plain_unet_equals_the_multiview_one_without_camera() -> None:
+    several = family.new_unet(multiview=True)
+    plain = family.single_view(several)
+    x, t, text = torch.randn(2, 4, 16, 16), torch.tensor([10, 700]), torch.randn(2, 5, 128)
+    with torch.no_grad():
+        expected = several(x, t, text, class_labels=torch.zeros(2, 16)).sample
+        assert torch.allclose(plain(x, t, text).sample, expected, atol=1e-5)
+
+
+def test_drawing_can_be_cut_and_continued(tmp_path: Path, shelf: Shelf) -> None:
+    fill_shelf(tmp_path, 5, seed=9, clay_every=4)
+    again = fill_shelf(tmp_path, 12, seed=9, clay_every=4)
+    assert np.array_equal(again.pictures, shelf.pictures)
+    assert np.array_equal(again.labels, shelf.labels)
+    assert np.array_equal(again.c2w, shelf.c2w)
+    with pytest.raises(ValueError, match="of seed 9 and size 64, not of 10 and 64"):
+        fill_shelf(tmp_path, 12, seed=10)
+
+
+def test_clay_sets_hide_colour_and_finish(shelf: Shelf) -> None:
+    hidden = shelf.labels[:, 1] == UNKNOWN
+    assert np.flatnonzero(hidden).tolist() == [0, 4, 8]
+    assert (shelf.labels[hidden, 2] == UNKNOWN).all()
+
+
+def linear_job(steps: int) -> Job:
+    torch.manual_seed(1)
+    target = torch.tensor([[1.0, -2.0, 3.0]])
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        x = torch.randn(32, 3, generator=generators(0, step)[1])
+        error: Tensor = model(x) - x @ target.T
+        return error.square().mean()
+
+    return Job("linear", nn.Linear(3, 1), loss, steps, lr=0.05, warmup=1, ema=0.9)
+
+
+def test_training_learns_and_continues_as_if_never_stopped(tmp_path: Path) -> None:
+    whole = fit(linear_job(300), tmp_path / "whole", device=CPU)
+    assert torch.allclose(whole.weight, torch.tensor([[1.0, -2.0, 3.0]]), atol=0.05)
+    for _ in range(3):
+        fit(linear_job(300), tmp_path / "cut", device=CPU, minutes=0)  # one step each
+    cut = fit(linear_job(300), tmp_path / "cut", device=CPU)
+    assert torch.equal(cut.weight, whole.weight)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    fit(linear_job(2), tmp_path, device=CPU)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"checkpoint.pt cannot be continued from"):
+        fit(linear_job(4), tmp_path, device=CPU)
+
+
+def tiny(budget: jobs.Budget) -> jobs.Budget:
+    return dataclasses.replace(budget, steps=1, batch=8)
+
+
+def test_every_part_trains_in_order_and_the_folder_is_diffusers_own(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    weights = tmp_path / "weights"
+    coloured = fill_shelf(tmp_path / "coloured", 4, seed=1)
+    with pytest.raises(InputError, match="threed toybox train vae"):
+        train("unet", tmp_path, weights)
+    for part in ("clip", "vae", "judge"):
+        job = getattr(jobs, f"{part}_job")(
+            shelf if part == "judge" else coloured, tiny(jobs.BUDGETS["cpu"][part]), CPU, 0
+        )
+        model = fit(dataclasses.replace(job, sheet=None), tmp_path / part, device=CPU)
+        finish(part, model, weights, coloured)
+    job = jobs.unet_job(coloured, tiny(jobs.BUDGETS["cpu"]["unet"]), CPU, 0, weights)
+    assert all(torch.isfinite(job.loss(job.model, step)) for step in (0, 1))
+    finish("unet", job.model, weights, coloured)
+
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(weights, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("a red mug", num_inference_steps=1, output_type="np").images
+    assert image.shape == (1, 64, 64, 3)
+    assert load_judge(weights / "judge").width == 32
+
+
+def test_training_refuses_an_unknown_part(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no part 'text'; train one of clip, vae, unet, judge"):
+        train("text", tmp_path, tmp_path)
+
+
+def test_the_judge_survives_saving_and_reads_any_size(tmp_path: Path) -> None:
+    judge = Judge().eval()
+    judge.save_pretrained(tmp_path)
+    again = load_judge(tmp_path)
+    images = torch.rand(2, 3, 64, 64)
+    ours, theirs = judge.read(images), again.read(images)
+    for head, names in HEADS.items():
+        assert torch.allclose(ours.logits[head], theirs.logits[head], atol=1e-6)
+        assert ours.logits[head].shape == (2, len(names))
+        assert torch.allclose(ours.logits[head].exp().sum(-1), torch.ones(2), atol=1e-5)
+    assert judge.read(torch.rand(1, 3, 256, 256)).names("kind")[0] in KINDS
+
+
+def test_together_adds_what_the_views_say() -> None:
+    chances = torch.tensor([[0.6, 0.4, 0.0001], [0.01, 0.9, 0.1], [0.5, 0.49, 0.01]])
+    logits = torch.full((3, len(KINDS)), -20.0)
+    logits[:, :3] = chances.log()
+    verdict = Verdict({"kind": logits})
+    assert verdict.names("kind") == [KINDS[0], KINDS[1], KINDS[0]]
+    assert verdict.together("kind") == KINDS[1]
+
+
+def test_spoiled_pictures_stay_pictures_of_the_same_thing() -> None:
+    images = torch.zeros(6, 3, 64, 64)
+    images[:, 0, 20:44, 20:44] = 1.0
+    spoiled = jobs.spoil(images, torch.Generator().manual_seed(0))
+    assert spoiled.shape == images.shape
+    assert float(spoiled.min()) >= 0
+    assert float(spoiled.max()) <= 1
+    assert (spoiled[:, 0, 30:34, 30:34].mean((1, 2)) > 0.8).all()
+    assert not torch.equal(spoiled[0], spoiled[1])
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        ("front side back side", 1),
+        ("side back side front", 1),
+        ("front front side back side front", 1),
+        ("front side front side", 2),
+        ("side back side back", 0),
+        ("front front front front", 2),
+    ],
+)
+def test_fronts_are_groups_around_the_circle(names: str, count: int) -> None:
+    assert fronts(names.split()) == count
+
+
+def test_evaluation_asks_for_every_kind_once() -> None:
+    chosen = prompts(0)
+    assert [kind for _, kind, _, _ in chosen] == list(KINDS)
+    assert chosen == prompts(0)
+    assert chosen != prompts(1)
+    assert {finish for *_, finish in chosen} <= set(FINISHES)
+
+
+def test_the_table_counts_shares() -> None:
+    rows = [
+        Row("a red mug", True, True, False, None, 100.0, 25.0, 0.96),
+        Row("a blue car", True, False, True, 2, 120.0, 27.0, 0.98),
+    ]
+    text = table(rows)
+    assert "| a blue car | yes | no | yes | 2 | 120 | 27.0 | 0.980 |" in text
+    assert "kind 2/2 (100 %), colour 1/2 (50 %), geometry alone 1/2 (50 %), one front 0/1" in text
+    assert "110 s, PSNR 26.0 dB, IoU 0.970" in text
