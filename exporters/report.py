@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from rich.table import Table
@@ -43,6 +44,15 @@ class Report:
     def to_json(self) -> str:
         """One object, indented; not-a-number never appears."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+    @staticmethod
+    def known(path: Path) -> dict[str, float]:
+        """Of a report.json written before: what only the field could tell; empty if unreadable."""
+        try:
+            values = json.loads(path.read_text("utf-8"))
+            return {name: float(values[name]) for name in ("psnr", "iou", "threshold")}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     def table(self, title: str = "") -> Table:
         """The same for people."""

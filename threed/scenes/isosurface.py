@@ -25,6 +25,7 @@ COARSE = 9  # thresholds tried at half the resolution ...
 FINE = 5  # ... and around the best of them at the full one
 LOWEST = 0.5  # density per world unit below which nothing is a surface: a unit of it is still fog
 ELEVATIONS_DEG = (15.0, 40.0, -15.0)  # of the views compared, in turn
+OUTSIDE, INSIDE, LAYERS = 0.015, 0.06, 6  # world units of the surface's skin, and its samples
 BEHIND = 0.5  # grey behind the pictures that are compared: neither white nor black toys vanish
 
 
@@ -163,6 +164,30 @@ def colors_at(field: Radiance, points: Tensor) -> Tensor:
     device = field.occupied.device
     pieces = torch.split(points, PIECE)
     return torch.cat([field.density_and_color(p.to(device))[1].cpu() for p in pieces])
+
+
+def surface_color(field: Radiance) -> Callable[[Tensor, Tensor], Tensor]:
+    """What a field shows to someone who looks at its surface squarely.
+
+    A function of points and outward unit normals, [N, 3] each, to sRGB [N, 3]: the field's colour
+    composited along the normal from just outside to just inside, as its pictures are, instead of
+    at the one point where the surface was put.
+    """
+
+    @torch.no_grad()
+    def color(points: Tensor, normals: Tensor) -> Tensor:
+        device = field.occupied.device
+        points, normals = points.to(device), normals.to(device)
+        total, light = torch.zeros_like(points), torch.ones_like(points[:, :1])
+        for depth in torch.linspace(-OUTSIDE, INSIDE, LAYERS).tolist():
+            density, seen = field.density_and_color(points - depth * normals)
+            through = torch.exp(-density * ((OUTSIDE + INSIDE) / (LAYERS - 1)))[:, None]
+            total += light * (1 - through) * seen
+            light = light * through
+        # where nearly nothing is there, its colour all the same: never a background
+        return torch.where(light < 0.999, total / (1 - light).clamp(min=1e-3), seen).cpu()
+
+    return color
 
 
 def _best(levels: list[float], make: Callable[[float], Mesh | None], views: Views) -> float:
