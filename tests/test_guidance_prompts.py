@@ -103,7 +103,7 @@ def test_unknown_words_and_a_cut_end_are_warned_of(backbone: Backbone, folder: P
     try:
         (one,) = prompt_warnings(backbone, "a red dragon")
         (two,) = prompt_warnings(backbone, "a dragon mug of jade")
-        _, cut = prompt_warnings(backbone, "a red mug, and more words than fit")
+        _, cut = prompt_warnings(backbone, "a red mug, and more words than ever fit")
     finally:
         words.unlink()
     assert "never shown 'dragon', so the result may ignore it; these know far more" in one
