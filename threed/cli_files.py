@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -19,25 +17,25 @@ def export(
     to: Annotated[Path, typer.Option(help="The file to write; its ending says the format.")],
 ) -> None:
     """Write an asset in another format: .glb, .obj, .ply or .stl."""
-    import exporters
+    from threed.assets import export_file
 
-    exporters.save(exporters.load(asset_of(source)), to)
+    export_file(source, to)
     say(str(to))
 
 
 def turntable(
     source: Source,
-    to: Annotated[Path | None, typer.Option(help="The .mp4; beside the mesh if not given.")] = None,
+    to: Annotated[Path | None, typer.Option(help="The file, by default beside the mesh.")] = None,
     frames: Annotated[int, typer.Option(min=2, max=3600, help="One turn, 30 a second.")] = 120,
     size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels a side.")] = 512,
+    textureless: Annotated[bool, typer.Option(help="Show the shape alone.")] = False,
 ) -> None:
     """Film an asset going round once: H.264 in .mp4."""
-    import exporters
-    from exporters import video
+    from threed.assets import turntable_file
 
-    path = asset_of(source)
-    target = to or path.with_suffix(".mp4")
-    video.turntable(exporters.load(path), target, frames=frames, size=size)
+    beside = source / "turntable.mp4" if source.is_dir() else source.with_suffix(".mp4")
+    target = to or beside
+    turntable_file(source, target, frames=frames, size=size, textureless=textureless)
     say(str(target))
 
 
@@ -46,25 +44,12 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Measure an asset: faces, holes, whether it is watertight, UVs, texture, size."""
-    from exporters.report import report as measure
+    from threed.assets import report_file
 
-    import exporters
-
-    figures = dataclasses.asdict(measure(exporters.load(asset_of(source))))
+    figures = report_file(source)
     if as_json:
-        say(json.dumps(figures, indent=2))
+        say(figures.to_json().rstrip())
         return
-    for name, value in figures.items():
-        say(f"{name.replace('_', ' ')}: {value}")
+    from rich.console import Console
 
-
-def asset_of(source: Path) -> Path:
-    """The mesh file that a path means; InputError if there is none."""
-    from threed.core import InputError
-
-    path = source / "asset.glb" if source.is_dir() else source
-    if path.is_file():
-        return path
-    if (source / "config.yaml").is_file():
-        raise InputError(f"{source} has no asset yet: finish it by `threed resume {source}`")
-    raise InputError(f"there is no {path}")
+    Console().print(figures.table(str(source)))
