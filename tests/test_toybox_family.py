@@ -17,7 +17,7 @@ from threed.toybox.captions import BACKGROUNDS, SYNONYMS, Label, caption, vocabu
 from threed.toybox.evaluate import Row, fronts, prompts, table
 from threed.toybox.judge import HEADS, Judge, Verdict, load_judge
 from threed.toybox.shelf import UNKNOWN, Shelf, fill_shelf
-from threed.toybox.train import finish, train
+from threed.toybox.train import finish, normalise_latents, train
 from threed.toybox.training import Job, fit, generators
 from threed.toybox.world import COLORS, FINISHES, KINDS
 
@@ -143,6 +143,25 @@ def test_every_part_trains_in_order_and_the_folder_is_diffusers_own(
     image = pipe("a red mug", num_inference_steps=1, output_type="np").images
     assert image.shape == (1, 64, 64, 3)
     assert load_judge(weights / "judge").width == 32
+
+
+def test_normalised_latents_change_no_picture(shelf: Shelf) -> None:
+    vae = family.new_vae().eval()
+    images = shelf.images(np.arange(12), np.zeros(12, np.int64)) * 2 - 1
+
+    @torch.no_grad()
+    def through() -> tuple[Tensor, Tensor, Tensor]:
+        latents = vae.encode(images).latent_dist
+        return latents.mode(), latents.var, vae.decode(latents.mode()).sample
+
+    _, _, before = through()
+    normalise_latents(vae, shelf)
+    z, var, after = through()
+    assert torch.allclose(before, after, atol=1e-4)
+    assert z.mean((0, 2, 3)).abs().max() < 0.3
+    assert (z.std((0, 2, 3)) - 1).abs().max() < 0.3
+    assert vae.config.scaling_factor == 1.0
+    assert torch.isfinite(var).all()
 
 
 def test_training_refuses_an_unknown_part(tmp_path: Path) -> None:
