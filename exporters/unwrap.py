@@ -2,37 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import xatlas
 
+from exporters.charts import Charts, Floats, Ints
+from exporters.report import doubles
 from threed.core import Mesh
 
 PADDING = 4  # texels between charts: what bilinear look-ups and two mip levels need
+FILLED = 0.6  # of the square that charts usually fill, for a first guess of their scale
+ROUNDS = 4  # of taking apart what overlaps
+
+
+@dataclass(frozen=True)
+class _Map:
+    """Charts packed into a square."""
+
+    uv: torch.Tensor  # [T, 2] float32 in [0, 1]
+    faces: torch.Tensor  # [F, 3] int64
+    scale: float  # texels a world unit at which the square would have had the right size
 
 
 def unwrap(mesh: Mesh, texture: int = 1024) -> Mesh:
     """The mesh with uv and uv_faces for a square texture of that many texels a side.
 
-    Charts do not overlap, and lie at least about PADDING texels apart. The same mesh gives the same
-    map. Time grows faster than the faces: 20,000 take seconds, 60,000 half a minute.
+    Charts are cut by `exporters.charts` and packed by xatlas, about PADDING texels apart; no texel
+    shows two places of the surface, and all charts have about the scale of the surface. The same
+    mesh gives the same map.
     """
+    charts = Charts(mesh)
+    area = max(charts.flat_area(), 1e-30)
+    packed = _pack(charts, mesh, texture, texture * math.sqrt(FILLED / area))
+    for _ in range(ROUNDS):
+        # xatlas keeps the scale that it is given and lets the square grow: so once more
+        packed = _pack(charts, mesh, texture, packed.scale)
+        if not charts.split(_overlapping(charts, packed, texture)):
+            break
+    return replace(mesh, uv=packed.uv, uv_faces=packed.faces)
+
+
+def _overlapping(charts: Charts, packed: _Map, texture: int) -> Ints:
+    """Of every two faces over one texel, the one farther behind."""
+    first, last = doubles(packed.uv, packed.faces, texture)
+    both = np.unique(torch.stack([first, last], -1)[first != last].numpy(), axis=0)
+    depth = (charts.corners.mean(1) * charts.directions()[charts.label]).sum(1)
+    behind: Ints = np.unique(both[np.arange(len(both)), depth[both].argmin(1)])
+    return behind
+
+
+def _pack(charts: Charts, mesh: Mesh, texture: int, scale: float) -> _Map:
+    """The charts packed at `scale` texels a world unit."""
+    flat = charts.flat()
+    key = charts.label[:, None] * len(mesh.vertices) + mesh.faces.numpy()
+    _, first, index = np.unique(key, return_index=True, return_inverse=True)
+    corners = index.reshape(-1, 3)
+    places = flat.reshape(-1, 2)[first]
+    uv, faces, side = _xatlas(places * scale, corners)
+    square = torch.from_numpy(uv / side).float().clamp(0, 1)
+    return _Map(square, torch.from_numpy(faces), scale * texture / side)
+
+
+def _xatlas(places: Floats, corners: Ints) -> tuple[Floats, Ints, int]:
+    """Charts given in texels, packed: places [T, 2], rows of them [F, 3], the square's side."""
     atlas = xatlas.Atlas()
-    atlas.add_mesh(
-        np.ascontiguousarray(mesh.vertices.numpy(), np.float32),
-        np.ascontiguousarray(mesh.faces.numpy(), np.uint32),
-        mesh.vertex_normals().numpy(),
+    atlas.add_uv_mesh(
+        np.ascontiguousarray(places, np.float32), np.ascontiguousarray(corners, np.uint32)
     )
-    pack = xatlas.PackOptions()
-    pack.resolution, pack.padding = texture, PADDING
-    atlas.generate(xatlas.ChartOptions(), pack)
-    origin, corners, uv = atlas[0]
-    faces = torch.from_numpy(corners.astype(np.int64))
-    if not torch.equal(torch.from_numpy(origin.astype(np.int64))[faces], mesh.faces):
-        raise RuntimeError("xatlas changed the order of the faces")
-    # texels stay square: the map may be wider than high, the texture is not
-    shape = torch.tensor([atlas.width, atlas.height], dtype=torch.float32)
-    flat = torch.from_numpy(np.ascontiguousarray(uv, np.float32)) * (shape / shape.max())
-    return replace(mesh, uv=flat.clamp(0, 1), uv_faces=faces)
+    options = xatlas.PackOptions()
+    options.texels_per_unit, options.padding = 1.0, PADDING
+    atlas.generate(xatlas.ChartOptions(), options)
+    _, faces, uv = atlas[0]
+    size = np.array([atlas.width, atlas.height])
+    return uv * size, faces.astype(np.int64), int(size.max())

@@ -11,6 +11,7 @@ import mcubes
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +26,7 @@ COARSE = 9  # thresholds tried at half the resolution ...
 FINE = 5  # ... and around the best of them at the full one
 LOWEST = 0.5  # density per world unit below which nothing is a surface: a unit of it is still fog
 ELEVATIONS_DEG = (15.0, 40.0, -15.0)  # of the views compared, in turn
+EMPTY = math.log(LOWEST / 2)  # logarithm of density from which less makes no difference
 OUTSIDE, INSIDE, LAYERS = 0.015, 0.06, 6  # world units of the surface's skin, and its samples
 BEHIND = 0.5  # grey behind the pictures that are compared: neither white nor black toys vanish
 
@@ -122,14 +124,15 @@ def isosurface(field: Radiance, views: Views, *, resolution: int = 128) -> Isosu
     """
     if resolution < 16:
         raise InputError(f"the resolution of the isosurface must be at least 16, got {resolution}")
-    grid = density_grid(field, 2 * math.ceil(resolution / 2) + 1)
-    top = float(grid.max())
+    density = density_grid(field, 2 * math.ceil(resolution / 2) + 1)
+    top = float(density.max())
     if not top > LOWEST:
         raise EmptySceneError(
             f"the field is empty: its density nowhere reaches {LOWEST:g} (at most {top:.3g}); "
             "train it longer, or with another seed"
         )
-    low, high = math.log(LOWEST), math.log(0.95 * top)
+    grid = smooth_logs(density)
+    low, high = math.log(LOWEST), float(grid.max()) - 0.05
     gap = (high - low) / (COARSE - 1)
     coarse = grid[::2, ::2, ::2]
     best = _best([low + k * gap for k in range(COARSE)], lambda t: _mesh(field, coarse, t), views)
@@ -143,8 +146,8 @@ def isosurface(field: Radiance, views: Views, *, resolution: int = 128) -> Isosu
 
 
 @torch.no_grad()
-def density_grid(field: Radiance, points: int) -> Array:
-    """[P, P, P] float32 density at the points of a grid over [-1, 1]³; 0 where unoccupied."""
+def density_grid(field: Radiance, points: int) -> Tensor:
+    """[P, P, P] density at the points of a grid over [-1, 1]³; 0 where unoccupied."""
     axis = torch.linspace(-1, 1, points)
     occupied = F.max_pool3d(field.occupied[None, None].float(), 3, 1, 1)[0, 0] > 0
     cell = ((axis + 1) * (len(occupied) / 2)).long().clamp(max=len(occupied) - 1)
@@ -155,7 +158,7 @@ def density_grid(field: Radiance, points: int) -> Array:
         x, rest = piece // points**2, piece % points**2
         here = axis[torch.stack([x, rest // points, rest % points], 1)]
         grid[piece] = field.density_and_color(here.to(occupied.device))[0].cpu()
-    return grid.view((points,) * 3).numpy()
+    return grid.view((points,) * 3)
 
 
 @torch.no_grad()
@@ -202,22 +205,49 @@ def _best(levels: list[float], make: Callable[[float], Mesh | None], views: View
     return min(errors, key=lambda level: errors[level])
 
 
-def _mesh(field: Radiance, grid: Array, level: float) -> Mesh | None:
-    """The isosurface of the logarithm of the density, or None where there is none."""
-    # densities are exponentials: between two points their logarithms are the straighter line
-    logs = np.log(np.pad(grid, 1) + 1e-3)
-    vertices, faces = mcubes.marching_cubes(logs, math.log(math.exp(level) + 1e-3))
+def _mesh(field: Radiance, grid: Tensor, level: float) -> Mesh | None:
+    """The isosurface of logarithms of density at a level, or None where there is none."""
+    vertices, faces = mcubes.marching_cubes(fill(F.pad(grid, (1,) * 6, value=EMPTY), level), level)
     if len(faces) == 0:
         return None
     places = torch.from_numpy(np.ascontiguousarray(vertices, np.float32)) - 1
     places = places * (2 / (len(grid) - 1)) - 1
     triangles = torch.from_numpy(faces.astype(np.int64))
-    if signed_volume(places, triangles) < 0:
+    # the sign of the volume says which way PyMCubes turned the faces
+    a, b, c = places[triangles].double().unbind(1)
+    if float((a * torch.linalg.cross(b, c)).sum()) < 0:
         triangles = triangles.flip(1)
     return Mesh(places, triangles, colors_at(field, places))
 
 
-def signed_volume(vertices: Tensor, faces: Tensor) -> float:
-    """Volume, in world units³, of a closed mesh; negative if its faces look inwards."""
-    a, b, c = vertices[faces].double().unbind(1)
-    return float((a * torch.linalg.cross(b, c)).sum() / 6)
+def smooth_logs(density: Tensor) -> Tensor:
+    """Logarithms of a grid of densities, at least EMPTY, with the grain of single cells blurred.
+
+    Densities are exponentials: between two points their logarithms are the straighter line.
+    """
+    logs = density.clamp(min=math.exp(EMPTY)).log()[None, None]
+    kernel = torch.tensor([0.25, 0.5, 0.25])
+    for axis in range(3):
+        shape, padding = [1] * 5, [0] * 3
+        shape[2 + axis], padding[axis] = 3, 1
+        logs = F.conv3d(F.pad(logs, _around(padding), mode="replicate"), kernel.view(shape))
+    return logs[0, 0]
+
+
+def _around(padding: list[int]) -> list[int]:
+    return [side for amount in reversed(padding) for side in (amount, amount)]
+
+
+def fill(logs: Tensor, level: float) -> Array:
+    """The grid with what nobody can see from outside made solid, for marching cubes at `level`.
+
+    The inside of a field is noise that no picture has ever tested. Everything below the level that
+    cannot be reached from outside through gaps of at least two cells becomes solid.
+    """
+    solid = (logs >= level).float()[None, None]
+    air = 1 - F.max_pool3d(solid, 3, 1, 1)[0, 0]
+    label, _ = ndimage.label(air.numpy() > 0)
+    reached = torch.from_numpy(label == label[0, 0, 0]).float()
+    outside = F.max_pool3d(reached[None, None], 3, 1, 1)[0, 0] > 0
+    hidden = ~outside & (logs < level)
+    return torch.where(hidden, level + 1.0, logs).numpy()

@@ -1,0 +1,163 @@
+"""A surface cut into pieces that lie flat: the charts of a texture map.
+
+xatlas cuts by growing charts face by face, which suits clean shapes; on a surface with the fine
+noise of a learned field it makes thousands of them and takes minutes to pack. Here each face goes
+to one of six directions, as its surroundings do, and a chart is a piece of one direction seen along
+it. A few dozen charts, in linear time, whatever the noise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse.csgraph import connected_components
+from torch.nn import functional as F
+
+from exporters import topology
+from threed.core import Mesh
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+DIRECTIONS = np.concatenate([np.eye(3), -np.eye(3)])
+FACING = 0.15  # cosine to its chart's direction below which a face would be drawn too thin
+ROUNDS = 8  # of asking the neighbours
+SMALL = 2e-3  # of the surface: charts smaller than this join a neighbour if they can
+
+
+class Charts:
+    """The charts of a mesh, by face."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        a, b, c = mesh.vertices.double()[mesh.faces].unbind(1)
+        cross = torch.linalg.cross(b - a, c - a)
+        self.corners = torch.stack([a, b, c], 1).numpy()  # [F, 3, 3]
+        self.area: Floats = cross.norm(dim=-1).numpy() / 2
+        self.normal: Floats = F.normalize(cross, dim=-1).numpy()
+        self.pairs = _neighbours(mesh)  # [P, 2] faces that share an edge
+        self.label: Ints = self._pieces(self._by_direction())
+        self._join_small()
+        for _ in range(3):
+            if not self.split(self._turned_away()):
+                break
+        self.split(self._turned_away(), apart=True)
+
+    def directions(self) -> Floats:
+        """[C, 3] unit vectors that the charts are seen along: their mean normals."""
+        total = np.zeros((self.label.max() + 1, 3))
+        np.add.at(total, self.label, self.normal * self.area[:, None] + 1e-12 * self.normal)
+        length = np.linalg.norm(total, axis=1, keepdims=True)
+        ahead: Floats = total / np.maximum(length, 1e-30)
+        return ahead
+
+    def flat(self) -> Floats:
+        """[F, 3, 2] the corners on their charts' planes, world units, faces counter-clockwise."""
+        ahead = self.directions()
+        # the right-handed frame whose first axis lies in the world's horizon, where there is one
+        aside = np.stack([-ahead[:, 1], ahead[:, 0], np.zeros(len(ahead))], 1)
+        upright = np.linalg.norm(aside, axis=1) < 1e-3
+        aside[upright] = [1.0, 0.0, 0.0]
+        aside -= (aside * ahead).sum(1, keepdims=True) * ahead
+        aside /= np.linalg.norm(aside, axis=1, keepdims=True)
+        up = np.cross(ahead, aside)
+        frame = np.stack([aside, up], 1)[self.label]  # [F, 2, 3]
+        flat: Floats = np.einsum("fij,fkj->fki", frame, self.corners)
+        return flat
+
+    def flat_area(self) -> float:
+        """World units² of all charts together."""
+        cosine = (self.normal * self.directions()[self.label]).sum(1)
+        return float((self.area * np.abs(cosine)).sum())
+
+    def split(self, faces: Ints, *, apart: bool = False) -> bool:
+        """Make charts of their own from some faces: of their pieces, or of each face alone."""
+        if len(faces) == 0:
+            return False
+        group = self.label * 2
+        group[faces] += 1
+        if apart:
+            group[faces] = group.max() + 1 + np.arange(len(faces))
+        similar = (self.normal[self.pairs[:, 0]] * self.normal[self.pairs[:, 1]]).sum(1) > 0.5
+        chosen = np.zeros(len(self.label), bool)
+        chosen[faces] = True
+        self.label = self._pieces(group, similar | ~chosen[self.pairs].all(1))
+        return True
+
+    def _by_direction(self) -> Ints:
+        """[F] which of DIRECTIONS each face goes to."""
+        count = len(self.area)
+        ones = np.ones(len(self.pairs))
+        near = coo_matrix((ones, self.pairs.T), shape=(count, count))
+        near = (near + near.T).tocsr()
+        normal = self.normal
+        weight = self.area[:, None] + 1e-12
+        for _ in range(ROUNDS):
+            summed = normal * weight + near @ (normal * weight)
+            normal = summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-30)
+        own = normal @ DIRECTIONS.T
+        own[self.normal @ DIRECTIONS.T < FACING] -= 4
+        choice: Ints = own.argmax(1)
+        for _ in range(ROUNDS):
+            votes = near @ np.eye(len(DIRECTIONS))[choice]
+            choice = (own + 0.4 * votes).argmax(1)
+        return choice
+
+    def _pieces(self, group: Ints, joined: npt.NDArray[np.bool_] | None = None) -> Ints:
+        """[F] a number for each connected piece of a group, in the order of its first face."""
+        same = group[self.pairs[:, 0]] == group[self.pairs[:, 1]]
+        if joined is not None:
+            same &= joined
+        pairs = self.pairs[same]
+        shape = (len(group), len(group))
+        graph: csr_matrix = coo_matrix((np.ones(len(pairs), np.int8), pairs.T), shape=shape).tocsr()
+        _, label = connected_components(graph, directed=False)
+        numbers: Ints = label.astype(np.int64)
+        return numbers
+
+    def _join_small(self) -> None:
+        """Give small charts to the neighbour that they share most edges with, if it suits them."""
+        for _ in range(ROUNDS):
+            count = self.label.max() + 1
+            area = np.bincount(self.label, self.area, count)
+            small = area < SMALL * area.sum()
+            ahead = self.directions()
+            sides = self.label[self.pairs]
+            both = np.concatenate([sides, sides[:, ::-1]])
+            both = both[(both[:, 0] != both[:, 1]) & small[both[:, 0]]]
+            # larger neighbours only, so that no two swap
+            both = both[area[both[:, 1]] > area[both[:, 0]]]
+            target = self._suitable(both, ahead, count)
+            if bool((target == np.arange(count)).all()):
+                return
+            while bool((target[target] != target).any()):
+                target = target[target]
+            self.label = self._pieces(target[self.label])
+
+    def _suitable(self, both: Ints, ahead: Floats, count: int) -> Ints:
+        """[count] the chart that each chart joins: itself, or the best of the pairs given."""
+        keys, shared = np.unique(both[:, 0] * count + both[:, 1], return_counts=True)
+        target = np.arange(count)
+        best = np.zeros(count)
+        members = np.argsort(self.label, kind="stable")
+        starts = np.searchsorted(self.label[members], np.arange(count + 1))
+        for key, edges in zip(keys.tolist(), shared.tolist()):
+            small, large = divmod(key, count)
+            faces = members[starts[small] : starts[small + 1]]
+            if edges > best[small] and (self.normal[faces] @ ahead[large]).min() > FACING:
+                best[small], target[small] = edges, large
+        return target
+
+    def _turned_away(self) -> Ints:
+        """Faces that their chart's direction sees too thin, or from behind."""
+        cosine = (self.normal * self.directions()[self.label]).sum(1)
+        return np.flatnonzero((cosine < FACING) & (self.area > 0))
+
+
+def _neighbours(mesh: Mesh) -> Ints:
+    edges = topology.edges(mesh.faces)
+    order = edges.of_face.view(-1).argsort(stable=True)
+    face = (order // 3).numpy()
+    edge = edges.of_face.view(-1)[order].numpy()
+    follows = np.flatnonzero(edge[1:] == edge[:-1])
+    return np.stack([face[follows], face[follows + 1]], 1)
