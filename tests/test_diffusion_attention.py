@@ -10,7 +10,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from tests.tiny import tiny_folder
-from threed.diffusion.attention import Attend, Change, Layer, Views, plain
+from threed.cameras import orbit
+from threed.core import InputError
+from threed.diffusion.attention import Attend, Change, Layer, Views, install, plain
 from threed.diffusion.backbone import load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.stable_diffusion import StableDiffusion
@@ -156,7 +158,25 @@ def test_residuals_of_zero_change_nothing_and_several_add_up(backbone: StableDif
     assert float((noise(0.3) - noise(0.0)).abs().max()) > 1e-3
 
 
+def test_a_unet_of_another_family_is_refused() -> None:
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=("SimpleCrossAttnDownBlock2D",),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D",),
+        block_out_channels=(16,),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+    with pytest.raises(InputError, match=r"attentions.0 is unlike Stable Diffusion's \(group_norm"):
+        install(unet)
+
+
 def test_a_batch_that_does_not_fit_its_condition_is_refused(backbone: StableDiffusion) -> None:
     x, t, condition = inputs(backbone)
     with pytest.raises(ValueError, match="one batch, got 3, 4 and 4"):
         backbone.predict_noise(x[:3], t, condition)
+    with pytest.raises(ValueError, match="cannot be told cameras"):
+        backbone.predict_noise(x, t, replace(condition, cameras=orbit(4, 32)))

@@ -38,7 +38,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path / "hub"
     cache.mkdir()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(backbones, "TOYBOX", tmp_path / "toybox")
     return cache
 
@@ -216,6 +216,20 @@ def test_a_misspelt_name_gets_the_nearest_and_the_rest(hub: Path) -> None:
 @pytest.mark.parametrize("name", ["./nowhere", "~/nowhere/at/all", "models/sd/fifteen"])
 def test_a_missing_folder_is_named_as_one(hub: Path, name: str) -> None:
     assert f"there is no backbone folder at {name}" in message(lambda: find(name))
+
+
+def test_a_short_name_wins_over_a_folder_of_that_name(
+    hub: Path, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(original, tmp_path / "sd15")
+    monkeypatch.chdir(tmp_path)
+    assert "could not be fetched" in message(lambda: find("sd15"))
+    assert find("./sd15").folder.resolve() == tmp_path / "sd15"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-at-all", ""])
+def test_impossible_names_are_input_errors(hub: Path, name: str) -> None:
+    assert "On this machine" in message(lambda: find(name))
 
 
 def test_toybox_without_weights_says_how_to_get_them(hub: Path) -> None:

@@ -45,6 +45,12 @@ def test_other_sizes_and_impossible_ones(backbone: Backbone) -> None:
             make_images(backbone, "a hat", steps=1, size=size)
 
 
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_impossible_numbers_of_steps(backbone: Backbone, steps: int) -> None:
+    with pytest.raises(InputError, match=f"from 1 to 1000, got {steps}"):
+        make_images(backbone, "a hat", steps=steps)
+
+
 def test_a_grid_reads_like_text() -> None:
     images = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 4) / 10
     sheet = grid(images, columns=3)

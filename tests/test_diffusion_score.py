@@ -197,9 +197,9 @@ def test_the_exact_score_of_a_gaussian_samples_it(sampler: str) -> None:
 
 
 def test_the_step_hook_sees_and_replaces_latents() -> None:
-    seen: list[int] = []
+    seen: list[float] = []
 
-    def hold(t: int, before: Tensor, after: Tensor) -> Tensor:
+    def hold(t: float, before: Tensor, after: Tensor) -> Tensor:
         seen.append(t)
         return before
 
@@ -226,3 +226,10 @@ def test_ancestral_sampling_is_decided_by_the_generator() -> None:
 def test_an_unknown_sampler_is_named_with_those_there_are() -> None:
     with pytest.raises(InputError, match=r"no sampler 'ddmi'.*ddim.*dpm\+\+"):
         make_scheduler("ddmi", CONFIG)
+
+
+def test_latents_are_never_clipped() -> None:
+    config = {key: value for key, value in CONFIG.items() if key != "clip_sample"}
+    scheduler = make_scheduler("ddim", config)
+    out = sample(lambda x, t: x * 0, scheduler, torch.randn(1, 4, 8, 8), steps=2)
+    assert float(out.abs().max()) > 5

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from threed.core import InputError
+
 Change = Callable[[Tensor], Tensor]  # attention weights [B, heads, L, S] -> the same shape
 
 
@@ -112,10 +114,25 @@ class Processor:
         return out
 
 
+_EXTRAS = (
+    "group_norm", "spatial_norm", "norm_cross", "norm_q", "norm_k", "added_kv_proj_dim",
+    "residual_connection",
+)  # fmt: skip
+
+
 def install(unet: nn.Module) -> None:
-    """Put our processor into every attention of a UNet2DConditionModel, in place."""
+    """Put our processor into every attention of a UNet2DConditionModel, in place.
+
+    InputError if its layers are not the plain ones of Stable Diffusion.
+    """
     for name, attn in unet.named_modules():
         if hasattr(attn, "set_processor"):
+            extras = [part for part in _EXTRAS if getattr(attn, part, None)]
+            if extras or attn.rescale_output_factor != 1:
+                raise InputError(
+                    f"the UNet's attention {name} is unlike Stable Diffusion's "
+                    f"({', '.join(extras) or 'rescaled output'}); such models are not supported"
+                )
             attn.set_processor(
                 Processor(Layer(name, cross=name.endswith("attn2"), heads=attn.heads))
             )

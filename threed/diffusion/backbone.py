@@ -7,7 +7,6 @@ diffusers' layout. Everything is checked before anything long begins.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -158,16 +157,19 @@ def find(name: str, *, half: bool = False) -> Found:
 
     half says which of two precisions to fetch. InputError lists what would work instead.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    for known in KNOWN:
+        if name == known.name:  # before a folder of that name: ./toybox says the folder
+            return _known(known, half=half)
+    folder = _as_path(name)
+    if folder is not None and folder.is_dir():
         return _local(folder, name)
-    if folder.is_file():
+    if folder is not None:
         raise InputError(
             f"backbone {name!r} is a single file. Checkpoints of one file (.ckpt may run code when "
             "opened) are never read; convert it to a folder in diffusers' layout and name that"
         )
     for known in KNOWN:
-        if name == known.name or name in known.repos + known.formerly:
+        if name in known.repos + known.formerly:
             return _known(known, half=half)
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return Found(name, _from_hub(name, (name,), half=half))
@@ -178,13 +180,22 @@ def find(name: str, *, half: bool = False) -> Found:
     raise InputError(f"there is no backbone {name!r}{hint}. {_alternatives()}")
 
 
+def _as_path(name: str) -> Path | None:
+    """The file or folder of that name, if there is one."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, no such home, a null byte
+        return None
+
+
 def _local(folder: Path, name: str) -> Found:
     """A model's folder, or the folder of one of its UNets."""
     if (folder / INDEX).is_file():
         return Found(name, folder)
     if (folder / "config.json").is_file() and (folder.parent / INDEX).is_file():
         return Found(name, folder.resolve().parent, folder.resolve().name)
-    raise InputError(f"backbone folder {name} holds no {INDEX}. {_alternatives()}")
+    raise InputError(f"backbone folder {name!r} holds no {INDEX}. {_alternatives()}")
 
 
 def _known(known: Known, *, half: bool) -> Found:
@@ -240,7 +251,7 @@ def _from_hub(name: str, repos: Sequence[str], *, half: bool) -> Path:
 def _download(repo: str, *, half: bool) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+    if constants.HF_HUB_OFFLINE:
         raise InputError("HF_HUB_OFFLINE is set")
     files = HfApi().list_repo_files(repo)
     if INDEX not in files:

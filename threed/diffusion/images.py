@@ -35,9 +35,11 @@ def make_images(
     """[n, 3, size, size] in [0, 1]. size is in pixels, by default the backbone's own.
 
     guidance_scale 1 turns guidance off. cameras: n of them, for a multi-view backbone. Noise is
-    drawn on the CPU, so that a seed means the same on every device. InputError for a size that the
-    backbone cannot do.
+    drawn on the CPU, so that a seed means the same on every device. InputError for steps or
+    a size that cannot be.
     """
+    if not 1 <= steps <= 1000:
+        raise InputError(f"steps must be from 1 to 1000, got {steps}")
     size = backbone.image_size if size is None else size
     if size <= 0 or size % (8 * backbone.factor):
         raise InputError(

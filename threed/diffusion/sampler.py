@@ -18,7 +18,7 @@ SCHEDULERS = {
     "euler-ancestral": "EulerAncestralDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
 }
-AfterStep = Callable[[int, Tensor, Tensor], Tensor]
+AfterStep = Callable[[float, Tensor, Tensor], Tensor]
 """(timestep, latents before, latents after the step) -> the latents to go on with."""
 
 
@@ -35,7 +35,9 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     kind = getattr(diffusers, SCHEDULERS[name])
     known = inspect.signature(kind.__init__).parameters
     kept = {key: value for key, value in config.items() if key in known}
-    return kind.from_config(kept | {"prediction_type": "epsilon"})
+    # latents are not bounded, whatever a scheduler's default says
+    fixed = {"prediction_type": "epsilon", "clip_sample": False}
+    return kind.from_config(kept | {key: fixed[key] for key in fixed.keys() & known.keys()})
 
 
 @torch.no_grad()
@@ -59,5 +61,5 @@ def sample(
     for t in scheduler.timesteps:
         estimate = score(scheduler.scale_model_input(x, t), t.expand(len(x)))
         stepped = scheduler.step(estimate, t, x, return_dict=False, **options)[0]
-        x = stepped if after_step is None else after_step(int(t), x, stepped)
+        x = stepped if after_step is None else after_step(float(t), x, stepped)
     return x

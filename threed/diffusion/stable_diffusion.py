@@ -130,6 +130,8 @@ class StableDiffusion:
                 f"x, t and the condition must have one batch, got {len(x)}, {len(t)} and "
                 f"{len(condition)}"
             )
+        if condition.cameras is not None and self.views == 1:
+            raise ValueError(f"backbone {self.name!r} sees one picture and cannot be told cameras")
         given = x if condition.channels is None else torch.cat([x, condition.channels], 1)
         dtype = self.unet.dtype
         out = self.unet(
