@@ -254,7 +254,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def tiny_run(backbone: str, steps: int = 5, every: int = 2, **changes: Any) -> Run:
     run = make_run(steps=steps, every=every, batch=4, **changes)
     asset = replace(run.asset, faces=200, texture=64, resolution=24, turntable_frames=4,
-                    turntable_size=32)  # fmt: skip
+                    turntable_size=32, preview_size=16)  # fmt: skip
     return replace(run, backbone=backbone, device="cpu", asset=asset)
 
 
@@ -275,7 +275,7 @@ def test_guidance_and_backbone_must_fit(folders: dict[str, str]) -> None:
 def test_a_prompt_becomes_files_and_the_same_bytes_again(
     tmp_path: Path, folders: dict[str, str], kind: str, guidance: str
 ) -> None:
-    run, seen = tiny_run(folders[kind], guidance=guidance, preview_every=2), []
+    run, seen = replace(tiny_run(folders[kind], guidance=guidance), preview_every=3), []
     asset = generate("a red mug", run, out=tmp_path / "a", progress=seen.append)
     assert asset.folder == tmp_path / "a"
     names = {path.name for path in asset.folder.iterdir()}
@@ -283,7 +283,8 @@ def test_a_prompt_becomes_files_and_the_same_bytes_again(
             "log.jsonl", "prompt.txt", "checkpoint.pt"} <= names  # fmt: skip
     assert RunFolder.open(asset.folder).finished
     assert [path.name for path in sorted((asset.folder / "progress").iterdir())] == [
-        "stage0-000005.png"
+        "stage0-000003.png",
+        "stage0-000005.png",
     ]
     last = [p for p in seen if p.steps][-1]
     assert isinstance(last, Progress)

@@ -163,9 +163,10 @@ def evaluate(context: typer.Context) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command. Exit status: 0; 2 for what the user can change; 130 after Ctrl-C."""
-    warnings.showwarning = _show_warning
     try:
-        app(args=arguments, prog_name="threed")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(args=arguments, prog_name="threed")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
