@@ -8,6 +8,8 @@ it. A few dozen charts, in linear time, whatever the noise.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -64,6 +66,20 @@ class Charts:
         frame = np.stack([aside, up], 1)[self.label]  # [F, 2, 3]
         flat: Floats = np.einsum("fij,fkj->fki", frame, self.corners)
         return flat
+
+    def spread(self) -> Floats:
+        """[F, 3, 2] like `flat`, every chart moved to a cell of its own in a grid.
+
+        xatlas takes corners at one place for one corner, whichever charts they belong to.
+        """
+        flat, count = self.flat(), int(self.label.max()) + 1
+        low = np.full((count, 2), np.inf)
+        np.minimum.at(low, self.label, flat.min(1))
+        flat = flat - low[self.label][:, None]
+        side = math.ceil(math.sqrt(count))
+        cell = np.stack([np.arange(count) % side, np.arange(count) // side], 1)
+        spread: Floats = flat + 1.01 * flat.max() * cell[self.label][:, None]
+        return spread
 
     def flat_area(self) -> float:
         """World units² of all charts together."""

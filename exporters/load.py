@@ -75,13 +75,17 @@ class _Folder(Resolver):  # type: ignore[misc]
 
     def __init__(self, path: Path) -> None:
         self.path, self.folder = path, path.parent.resolve()
+        self.refused: InputError | None = None  # trimesh swallows what is raised in here
 
     def get(self, key: str) -> bytes:
         """What the file `key` holds."""
         name = key.decode() if isinstance(key, bytes) else key
         place = (self.folder / name.strip()).resolve()
         if not place.is_relative_to(self.folder):
-            raise InputError(f"{self.path} asks for {name!r}, which lies outside its folder")
+            self.refused = InputError(
+                f"{self.path} asks for {name!r}, which lies outside its folder"
+            )
+            raise self.refused
         return _read(place)
 
     def keys(self) -> list[str]:
@@ -99,12 +103,21 @@ class _Folder(Resolver):  # type: ignore[misc]
 
 def _parse(content: bytes, kind: str, path: Path) -> Any:
     """trimesh's mesh of the file, or None if it holds no triangle."""
-    scene = trimesh.load_scene(
-        BytesIO(content), file_type=kind[1:], resolver=_Folder(path), process=False,
-        maintain_order=True,
-    )  # fmt: skip
-    parts = [g for g in scene.dump(concatenate=False) if isinstance(g, trimesh.Trimesh)]
-    parts = [part for part in parts if len(part.faces)]
+    folder = _Folder(path)
+    scene = trimesh.load_scene(BytesIO(content), file_type=kind[1:], resolver=folder, process=False)
+    if folder.refused is not None:
+        raise folder.refused
+    parts = []
+    for node in scene.graph.nodes_geometry:
+        place, name = scene.graph[node]
+        original = scene.geometry[name]
+        if isinstance(original, trimesh.Trimesh) and len(original.faces):
+            part = original.copy()
+            # lost in the copy: trimesh keeps the colours of a part with a material there
+            color = getattr(original.visual, "vertex_attributes", {}).get("color")
+            if color is not None:
+                part.vertex_attributes["color"] = color
+            parts.append(part.apply_transform(place))
     if not parts:
         return None
     return parts[0] if len(parts) == 1 else trimesh.util.concatenate(parts)
@@ -129,10 +142,11 @@ def _mesh(part: Any, kind: str, path: Path) -> Mesh:
         material = _material(visual.material, image)
         return replace(mesh, uv=rows, uv_faces=corner.view(-1, 3), material=material)
     colors = _vertex_colors(part, kind)
-    if colors is None:
-        return mesh
-    own = torch.zeros_like(vertices).index_copy_(0, index, colors)
-    return replace(mesh, colors=own)
+    if colors is not None:
+        own = torch.zeros_like(vertices).index_copy_(0, index, colors)
+        return replace(mesh, colors=own)
+    plain = _plain_color(getattr(visual, "material", None))
+    return mesh if plain is None else replace(mesh, colors=plain.expand(vertices.shape).clone())
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,21 +192,25 @@ def _material(material: Any, image: Tensor) -> Material:
 
 def _vertex_colors(part: Any, kind: str) -> Tensor | None:
     """[N, 3] sRGB, or None."""
-    visual = part.visual
-    if kind == ".glb":
-        # trimesh keeps the colours of a part with a material as an attribute
-        found = getattr(visual, "vertex_attributes", {}).get("color")
-        found = part.vertex_attributes.get("color", found)
-    else:
-        found = None
-    if found is None and getattr(visual, "kind", None) == "vertex":
-        found = visual.vertex_colors
+    found = part.vertex_attributes.get("color")
+    if found is None and part.visual.kind == "vertex":
+        found = part.visual.vertex_colors
     if found is None or len(found) != len(part.vertices):
         return None
     values = np.asarray(found)[:, :3]
     scale = 255 if values.dtype == np.uint8 else 65535 if values.dtype == np.uint16 else 1
     color = torch.from_numpy(values.astype(np.float32) / scale).clamp(0, 1)
     return to_srgb(color) if kind == ".glb" else color
+
+
+def _plain_color(material: Any) -> Tensor | None:
+    """[3] sRGB of a material that has one colour all over and not just white, or None."""
+    light, surface = getattr(material, "baseColorFactor", None), getattr(material, "diffuse", None)
+    found = surface if light is None else light
+    if found is None or bool(np.all(np.asarray(found)[:3] == 255)):
+        return None
+    color = torch.from_numpy(np.asarray(found, np.float32)[:3] / 255).clamp(0, 1)
+    return color if light is None else to_srgb(color)
 
 
 def _check_glb(content: bytes) -> str | None:

@@ -15,7 +15,7 @@ from threed.core import Mesh
 
 PADDING = 4  # texels between charts: what bilinear look-ups and two mip levels need
 FILLED = 0.6  # of the square that charts usually fill, for a first guess of their scale
-ROUNDS = 4  # of taking apart what overlaps
+ROUNDS = 8  # of taking apart what overlaps
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class _Map:
     uv: torch.Tensor  # [T, 2] float32 in [0, 1]
     faces: torch.Tensor  # [F, 3] int64
     scale: float  # texels a world unit at which the square would have had the right size
+
+    def on(self, mesh: Mesh) -> Mesh:
+        """The mesh with this map."""
+        return replace(mesh, uv=self.uv, uv_faces=self.faces)
 
 
 def unwrap(mesh: Mesh, texture: int = 1024) -> Mesh:
@@ -37,12 +41,15 @@ def unwrap(mesh: Mesh, texture: int = 1024) -> Mesh:
     charts = Charts(mesh)
     area = max(charts.flat_area(), 1e-30)
     packed = _pack(charts, mesh, texture, texture * math.sqrt(FILLED / area))
-    for _ in range(ROUNDS):
+    for attempt in range(ROUNDS):
         # xatlas keeps the scale that it is given and lets the square grow: so once more
         packed = _pack(charts, mesh, texture, packed.scale)
-        if not charts.split(_overlapping(charts, packed, texture)):
+        behind = _overlapping(charts, packed, texture)
+        if len(behind) == 0:
             break
-    return replace(mesh, uv=packed.uv, uv_faces=packed.faces)
+        # the pieces that lie behind; in the end, where they are few, each of their faces by itself
+        charts.split(behind, apart=attempt >= ROUNDS // 2)
+    return packed.on(mesh)
 
 
 def _overlapping(charts: Charts, packed: _Map, texture: int) -> Ints:
@@ -56,7 +63,7 @@ def _overlapping(charts: Charts, packed: _Map, texture: int) -> Ints:
 
 def _pack(charts: Charts, mesh: Mesh, texture: int, scale: float) -> _Map:
     """The charts packed at `scale` texels a world unit."""
-    flat = charts.flat()
+    flat = charts.spread()
     key = charts.label[:, None] * len(mesh.vertices) + mesh.faces.numpy()
     _, first, index = np.unique(key, return_index=True, return_inverse=True)
     corners = index.reshape(-1, 3)
@@ -74,6 +81,7 @@ def _xatlas(places: Floats, corners: Ints) -> tuple[Floats, Ints, int]:
     )
     options = xatlas.PackOptions()
     options.texels_per_unit, options.padding = 1.0, PADDING
+    options.rotate_charts = False  # it would mirror some of them
     atlas.generate(xatlas.ChartOptions(), options)
     _, faces, uv = atlas[0]
     size = np.array([atlas.width, atlas.height])

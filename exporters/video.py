@@ -17,7 +17,7 @@ from threed.core import InputError, Mesh
 
 FPS = 30
 BACKGROUND = 0.92  # a light, neutral grey
-TOGETHER = 4  # frames drawn at once
+TOGETHER = 2  # frames drawn at once
 QUALITY = "18"  # x264's constant rate factor: visually lossless
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,8 +53,10 @@ def render_mesh(
     image = torch.zeros(b, h, w, 8, device=device)
     per_pass = max(1, SAMPLES // (h * w * antialias_factor**2))
     for first in range(0, b, per_pass):
-        size = (h * antialias_factor, w * antialias_factor)
-        buffer = rasterize(clip[first : first + per_pass], mesh.faces, size)
+        here = clip[first : first + per_pass]
+        window = _window(here, h, w)
+        size = (window.height * antialias_factor, window.width * antialias_factor)
+        buffer = rasterize(window.zoom(here), mesh.faces, size)
         for pixels, hits in _samples(buffer, antialias_factor):
             view = pixels[0] + first
             position, normal = torch.split(interpolate(smooth, hits, mesh.faces), 3, -1)
@@ -64,11 +68,46 @@ def render_mesh(
             values = [color.clamp(0, 1), torch.ones_like(ray[..., :1]),
                       ray.norm(dim=-1, keepdim=True), normal]  # fmt: skip
             seen = (torch.cat(values, -1) * (face >= 0)[..., None]).mean(2)[0]
-            image[view, pixels[1], pixels[2]] = seen
+            image[view, pixels[1] + window.top, pixels[2] + window.left] = seen
     rgb, opacity, depth, normal = torch.split(image, [3, 1, 1, 3], -1)
     behind = background.to(device).expand(b, 3)[:, None, None]
     depth = torch.where(opacity > 0, depth / opacity.clamp(min=1e-6), depth)
     return RenderOutput(rgb + (1 - opacity) * behind, opacity, depth, F.normalize(normal, dim=-1))
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A part of pictures of full_height x full_width pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    full_height: int
+    full_width: int
+
+    def zoom(self, clip: Tensor) -> Tensor:
+        """Clip coordinates [B, V, 4] of the whole picture to those of the part."""
+        x, y, z, w = clip.unbind(-1)
+        right = self.full_width - 2 * self.left - self.width
+        down = self.full_height - 2 * self.top - self.height
+        x = (x * self.full_width + w * right) / self.width
+        y = (y * self.full_height - w * down) / self.height
+        return torch.stack([x, y, z, w], -1)
+
+
+def _window(clip: Tensor, height: int, width: int) -> _Window:
+    """The part of the pictures that the points [B, V, 4] can lie in: mostly air is left out."""
+    x, y, _, w = clip.unbind(-1)
+    whole = _Window(0, 0, height, width, height, width)
+    if bool((w < 1e-3).any()):
+        return whole
+    x, y = (x / w + 1) * (width / 2), (1 - y / w) * (height / 2)
+    left, right = max(int(x.min()) - 1, 0), min(int(x.max()) + 2, width)
+    top, bottom = max(int(y.min()) - 1, 0), min(int(y.max()) + 2, height)
+    if left >= right or top >= bottom:
+        return whole
+    return _Window(top, left, bottom - top, right - left, height, width)
 
 
 def _samples(buffer: Tensor, factor: int) -> list[tuple[tuple[Tensor, ...], Tensor]]:

@@ -25,6 +25,7 @@ PIECE = 2**18  # points looked up at once
 COARSE = 9  # thresholds tried at half the resolution ...
 FINE = 5  # ... and around the best of them at the full one
 LOWEST = 0.5  # density per world unit below which nothing is a surface: a unit of it is still fog
+WANTED_IOU, WANTED_PSNR = 0.95, 24.0  # of a good mesh against its field
 ELEVATIONS_DEG = (15.0, 40.0, -15.0)  # of the views compared, in turn
 EMPTY = math.log(LOWEST / 2)  # logarithm of density from which less makes no difference
 OUTSIDE, INSIDE, LAYERS = 0.015, 0.06, 6  # world units of the surface's skin, and its samples
@@ -79,10 +80,19 @@ class Views:
         return likeness(self._look(mesh), self.pictures)
 
     def error(self, mesh: Mesh) -> float:
-        """Mean squared error of colour and opacity together."""
+        """How unlike the field a mesh looks: 1 for each of WANTED_IOU and WANTED_PSNR just met.
+
+        A mesh without colours is compared in its opacity instead.
+        """
         seen = self._look(mesh)
-        color = F.mse_loss(seen.rgb, self.pictures.rgb)
-        return float(color + F.mse_loss(seen.opacity, self.pictures.opacity))
+        outline = 1 - likeness(seen, self.pictures).iou
+        bare = mesh.colors is None and mesh.material.albedo is None
+        inside = (
+            F.mse_loss(seen.opacity, self.pictures.opacity)
+            if bare
+            else F.mse_loss(seen.rgb, self.pictures.rgb)
+        )
+        return outline / (1 - WANTED_IOU) + float(inside) / 10 ** (-WANTED_PSNR / 10)
 
     def _look(self, mesh: Mesh) -> RenderOutput:
         return render_mesh(mesh, self.cameras, background=self.background)
