@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class Cameras:
     def rays(self) -> tuple[Tensor, Tensor]:
         """Ray origins and unit directions through the pixel centres, both [B, H, W, 3]."""
         h, w = self.height, self.width
-        options = {"device": self.c2w.device, "dtype": self.c2w.dtype}
+        options: dict[str, Any] = {"device": self.c2w.device, "dtype": self.c2w.dtype}
         y, x = torch.meshgrid(
             1 - 2 * (torch.arange(h, **options) + 0.5) / h,
             2 * (torch.arange(w, **options) + 0.5) / w - 1,
@@ -70,7 +71,8 @@ class Cameras:
         projection[:, 2, 2] = (far + near) / (near - far)
         projection[:, 2, 3] = 2 * far * near / (near - far)
         projection[:, 3, 2] = -1
-        return projection @ torch.linalg.inv(self.c2w)
+        mvp: Tensor = projection @ torch.linalg.inv(self.c2w)
+        return mvp
 
     @property
     def position(self) -> Tensor:
@@ -80,7 +82,8 @@ class Cameras:
     @property
     def distance(self) -> Tensor:
         """[B] world units from the origin."""
-        return self.position.norm(dim=-1)
+        distance: Tensor = self.position.norm(dim=-1)
+        return distance
 
     @property
     def azimuth_deg(self) -> Tensor:

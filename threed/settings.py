@@ -7,7 +7,6 @@ range in its annotation; every error names the setting, the value and what is al
 from __future__ import annotations
 
 import difflib
-import functools
 import inspect
 import math
 import tokenize
@@ -278,8 +277,7 @@ def _item(hint: Any) -> Any:
     return arguments[0] if many else None
 
 
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
 
