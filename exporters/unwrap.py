@@ -15,6 +15,7 @@ from threed.core import Mesh
 
 PADDING = 4  # texels between charts: what bilinear look-ups and two mip levels need
 FILLED = 0.6  # of the square that charts usually fill, for a first guess of their scale
+FINER = 2  # points a texel looked at along each side: also small folds are found
 ROUNDS = 8  # of taking apart what overlaps
 
 
@@ -53,8 +54,8 @@ def unwrap(mesh: Mesh, texture: int = 1024) -> Mesh:
 
 
 def _overlapping(charts: Charts, packed: _Map, texture: int) -> Ints:
-    """Of every two faces over one texel, the one farther behind."""
-    first, last = doubles(packed.uv, packed.faces, texture)
+    """Of every two faces over one point of a grid finer than the texels, the one farther behind."""
+    first, last = doubles(packed.uv, packed.faces, FINER * texture)
     both = np.unique(torch.stack([first, last], -1)[first != last].numpy(), axis=0)
     depth = (charts.corners.mean(1) * charts.directions()[charts.label]).sum(1)
     behind: Ints = np.unique(both[np.arange(len(both)), depth[both].argmin(1)])

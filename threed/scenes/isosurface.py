@@ -145,13 +145,12 @@ def isosurface(field: Radiance, views: Views, *, resolution: int = 128) -> Isosu
     low, high = math.log(LOWEST), float(grid.max()) - 0.05
     gap = (high - low) / (COARSE - 1)
     coarse = grid[::2, ::2, ::2]
-    best = _best([low + k * gap for k in range(COARSE)], lambda t: _mesh(field, coarse, t), views)
+    levels = [low + k * gap for k in range(COARSE)]
+    best, _ = _best(levels, lambda level: _mesh(field, coarse, level), views)
     near = [best + (k - FINE // 2) * 2 * gap / (FINE + 1) for k in range(FINE)]
-    near = [t for t in near if t <= high]
-    best = _best(near, lambda t: _mesh(field, grid, t), views)
-    mesh = _mesh(field, grid, best)
-    if mesh is None:
-        raise EmptySceneError("the field holds no closed surface; train it longer")
+    best, mesh = _best(
+        [level for level in near if level <= high], lambda level: _mesh(field, grid, level), views
+    )
     return Isosurface(mesh, math.exp(best), views.compare(mesh))
 
 
@@ -203,16 +202,20 @@ def surface_color(field: Radiance) -> Callable[[Tensor, Tensor], Tensor]:
     return color
 
 
-def _best(levels: list[float], make: Callable[[float], Mesh | None], views: Views) -> float:
-    """The logarithm of the threshold, of those given, whose mesh has the smallest error."""
-    errors = {}
+def _best(
+    levels: list[float], make: Callable[[float], Mesh | None], views: Views
+) -> tuple[float, Mesh]:
+    """The level, of those given, whose mesh looks most like the field, and that mesh."""
+    found: tuple[float, float, Mesh] | None = None
     for level in levels:
         mesh = make(level)
         if mesh is not None:
-            errors[level] = views.error(mesh)
-    if not errors:
+            error = views.error(mesh)
+            if found is None or error < found[0]:
+                found = error, level, mesh
+    if found is None:
         raise EmptySceneError("the field holds no closed surface; train it longer")
-    return min(errors, key=lambda level: errors[level])
+    return found[1], found[2]
 
 
 def _mesh(field: Radiance, grid: Tensor, level: float) -> Mesh | None:

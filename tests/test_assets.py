@@ -1,0 +1,162 @@
+"""From a field to an asset's files, and what the commands do with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import av
+import pytest
+import trimesh
+from PIL import Image
+
+from exporters.load import load
+from tests.shapes import Ball, sphere
+from threed.assets import (
+    Asset,
+    AssetSettings,
+    build_asset,
+    export_file,
+    report_file,
+    turntable_file,
+)
+from threed.core import InputError
+
+SMALL = AssetSettings(
+    faces=1500, texture=128, resolution=40, turntable_frames=6, turntable_size=64, preview_size=32
+)
+FILES = {"asset.glb", "asset.obj", "asset.mtl", "asset.png", "preview.png", "report.json",
+         "turntable.mp4"}  # fmt: skip
+PROVENANCE = {"prompt": "a ball", "seed": 4}
+
+
+@pytest.fixture(scope="module")
+def asset(tmp_path_factory: pytest.TempPathFactory) -> Asset:
+    folder = tmp_path_factory.mktemp("run") / "ball"
+    said: list[str] = []
+    made = build_asset(Ball(floater=True), folder, SMALL, PROVENANCE, said.append)
+    assert len(said) > 4
+    return made
+
+
+def test_all_files_are_there_and_nothing_else(asset: Asset) -> None:
+    assert {p.name for p in asset.folder.iterdir()} == FILES
+    assert asset.glb.read_bytes()[:4] == b"glTF"
+
+
+def test_the_mesh_is_the_ball(asset: Asset) -> None:
+    numbers = asset.report
+    assert numbers.watertight
+    assert (numbers.components, numbers.holes, numbers.non_manifold_edges) == (1, 0, 0)
+    assert 1000 < numbers.faces <= 1510
+    assert numbers.volume is not None
+    assert numbers.volume == pytest.approx(4 / 3 * 3.14159 * Ball.RADIUS**3, rel=0.15)
+    assert numbers.iou is not None
+    assert numbers.iou > 0.95
+    assert numbers.psnr is not None
+    assert numbers.psnr > 24
+    assert numbers.uv_overlap == 0
+    assert numbers.texture == 128
+    # the floater is gone
+    assert asset.mesh.vertices[:, 2].max() < 0.7
+
+
+def test_the_files_agree_with_each_other(asset: Asset) -> None:
+    values = json.loads((asset.folder / "report.json").read_text())
+    assert values == json.loads(asset.report.to_json())
+    glb = trimesh.load_scene(asset.glb).to_mesh()
+    obj = trimesh.load_scene(asset.folder / "asset.obj").to_mesh()
+    assert len(glb.faces) == len(obj.faces) == asset.report.faces
+    assert abs(glb.bounds - obj.bounds).max() < 1e-4
+    for name, size in (("asset.png", (128, 128)), ("preview.png", (256, 64))):
+        with Image.open(asset.folder / name) as picture:
+            assert picture.size == size
+    with av.open(str(asset.folder / "turntable.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 6
+
+
+def test_the_same_field_gives_the_same_bytes(asset: Asset, tmp_path: Path) -> None:
+    again = build_asset(Ball(floater=True), tmp_path, SMALL, PROVENANCE)
+    for name in FILES - {"turntable.mp4"}:
+        assert (again.folder / name).read_bytes() == (asset.folder / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply", ".stl"])
+def test_export_of_a_run_and_of_a_file(asset: Asset, tmp_path: Path, suffix: str) -> None:
+    export_file(asset.folder, tmp_path / f"one{suffix}")
+    export_file(asset.folder / "asset.obj", tmp_path / f"two{suffix}")
+    one, two = load(tmp_path / f"one{suffix}"), load(tmp_path / f"two{suffix}")
+    assert len(one.faces) == len(two.faces) == asset.report.faces
+    assert (one.bounds() - two.bounds()).abs().max() < 1e-4
+
+
+def test_the_turntable_of_a_file(asset: Asset, tmp_path: Path) -> None:
+    turntable_file(asset.folder, tmp_path / "a.mp4", frames=3, size=32)
+    turntable_file(asset.glb, tmp_path / "b.mp4", frames=3, size=32, textureless=True)
+    assert (tmp_path / "a.mp4").read_bytes() != (tmp_path / "b.mp4").read_bytes()
+    with pytest.raises(InputError, match=r"'a.gif': the name of a turntable ends in \.mp4"):
+        turntable_file(asset.glb, tmp_path / "a.gif")
+
+
+def test_the_report_of_a_file(asset: Asset, tmp_path: Path) -> None:
+    assert report_file(asset.folder) == asset.report
+    copy = tmp_path / "other.glb"
+    copy.write_bytes(asset.glb.read_bytes())
+    bare = report_file(copy)
+    assert (bare.psnr, bare.iou, bare.threshold) == (None, None, None)
+    assert bare.faces == asset.report.faces
+
+
+def test_a_folder_without_an_asset(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no asset\.glb: .*'threed resume"):
+        report_file(tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        report_file(tmp_path / "none.glb")
+
+
+def test_an_unknown_target_is_refused_before_the_source_is_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot write 'x\.fbx'"):
+        export_file(tmp_path / "none.glb", tmp_path / "x.fbx")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="choose a folder that you may write to"):
+        build_asset(Ball(), tmp_path / "run", SMALL, {})
+
+
+def test_a_disk_that_fills_up_keeps_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if "asset.obj" in self.name:
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write .*asset\.obj: no space left on device"):
+        build_asset(Ball(), tmp_path, SMALL, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["asset.glb"]
+    assert len(load(tmp_path / "asset.glb").faces) > 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"faces": 2}, r"asset: faces must be in 4\.\.2000000, got 2"),
+        ({"texture": 9000}, r"asset: texture must be in 16\.\.8192, got 9000"),
+        ({"turntable_size": 65}, "asset: turntable_size must be even, got 65"),
+    ],
+)
+def test_settings_that_make_no_asset(change: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AssetSettings(**change)
+
+
+def test_spheres_are_spheres() -> None:
+    """The yardstick of these tests itself."""
+    assert (sphere().vertices.norm(dim=-1) - 0.6).abs().max() < 1e-6

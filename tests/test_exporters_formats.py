@@ -1,0 +1,362 @@
+"""Files: what other programs read in them, what we read back, and what happens to bad ones."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shutil
+import struct
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from torch import Tensor
+
+import exporters
+from exporters import files, glb
+from exporters.bake import bake
+from exporters.load import load
+from exporters.unwrap import unwrap
+from tests.shapes import cube, sphere
+from threed.core import InputError, Material, Mesh
+
+FORMATS = (".glb", ".obj", ".ply", ".stl")
+EXTRAS = {"prompt": 'a "red" mug\nwith ☕', "seed": 3, "version": "0.1"}
+
+
+def textured() -> Mesh:
+    mesh = unwrap(replace(sphere(0.6, 20, 30), colors=None), 64)
+    mesh = bake(mesh, lambda p, n: 0.5 + 0.6 * p, 64)
+    return replace(mesh, material=replace(mesh.material, metallic=0.25, roughness=0.5))
+
+
+def lopsided() -> Mesh:
+    """A cube of sides 1, 2, 3 with one corner at the origin: no turn or mirror leaves it alone."""
+    mesh = cube()
+    return replace(mesh, colors=torch.linspace(0, 1, 24).view(8, 3))
+
+
+def triangles(mesh: Mesh) -> Tensor:
+    """[F, 3, 3] corners, each face begun at its lowest one, the faces sorted: order apart."""
+    corners = mesh.vertices[mesh.faces].numpy().round(4) + 0.0
+    rows = []
+    for face in corners.tolist():
+        start = min(range(3), key=lambda k: face[k])
+        rows.append(face[start:] + face[:start])
+    return torch.tensor(sorted(rows))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("make", [lopsided, textured])
+def test_what_is_written_is_read_back(tmp_path: Path, suffix: str, make: type[Mesh]) -> None:
+    mesh = make()
+    exporters.save(mesh, tmp_path / f"toy{suffix}", extras=EXTRAS)
+    back = load(tmp_path / f"toy{suffix}")
+    torch.testing.assert_close(triangles(back), triangles(mesh), atol=2e-4, rtol=0)
+    assert len(back.vertices) == len(mesh.vertices)
+    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".obj"])
+def test_the_texture_comes_back_in_its_place(tmp_path: Path, suffix: str) -> None:
+    mesh = textured()
+    exporters.save(mesh, tmp_path / f"toy{suffix}")
+    back = load(tmp_path / f"toy{suffix}")
+    assert back.material.albedo is not None
+    assert mesh.material.albedo is not None
+    assert (back.material.albedo - mesh.material.albedo).abs().max() <= 0.5 / 255 + 1e-6
+    assert back.uv is not None
+    assert back.uv_faces is not None
+    assert mesh.uv is not None
+    assert mesh.uv_faces is not None
+    place = {tuple(np.round(p, 4)): u for p, u in zip(
+        mesh.vertices[mesh.faces].mean(1).tolist(), mesh.uv[mesh.uv_faces].mean(1).tolist()
+    )}  # fmt: skip
+    found = zip(back.vertices[back.faces].mean(1).tolist(), back.uv[back.uv_faces].mean(1).tolist())
+    near = [min(place, key=lambda q: math.dist(p, q)) for p, _ in list(found)[:50]]
+    for q, u in zip(near, back.uv[back.uv_faces].mean(1).tolist()):
+        assert math.dist(place[q], u) < 1e-3
+    if suffix == ".glb":
+        assert (back.material.metallic, back.material.roughness) == (0.25, 0.5)
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
+def test_vertex_colours_come_back(tmp_path: Path, suffix: str) -> None:
+    mesh = lopsided()
+    exporters.save(mesh, tmp_path / f"toy{suffix}")
+    back = load(tmp_path / f"toy{suffix}")
+    assert back.colors is not None
+    assert mesh.colors is not None
+    order = torch.cdist(mesh.vertices, back.vertices).argmin(1)
+    torch.testing.assert_close(back.colors[order], mesh.colors, atol=0.01, rtol=0)
+
+
+def test_a_texture_becomes_the_colours_of_a_ply(tmp_path: Path) -> None:
+    exporters.save(textured(), tmp_path / "toy.ply")
+    back = load(tmp_path / "toy.ply")
+    assert back.colors is not None
+    torch.testing.assert_close(back.colors, 0.5 + 0.6 * back.vertices, atol=0.06, rtol=0)
+
+
+def test_up_and_front_are_where_each_format_has_them(tmp_path: Path) -> None:
+    """x (front) 1, y 2, z (up) 3 long: glTF and OBJ y up, front +z; PLY and STL z up, front -y."""
+    for suffix, size in ((".glb", [2, 3, 1]), (".obj", [2, 3, 1]), (".ply", [2, 1, 3]),
+                         (".stl", [2, 1, 3])):  # fmt: skip
+        path = tmp_path / f"toy{suffix}"
+        exporters.save(lopsided(), path)
+        scene = trimesh.load_scene(path)
+        low, high = scene.bounds
+        assert (high - low).round(5).tolist() == size, suffix
+        ahead = scene.bounds.mean(0)
+        assert (ahead[2] > 0) if suffix in (".glb", ".obj") else (ahead[1] < 0), suffix
+
+
+def test_glb_in_trimesh(tmp_path: Path) -> None:
+    mesh = textured()
+    exporters.save(mesh, tmp_path / "toy.glb", extras=EXTRAS)
+    scene = trimesh.load_scene(tmp_path / "toy.glb", process=False)
+    (part,) = scene.geometry.values()
+    assert len(part.faces) == len(mesh.faces)
+    joined = part.copy()
+    joined.merge_vertices(merge_tex=True, merge_norm=True)
+    assert joined.is_watertight
+    assert joined.volume == pytest.approx(0.6**3 * 4 / 3 * math.pi, rel=0.03)
+    material = part.visual.material
+    assert (material.metallicFactor, material.roughnessFactor) == (0.25, 0.5)
+    assert material.baseColorTexture.size == (64, 64)
+    outward = part.vertices / np.linalg.norm(part.vertices, axis=1, keepdims=True)
+    assert (part.vertex_normals * outward).sum(1).min() > 0.98
+
+
+def test_glb_by_the_book(tmp_path: Path) -> None:
+    mesh = textured()
+    exporters.save(mesh, tmp_path / "toy.glb", extras=EXTRAS)
+    content = (tmp_path / "toy.glb").read_bytes()
+    magic, version, length, size, kind = struct.unpack("<4sIII4s", content[:20])
+    assert (magic, version, length, kind) == (b"glTF", 2, len(content), b"JSON")
+    gltf = json.loads(content[20 : 20 + size])
+    assert gltf["asset"]["extras"] == EXTRAS
+    assert all(view["byteOffset"] % 4 == 0 for view in gltf["bufferViews"])
+    position = gltf["accessors"][gltf["meshes"][0]["primitives"][0]["attributes"]["POSITION"]]
+    assert position["max"][1] == pytest.approx(0.6)
+    view = gltf["bufferViews"][gltf["images"][0]["bufferView"]]
+    start = 20 + size + 8 + view["byteOffset"]
+    picture = Image.open(io.BytesIO(content[start : start + view["byteLength"]]))
+    assert (picture.format, picture.size) == ("PNG", (64, 64))
+    assert glb.encode(mesh, EXTRAS) == content
+
+
+def test_linear_light_and_back() -> None:
+    srgb = torch.linspace(0, 1, 50)
+    torch.testing.assert_close(glb.to_srgb(glb.to_linear(srgb)), srgb, atol=1e-5, rtol=0)
+    assert glb.to_linear(torch.tensor(0.5)).item() == pytest.approx(0.2140, abs=1e-4)
+
+
+def test_obj_names_its_files_and_has_normals(tmp_path: Path) -> None:
+    exporters.save(textured(), tmp_path / "my toy.obj", extras=EXTRAS)
+    text = (tmp_path / "my toy.obj").read_text()
+    assert "mtllib my_toy.mtl\n" in text
+    assert '# prompt: a "red" mug with ☕\n' in text
+    material = (tmp_path / "my_toy.mtl").read_text()
+    assert "Kd 1 1 1\n" in material
+    assert "map_Kd my_toy.png\n" in material
+    with Image.open(tmp_path / "my_toy.png") as picture:
+        assert picture.size == (64, 64)
+    (part,) = trimesh.load_scene(tmp_path / "my toy.obj", process=False).geometry.values()
+    assert "vertex_normals" in part._cache.cache
+    assert part.visual.uv is not None
+
+
+def validator() -> str | None:
+    """A folder whose node_modules holds gltf-validator: THREED_NODE, else here."""
+    for folder in (os.environ.get("THREED_NODE"), str(Path(__file__).parents[1])):
+        if folder and (Path(folder) / "node_modules" / "gltf-validator").is_dir():
+            return folder
+    return None
+
+
+@pytest.mark.skipif(
+    validator() is None or shutil.which("node") is None,
+    reason="needs node, and THREED_NODE naming a folder where npm installed gltf-validator",
+)
+@pytest.mark.parametrize("make", [lopsided, textured, cube])
+def test_the_khronos_validator_has_nothing_to_say(tmp_path: Path, make: type[Mesh]) -> None:
+    exporters.save(make(), tmp_path / "toy.glb", extras=EXTRAS)
+    script = (
+        "const v = require('gltf-validator'), fs = require('fs');"
+        "v.validateBytes(new Uint8Array(fs.readFileSync(process.argv[1])))"
+        ".then(r => console.log(JSON.stringify(r.issues)))"
+    )
+    done = subprocess.run(
+        ["node", "-e", script, str(tmp_path / "toy.glb")],
+        cwd=validator(), capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    issues = json.loads(done.stdout)
+    counts = [issues[f"num{kind}"] for kind in ("Errors", "Warnings", "Infos", "Hints")]
+    assert counts == [0, 0, 0, 0], issues["messages"]
+
+
+def test_a_scene_of_several_parts_is_read_as_one_mesh(tmp_path: Path) -> None:
+    scene = trimesh.Scene()
+    scene.add_geometry(trimesh.creation.box())
+    turn = trimesh.transformations.translation_matrix([3, 0, 0])
+    scene.add_geometry(trimesh.creation.icosphere(subdivisions=1), transform=turn)
+    scene.export(tmp_path / "two.glb")
+    mesh = load(tmp_path / "two.glb")
+    assert len(mesh.faces) == 12 + 80
+    # glTF's x is our y
+    assert mesh.bounds()[1, 1].item() == pytest.approx(4, abs=0.01)
+
+
+def test_a_texture_that_repeats_is_moved_into_the_square(tmp_path: Path) -> None:
+    mesh = textured()
+    assert mesh.uv is not None
+    shifted = replace(mesh, uv=mesh.uv + torch.tensor([2.0, -1.0]))
+    exporters.save(shifted, tmp_path / "toy.glb")
+    back = load(tmp_path / "toy.glb")
+    assert back.uv is not None
+    assert 0 <= float(back.uv.min()) <= float(back.uv.max()) <= 1
+
+
+def glb_file(path: Path) -> bytes:
+    exporters.save(lopsided(), path)
+    return path.read_bytes()
+
+
+BAD = {
+    "empty.glb": (b"", "is empty"),
+    "no.glb": (b"<html>404 not found</html>", "is not a whole GLB file: it does not begin as one"),
+    "no.stl": (b"hello, world", "is not a whole STL file: it has only 12 bytes"),
+    "no.ply": (b"\x89PNG\r\n", "is not a whole PLY file: it does not begin as one"),
+    "no.obj": (b"PK\x03\x04\0\0", "is not a whole OBJ file: it is not a text"),
+    "points.obj": (b"v 0 0 0\nv 1 0 0\n", "is not a whole OBJ file: it holds no face"),
+    "cut.ply": (b"ply\nformat ascii 1.0\nelement vertex 3\n", "its header does not end"),
+    "short.stl": (b"\0" * 80 + b"\x05\0\0\0" + b"\0" * 50,
+                  "5 triangles need 334 bytes, and it has 134"),
+    "toy.fbx": (b"Kaydara", r"its name must end in one of \.glb, \.obj, \.ply, \.stl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_files_that_are_not_what_they_say(tmp_path: Path, name: str) -> None:
+    content, message = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_truncated_and_mangled_glb(tmp_path: Path) -> None:
+    path = tmp_path / "toy.glb"
+    content = glb_file(path)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=f"should have {len(content):,} bytes and has"):
+        load(path)
+    path.write_bytes(content[:4] + struct.pack("<I", 1) + content[8:])
+    with pytest.raises(InputError, match="it is of version 1, not 2"):
+        load(path)
+    path.write_bytes(content[:20] + b"{" * 40 + content[60:])
+    with pytest.raises(InputError, match="its description cannot be read"):
+        load(path)
+    # a hundred files, each with some bytes changed: an InputError or a mesh, never another error
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        broken = bytearray(content)
+        for place in rng.integers(20, len(content), 4):
+            broken[place] = rng.integers(256)
+        path.write_bytes(bytes(broken))
+        try:
+            assert len(load(path).faces)
+        except InputError as error:
+            assert "toy.glb" in str(error)  # noqa: PT017 - either outcome is right
+
+
+def test_missing_too_large_and_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        load(tmp_path / "none.glb")
+    secret = tmp_path / "secret.mtl"
+    secret.write_text("newmtl surface\n")
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    exporters.save(lopsided(), inner / "toy.obj")
+    text = (inner / "toy.obj").read_text()
+    (inner / "toy.obj").write_text(text.replace("toy.mtl", "../secret.mtl"))
+    with pytest.raises(InputError, match=r"asks for .* which lies outside its folder"):
+        load(inner / "toy.obj")
+    (inner / "toy.obj").write_text(text)
+    monkeypatch.setattr("exporters.load.MAX_FACES", 5)
+    with pytest.raises(InputError, match="has 12 faces; at most 5 are read"):
+        load(inner / "toy.obj")
+    monkeypatch.setattr("exporters.load.MAX_BYTES", 100)
+    with pytest.raises(InputError, match="at most 0 MiB are read"):
+        load(inner / "toy.obj")
+
+
+def test_unknown_suffix_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'toy.fbx': its name must end in one of .glb, .obj"):
+        exporters.save(cube(), tmp_path / "toy.fbx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_full_disk_leaves_the_old_file(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"toy{suffix}"
+    exporters.save(cube(), path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write .*: no space left on device; free some"):
+        exporters.save(lopsided(), path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match=r"cannot write .*toy.glb: .*; choose another place"):
+        exporters.save(cube(), tmp_path / "file" / "toy.glb")
+    folder = tmp_path / "toy.glb"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"cannot write .*toy.glb: is a directory"):
+        exporters.save(cube(), folder)
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_aside_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "file.txt"
+    with files.aside(path) as part:
+        part.write_text("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+
+    def fails() -> None:
+        with files.aside(path) as part:
+            part.write_text("two")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fails()
+    assert path.read_text() == "one"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_material_of_a_bare_mesh_is_kept(tmp_path: Path) -> None:
+    mesh = replace(cube(), material=Material(metallic=1.0, roughness=0.1))
+    exporters.save(mesh, tmp_path / "toy.glb")
+    (part,) = trimesh.load_scene(tmp_path / "toy.glb").geometry.values()
+    assert part.visual.material.metallicFactor == 1.0
+    assert part.visual.material.roughnessFactor == 0.1
