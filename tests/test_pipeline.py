@@ -294,6 +294,28 @@ def test_a_prompt_becomes_files_and_the_same_bytes_again(
     assert (tmp_path / "a" / "asset.glb").read_bytes() == (tmp_path / "b/asset.glb").read_bytes()
 
 
+def test_stages_follow_one_another_and_can_be_cut_between(
+    tmp_path: Path, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(folders["multiview"], steps=2)
+    run = replace(run, stages=(run.stages[0], replace(run.stages[0], steps=3)))
+    whole = generate("a red mug", run, out=tmp_path / "a")
+    assert [(line["stage"], line["step"]) for line in lines(tmp_path / "a") if "step" in line] == [
+        (0, 1), (0, 2), (1, 1), (1, 2), (1, 3),
+    ]  # fmt: skip
+
+    def cut(job: Job, *rest: Any) -> None:
+        if job.index == 1:
+            raise KeyboardInterrupt
+        optimise(job, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "optimise", cut)
+        with pytest.raises(KeyboardInterrupt):
+            generate("a red mug", run, out=tmp_path / "b")
+    assert resume(tmp_path / "b").glb.read_bytes() == whole.glb.read_bytes()
+
+
 def test_what_cannot_work_is_said_before_a_folder_is_made(
     tmp_path: Path, folders: dict[str, str]
 ) -> None:
