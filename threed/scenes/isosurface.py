@@ -257,10 +257,17 @@ def fill(logs: Tensor, level: float) -> Array:
     The inside of a field is noise that no picture has ever tested. Everything below the level that
     cannot be reached from outside through gaps of at least two cells becomes solid.
     """
-    solid = (logs >= level).float()[None, None]
-    air = 1 - F.max_pool3d(solid, 3, 1, 1)[0, 0]
-    label, _ = ndimage.label(air.numpy() > 0)
-    reached = torch.from_numpy(label == label[0, 0, 0]).float()
-    outside = F.max_pool3d(reached[None, None], 3, 1, 1)[0, 0] > 0
-    hidden = ~outside & (logs < level)
-    return torch.where(hidden, level + 1.0, logs).numpy()
+    solid = logs >= level
+    label, _ = ndimage.label(~_grown(solid).numpy())
+    outside = _grown(torch.from_numpy(label == label[0, 0, 0]))
+    return torch.where(outside | solid, logs, level + 1.0).numpy()
+
+
+def _grown(mask: Tensor) -> Tensor:
+    """[X, Y, Z] bool with the neighbours, also the diagonal ones, of what is marked."""
+    for axis in range(3):
+        whole, size = mask.clone(), mask.shape[axis]
+        whole.narrow(axis, 1, size - 1).logical_or_(mask.narrow(axis, 0, size - 1))
+        whole.narrow(axis, 0, size - 1).logical_or_(mask.narrow(axis, 1, size - 1))
+        mask = whole
+    return mask
