@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from threed.cameras import VIEWS
 from threed.core import InputError
-from threed.toybox import family, jobs
+from threed.toybox import card, family, jobs
 from threed.toybox.captions import BACKGROUNDS, SYNONYMS, Label, caption, vocabulary
 from threed.toybox.evaluate import Row, fronts, prompts, table
 from threed.toybox.judge import HEADS, Judge, Verdict, load_judge
@@ -167,6 +168,20 @@ def test_normalised_latents_change_no_picture(shelf: Shelf) -> None:
 def test_training_refuses_an_unknown_part(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no part 'text'; train one of clip, vae, unet, judge"):
         train("text", tmp_path, tmp_path)
+
+
+def test_the_card_tells_training_and_scores(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    rows = [{"step": 0, "seconds": 60}, {"step": 9, "seconds": 120}, {"step": 20, "seconds": 30}]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = {"steps": card.steps_of(log), "batch": 64, "sets": 1500, "seed": 1}
+    card.record(tmp_path, "vae", facts | {"minutes": card.minutes_of(log)})
+    (tmp_path / card.SCORES).write_text(json.dumps({"vae_psnr_db": 30.61}))
+    card.write_card(tmp_path)
+    text = (tmp_path / card.CARD).read_text()
+    assert "| vae | 21 | 64 | 1,500 | 1 | 2.5 |" in text
+    assert "| VAE: PSNR, dB | 30.61 | ≥ 28 |" in text
+    assert "text to image: kind" not in text
 
 
 def test_the_judge_survives_saving_and_reads_any_size(tmp_path: Path) -> None:

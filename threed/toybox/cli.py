@@ -115,12 +115,14 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Measure every part on toys that none was trained on; keeps the scores beside the weights."""
+    from threed.toybox.card import SCORES, write_card
     from threed.toybox.family import WEIGHTS
     from threed.toybox.measure import measure
 
     folder = weights or WEIGHTS
     scores = measure(folder, sets=sets, say=lambda text: complain(text, "toybox"))
-    (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    (folder / SCORES).write_text(json.dumps(scores, indent=2) + "\n")
+    write_card(folder)
     if as_json:
         say(json.dumps(scores, indent=2))
     else:

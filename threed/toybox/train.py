@@ -13,7 +13,7 @@ from torch import nn
 
 from threed.core import InputError
 from threed.diffusion.backbone import pick_device
-from threed.toybox import family, jobs
+from threed.toybox import card, family, jobs
 from threed.toybox.judge import load_judge
 from threed.toybox.shelf import VIEWS, Shelf, fill_shelf
 from threed.toybox.training import fit
@@ -63,6 +63,11 @@ def train(
     say(f"training {part} for {budget.steps} steps of {budget.batch} on {where}")
     average = fit(job, work / part, device=where, minutes=minutes)
     finish(part, average.cpu(), weights, shelf)
+    log = work / part / "log.jsonl"
+    card.record(weights, part, {
+        "steps": card.steps_of(log), "batch": budget.batch, "sets": len(shelf),
+        "seed": SEEDS["judge" if part == "judge" else "train"], "minutes": card.minutes_of(log),
+    })  # fmt: skip
     say(f"wrote {part} to {weights}")
 
 

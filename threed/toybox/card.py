@@ -1,0 +1,93 @@
+"""The model card of the family: what each part was trained on and for how long, and its scores."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from threed.toybox.world import COLORS, FINISHES, FRONTED, KINDS
+
+TRAINING, SCORES, CARD = "training.json", "scores.json", "README.md"
+
+# name, what it says, what was aimed at
+MEANINGS = (
+    ("judge_kind", "judge, clean held-out pictures: kind", ""),
+    ("judge_color", "judge: colour", ""),
+    ("judge_finish", "judge: finish", ""),
+    ("judge_view", "judge: view, of kinds with a front", ""),
+    ("vae_psnr_db", "VAE: PSNR, dB", "≥ 28"),
+    ("vae_colour_error", "VAE: error of a toy's mean colour, of 1", "≤ 0.03"),
+    ("clip_retrieval", "CLIP: a picture's kind and colour, of all 280", ""),
+    ("image_kind", "text to image: kind", "≥ 0.90"),
+    ("image_color", "text to image: colour", "≥ 0.95"),
+    ("multiview_view", "multi-view: the view's word, of kinds with a front", "≥ 0.85"),
+    ("multiview_agree", "multi-view: four views agree on kind and colour", "≥ 0.95"),
+    ("multiview_kind", "multi-view: kind, read from four views together", ""),
+)
+
+
+def record(weights: Path, part: str, facts: dict[str, Any]) -> None:
+    """Note in training.json how a part was trained, and bring the card up to date."""
+    import torch
+
+    path = weights / TRAINING
+    known = json.loads(path.read_text()) if path.exists() else {}
+    machine = f"{platform.machine()} {platform.system()}, torch {torch.__version__}"
+    known[part] = facts | {"machine": machine}
+    path.write_text(json.dumps(known, indent=2) + "\n")
+    write_card(weights)
+
+
+def write_card(weights: Path) -> None:
+    """README.md of a weights folder, from its training.json and scores.json."""
+    facts = _read(weights / TRAINING)
+    scores = _read(weights / SCORES)
+    lines = [
+        "# Toybox",
+        "",
+        "A text-to-image and a multi-view diffusion family of 64×64 pictures, trained from nothing",
+        "on procedural toys that threed draws itself: no picture of anybody's is in it.",
+        f"It knows {len(KINDS)} kinds ({len(FRONTED)} with a front) in {len(COLORS)} colours and "
+        f"{len(FINISHES)} finishes.",
+        "`docs/toybox.md` says what the parts are; `threed toybox train` made them,",
+        "`threed toybox evaluate` measured them (30 steps, guidance 5, toys of held-out seeds).",
+        "",
+        "| part | steps | batch | sets of four pictures | world's seed | minutes | machine |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {part} | {f['steps']:,} | {f['batch']} | {f['sets']:,} | {f['seed']} | "
+            f"{f['minutes']} | {f['machine']} |"
+            for part, f in facts.items()
+        ),
+        "",
+        "| score | reached | aimed at |",
+        "|---|---|---|",
+        *(
+            f"| {meaning} | {scores[name]:.4g} | {aim} |"
+            for name, meaning, aim in MEANINGS
+            if name in scores
+        ),
+        "",
+    ]
+    (weights / CARD).write_text("\n".join(lines))
+
+
+def minutes_of(log: Path) -> float:
+    """Minutes of training that a log.jsonl tells of, all calls together."""
+    total, before = 0.0, 0.0
+    for line in log.read_text().splitlines():
+        seconds = float(json.loads(line)["seconds"])
+        total += max(seconds - before, 0.0) if seconds >= before else seconds
+        before = seconds
+    return round(total / 60, 1)
+
+
+def steps_of(log: Path) -> int:
+    """Steps that a log.jsonl tells of."""
+    return int(json.loads(log.read_text().splitlines()[-1])["step"]) + 1
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
