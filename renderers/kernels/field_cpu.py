@@ -191,19 +191,50 @@ def _occupied(origin: Array, direction: Array, t: Any, occupancy: Array) -> Any:
     return inside and occupancy[x, y, z]
 
 
+@inlined
+def _crossing(origin: Array, direction: Array, box: Array) -> Any:
+    """Distances at which a ray enters and leaves the box [2, 3]; leaving first if it misses."""
+    enter, leave = np.float32(-1e9), np.float32(1e9)
+    for axis in range(3):
+        low, high = box[0, axis] - origin[axis], box[1, axis] - origin[axis]
+        slope = direction[axis]
+        if abs(slope) > np.float32(1e-6):
+            a, b = low / slope, high / slope
+            enter, leave = max(enter, min(a, b)), min(leave, max(a, b))
+        elif low > np.float32(1e-5) or high < np.float32(-1e-5):
+            leave = np.float32(-2e9)
+    return enter, leave
+
+
 @compiled
 def _march_count(
-    origins: Array, directions: Array, bounds: Array, occupancy: Array, step: Any, counts: Array
+    origins: Array,
+    directions: Array,
+    bounds: Array,
+    occupancy: Array,
+    step: Any,
+    box: Array,
+    counts: Array,
+    firsts: Array,
 ) -> None:
+    """How many samples of each ray are taken, and the number of the first of them."""
     for ray in prange(len(origins)):
-        count = 0
-        k = np.float32(0)
-        t = bounds[ray, 0] + bounds[ray, 2] * step
-        while t < bounds[ray, 1]:
-            count += _occupied(origins[ray], directions[ray], t, occupancy)
+        near, far, jitter = bounds[ray, 0], bounds[ray, 1], bounds[ray, 2]
+        enter, leave = _crossing(origins[ray], directions[ray], box)
+        # a step more on both sides: rounding must not lose a sample
+        far = min(far, leave + step)
+        k = max(np.float32(math.floor((enter - near) / step - jitter)) - _1, np.float32(0))
+        count, first = 0, k
+        t = near + (k + jitter) * step
+        while t < far:
+            if _occupied(origins[ray], directions[ray], t, occupancy):
+                if count == 0:
+                    first = k
+                count += 1
             k += _1
-            t = bounds[ray, 0] + (k + bounds[ray, 2]) * step
+            t = near + (k + jitter) * step
         counts[ray] = count
+        firsts[ray] = first
 
 
 @compiled
@@ -214,13 +245,14 @@ def _march_fill(
     occupancy: Array,
     step: Any,
     packed: Array,
+    firsts: Array,
     index: Array,
     ts: Array,
 ) -> None:
     for ray in prange(len(origins)):
         place = packed[ray, 0]
         end = place + packed[ray, 1]
-        k = np.float32(0)
+        k = firsts[ray]
         while place < end:
             t = bounds[ray, 0] + (k + bounds[ray, 2]) * step
             if _occupied(origins[ray], directions[ray], t, occupancy):
@@ -243,13 +275,24 @@ def march(
     bounds = torch.stack([near, far, jitter], 1)
     arrays = [_plain(v.detach()).numpy() for v in (origins, directions, bounds)]
     rays: tuple[Array, ...] = (*arrays, occupancy.contiguous().numpy(), np.float32(step))
-    counts = torch.empty(len(origins), dtype=torch.int64)
-    _march_count(*rays, counts.numpy())
+    counts, firsts = torch.empty(len(origins), dtype=torch.int64), torch.empty(len(origins))
+    _march_count(*rays, _box(occupancy).numpy(), counts.numpy(), firsts.numpy())
     packed = torch.stack([counts.cumsum(0) - counts, counts], 1)
     total = int(counts.sum())
     index, t = torch.empty(total, dtype=torch.int64), torch.empty(total)
-    _march_fill(*rays, packed.numpy(), index.numpy(), t.numpy())
+    _march_fill(*rays, packed.numpy(), firsts.numpy(), index.numpy(), t.numpy())
     return Samples(index, t, torch.full_like(t, step), packed)
+
+
+def _box(occupancy: Tensor) -> Tensor:
+    """[2, 3] float32 corners of the box around what is occupied; far away if nothing is."""
+    box = torch.full((2, 3), 1e6)
+    for axis in range(3):
+        others = [a for a in range(3) if a != axis]
+        used = occupancy.any(others[1]).any(others[0]).nonzero()[:, 0]
+        if len(used):
+            box[:, axis] = torch.stack([used[0], used[-1] + 1]) * (2 / len(occupancy)) - 1
+    return box
 
 
 @compiled
