@@ -141,7 +141,7 @@ def new_scheduler() -> Any:
 
 def save_part(model: Any, folder: Path) -> None:
     """Write one network as fp16 safetensors in the layout of its library."""
-    half = copy.deepcopy(model).half()
+    half = copy.deepcopy(model).half().to(memory_format=torch.contiguous_format)
     half.save_pretrained(folder, safe_serialization=True)
     path = folder / "config.json"
     config = json.loads(path.read_text())

