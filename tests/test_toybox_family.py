@@ -15,12 +15,11 @@ from threed.cameras import VIEWS
 from threed.core import InputError
 from threed.toybox import card, family, jobs
 from threed.toybox.captions import BACKGROUNDS, SYNONYMS, Label, caption, vocabulary
-from threed.toybox.evaluate import Row, fronts, prompts, table
 from threed.toybox.judge import HEADS, Judge, Verdict, load_judge
 from threed.toybox.shelf import UNKNOWN, Shelf, fill_shelf
 from threed.toybox.train import finish, normalise_latents, train
 from threed.toybox.training import Job, fit, generators
-from threed.toybox.world import COLORS, FINISHES, KINDS
+from threed.toybox.world import COLORS, KINDS
 
 CPU = torch.device("cpu")
 
@@ -215,37 +214,3 @@ def test_spoiled_pictures_stay_pictures_of_the_same_thing() -> None:
     assert float(spoiled.max()) <= 1
     assert (spoiled[:, 0, 30:34, 30:34].mean((1, 2)) > 0.8).all()
     assert not torch.equal(spoiled[0], spoiled[1])
-
-
-@pytest.mark.parametrize(
-    ("names", "count"),
-    [
-        ("front side back side", 1),
-        ("side back side front", 1),
-        ("front front side back side front", 1),
-        ("front side front side", 2),
-        ("side back side back", 0),
-        ("front front front front", 2),
-    ],
-)
-def test_fronts_are_groups_around_the_circle(names: str, count: int) -> None:
-    assert fronts(names.split()) == count
-
-
-def test_evaluation_asks_for_every_kind_once() -> None:
-    chosen = prompts(0)
-    assert [kind for _, kind, _, _ in chosen] == list(KINDS)
-    assert chosen == prompts(0)
-    assert chosen != prompts(1)
-    assert {finish for *_, finish in chosen} <= set(FINISHES)
-
-
-def test_the_table_counts_shares() -> None:
-    rows = [
-        Row("a red mug", True, True, False, None, 100.0, 25.0, 0.96),
-        Row("a blue car", True, False, True, 2, 120.0, 27.0, 0.98),
-    ]
-    text = table(rows)
-    assert "| a blue car | yes | no | yes | 2 | 120 | 27.0 | 0.980 |" in text
-    assert "kind 2/2 (100 %), colour 1/2 (50 %), geometry alone 1/2 (50 %), one front 0/1" in text
-    assert "110 s, PSNR 26.0 dB, IoU 0.970" in text

@@ -7,6 +7,7 @@ of its own, so the command can be cut and continued, and the parts can be made o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import typer
 
 from threed.cli_show import Display, complain, say
+from threed.core import InputError
 
 VIEWS = 8  # of the turntable that is judged
 FRONT_VIEWS = 12  # around a mesh, in which its fronts are counted
@@ -34,6 +36,9 @@ class Row:
     seconds: float  # of the run, all files written
     psnr_db: float  # mesh against field
     iou: float
+    saturation: float  # of the turntable, as a share of real toys'; so are these two
+    contrast: float
+    sharpness: float
 
 
 def prompts(seed: int = 0) -> list[tuple[str, str, str, str]]:
@@ -51,7 +56,7 @@ def prompts(seed: int = 0) -> list[tuple[str, str, str, str]]:
     return chosen
 
 
-def judge_mesh(path: Path, kind: str, color: str) -> dict[str, Any]:
+def judge_mesh(path: Path, kind: str, color: str, finish: str) -> dict[str, Any]:
     """The judge's reading of a mesh file: see Row."""
     import torch
 
@@ -60,22 +65,25 @@ def judge_mesh(path: Path, kind: str, color: str) -> dict[str, Any]:
     from threed.cameras import orbit
     from threed.toybox.family import WEIGHTS
     from threed.toybox.judge import load_judge
+    from threed.toybox.looks import looks, real_looks
     from threed.toybox.world import FRONTED
 
     judge, mesh = load_judge(WEIGHTS / "judge"), load(path)
 
-    def pictures(look: str, count: int) -> torch.Tensor:
+    def pictures(look: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         seen = render_mesh(mesh, orbit(count, 64), look=look, antialias_factor=3)  # type: ignore[arg-type]
-        return seen.rgb.permute(0, 3, 1, 2)
+        return seen.rgb.permute(0, 3, 1, 2), seen.opacity.permute(0, 3, 1, 2)
 
-    coloured = judge.read(pictures("albedo", VIEWS))
-    shape = judge.read(pictures("textureless", VIEWS))
-    around = judge.read(pictures("albedo", FRONT_VIEWS)).names("view")
+    rgb, opacity = pictures("albedo", VIEWS)
+    coloured = judge.read(rgb)
+    shape = judge.read(pictures("textureless", VIEWS)[0])
+    around = judge.read(pictures("albedo", FRONT_VIEWS)[0]).names("view")
     return {
         "kind": coloured.together("kind") == kind,
         "color": coloured.together("color") == color,
         "geometry": shape.together("kind") == kind,
         "fronts": fronts(around) if kind in FRONTED else None,
+        **looks(rgb, opacity).beside(real_looks(kind, color, finish)),
     }
 
 
@@ -88,13 +96,14 @@ def fronts(names: Sequence[str]) -> int:
 
 
 def evaluate_one(
-    folder: Path, prompt: str, kind: str, color: str, preset: str, words: Sequence[str]
+    folder: Path, asked: tuple[str, str, str, str], preset: str, words: Sequence[str]
 ) -> Row:
     """Run a prompt in its folder, or go on with it, or read what was judged there before."""
     from threed.config import load_run
     from threed.pipeline import generate, resume
     from threed.run import RunFolder
 
+    prompt, *truth = asked
     verdict = folder / VERDICT
     if verdict.exists():
         return Row(**json.loads(verdict.read_text()))
@@ -108,7 +117,7 @@ def evaluate_one(
     report = json.loads((folder / "report.json").read_text())
     row = Row(
         prompt,
-        **judge_mesh(folder / "asset.glb", kind, color),
+        **judge_mesh(folder / "asset.glb", *truth),
         seconds=run_seconds(folder),
         psnr_db=round(float(report["psnr"]), 2),
         iou=round(float(report["iou"]), 4),
@@ -127,14 +136,14 @@ def run_seconds(folder: Path) -> float:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows and their shares as Markdown."""
-    lines = ["| prompt | kind | colour | geometry | fronts | s | PSNR dB | IoU |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| prompt | kind | colour | geometry | fronts | s | PSNR dB | IoU "
+             "| saturation | contrast | sharpness |", "|---" * 11 + "|"]  # fmt: skip
     mark = {True: "yes", False: "no"}
     for row in rows:
         lines.append(
             f"| {row.prompt} | {mark[row.kind]} | {mark[row.color]} | {mark[row.geometry]} | "
             f"{'' if row.fronts is None else row.fronts} | {row.seconds:.0f} | {row.psnr_db:.1f} | "
-            f"{row.iou:.3f} |"
+            f"{row.iou:.3f} | {row.saturation:.2f} | {row.contrast:.2f} | {row.sharpness:.2f} |"
         )
     return "\n".join([*lines, "", summary(rows)])
 
@@ -148,12 +157,39 @@ def summary(rows: Sequence[Row]) -> str:
         f"geometry alone {_share([r.geometry for r in rows])}, "
         f"one front {_share(fronted)}; medians: {np.median([r.seconds for r in rows]):.0f} s, "
         f"PSNR {np.median([r.psnr_db for r in rows]):.1f} dB, "
-        f"IoU {np.median([r.iou for r in rows]):.3f}"
+        f"IoU {np.median([r.iou for r in rows]):.3f}; of real toys' "
+        f"saturation {np.median([r.saturation for r in rows]):.2f}, "
+        f"contrast {np.median([r.contrast for r in rows]):.2f}, "
+        f"sharpness {np.median([r.sharpness for r in rows]):.2f}"
     )
 
 
 def _share(hits: Sequence[bool]) -> str:
     return f"{sum(hits)}/{len(hits)} ({100 * sum(hits) / max(len(hits), 1):.0f} %)"
+
+
+def side_by_side(rows: Sequence[Row], other: Path) -> str:
+    """Two summaries over the prompts that both this evaluation and the one in `other` judged.
+
+    InputError if there is none.
+    """
+    theirs = {}
+    for path in sorted(other.glob(f"*/{VERDICT}")):
+        row = Row(**json.loads(path.read_text()))
+        theirs[row.prompt] = row
+    shared = [row for row in rows if row.prompt in theirs]
+    if not shared:
+        raise InputError(f"--against {other}: no prompt was judged there and here")
+    lines = [("here", shared), (str(other), [theirs[row.prompt] for row in shared])]
+    return "\n".join(f"- {name}: {summary(part)}" for name, part in lines)
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """ "K/N" as (K, N), 1 <= K <= N; InputError for anything else."""
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"--part takes K/N with 1 <= K <= N, such as 1/2, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -172,18 +208,30 @@ def evaluate(
     ] = Path("outputs/evaluate"),
     seed: Annotated[int, typer.Option(min=0, help="Decides colours and finishes.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    fronted: Annotated[bool, typer.Option(help="Only kinds that have a front.")] = False,
+    part: Annotated[
+        str, typer.Option(metavar="K/N", help="Every N-th prompt from the K-th: share the work.")
+    ] = "1/1",
+    against: Annotated[
+        Path | None, typer.Option(help="Another evaluation, to compare with side by side.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Generate one prompt of every kind and judge the meshes; can be cut and continued."""
     from threed.toybox.family import WEIGHTS, need
+    from threed.toybox.world import FRONTED
 
     need(WEIGHTS, "judge", "judging assets")
+    k, n = part_of(part)
+    chosen = [asked for asked in prompts(seed) if asked[1] in FRONTED or not fronted][:limit]
     rows = []
-    for prompt, kind, color, _ in prompts(seed)[:limit]:
-        folder = out / prompt.replace(" ", "-")
-        row = evaluate_one(folder, prompt, kind, color, preset, settings or ())
+    for asked in chosen[k - 1 :: n]:
+        row = evaluate_one(out / asked[0].replace(" ", "-"), asked, preset, settings or ())
         rows.append(row)
-        complain(f"{len(rows)}: {summary([row])}", prompt)
+        complain(f"{len(rows)}: {summary([row])}", row.prompt)
     text = table(rows)
-    (out / "table.md").write_text(text + "\n")
+    if against is not None:
+        text += "\n\n" + side_by_side(rows, against)
+    if n == 1:
+        (out / "table.md").write_text(text + "\n")
     say(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)

@@ -133,49 +133,83 @@ def fill_shelf(
     it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, note = folder / "pictures.npy", folder / "labels.npz"
-    shape = (sets, VIEWS, size, size, 3)
-    if note.exists():
-        with np.load(note) as state:
-            if (int(state["seed"]), int(state["size"])) != (seed, size):
-                raise ValueError(f"{folder} holds pictures of seed {int(state['seed'])} and size "
-                                 f"{int(state['size'])}, not of {seed} and {size}")  # fmt: skip
-            done, labels = int(state["done"]), state["labels"]
-            c2w, fov = state["c2w"], state["fov_y"]
-    else:
-        done = 0
-        labels, c2w = np.zeros((sets, 4), np.int64), np.zeros((sets, VIEWS, 4, 4), np.float32)
-        fov = np.zeros((sets, VIEWS), np.float32)
-    if done < len(labels) or len(labels) < sets:
-        missing = max(sets - len(labels), 0)
-        labels = np.pad(labels, ((0, missing), (0, 0)))
-        c2w, fov = np.pad(c2w, ((0, missing), (0, 0), (0, 0), (0, 0))), np.pad(fov, ((0, missing), (0, 0)))  # fmt: skip  # noqa: E501
-        pictures = _grown(path, (len(labels), *shape[1:]))
+    notes = _Notes.open(folder / "labels.npz", seed, size)
+    notes.grow(sets)
+    path = folder / "pictures.npy"
+    if notes.done < len(notes.labels):
+        pictures = _grown(path, (len(notes.labels), VIEWS, size, size, 3))
 
         def one(index: int) -> None:
             clay = clay_every > 0 and index % clay_every == 0
             drawn = random_set(np.random.default_rng([seed, index]), size, clay=clay)
             for view, picture in enumerate(drawn.pictures):
                 pictures[index, view] = (picture.rgb * 255 + 0.5).astype(np.uint8)
-            labels[index] = (
-                KINDS.index(drawn.toy.kind),
-                UNKNOWN if clay else list(COLORS).index(drawn.toy.color),
-                UNKNOWN if clay else FINISHES.index(drawn.toy.finish),
-                BACKGROUNDS.index(drawn.background),
-            )
-            c2w[index], fov[index] = drawn.cameras.c2w.numpy(), drawn.cameras.fov_y.numpy()
+            notes.set(index, drawn, clay=clay)
 
         with ThreadPoolExecutor(threads) as pool:
-            for first in range(done, len(labels), CHUNK):
-                last = min(first + CHUNK, len(labels))
+            for first in range(notes.done, len(notes.labels), CHUNK):
+                last = min(first + CHUNK, len(notes.labels))
                 list(pool.map(one, range(first, last)))
                 pictures.flush()
-                aside = note.with_suffix(".part.npz")
-                np.savez(aside, seed=seed, size=size, done=last, labels=labels, c2w=c2w, fov_y=fov)
-                aside.replace(note)
+                notes.save(last)
                 if progress is not None:
                     progress(last)
-    return Shelf(np.load(path, mmap_mode="r")[: len(labels)], labels, c2w, fov)
+    return Shelf(
+        np.load(path, mmap_mode="r")[: len(notes.labels)], notes.labels, notes.c2w, notes.fov_y
+    )
+
+
+@dataclass
+class _Notes:
+    """What is written beside the pictures while they are drawn."""
+
+    path: Path
+    seed: int
+    size: int
+    done: int  # sets that are drawn
+    labels: NDArray[np.int64]
+    c2w: NDArray[np.float32]
+    fov_y: NDArray[np.float32]
+
+    @classmethod
+    def open(cls, path: Path, seed: int, size: int) -> _Notes:
+        """The notes at path, or empty ones; ValueError if they are of another seed or size."""
+        if not path.exists():
+            empty = np.zeros((0, 4), np.int64), np.zeros((0, VIEWS, 4, 4), np.float32)
+            return cls(path, seed, size, 0, *empty, np.zeros((0, VIEWS), np.float32))
+        with np.load(path) as state:
+            known = int(state["seed"]), int(state["size"])
+            if known != (seed, size):
+                raise ValueError(f"{path.parent} holds pictures of seed {known[0]} and size "
+                                 f"{known[1]}, not of {seed} and {size}")  # fmt: skip
+            arrays = state["labels"], state["c2w"], state["fov_y"]
+            return cls(path, seed, size, int(state["done"]), *arrays)
+
+    def grow(self, sets: int) -> None:
+        """Make room for so many sets."""
+        missing = max(sets - len(self.labels), 0)
+        for name in ("labels", "c2w", "fov_y"):
+            value = getattr(self, name)
+            rows = np.zeros((missing, *value.shape[1:]), value.dtype)
+            setattr(self, name, np.concatenate([value, rows]))
+
+    def set(self, index: int, drawn: Set, *, clay: bool) -> None:
+        """Note what a drawn set shows."""
+        self.labels[index] = (
+            KINDS.index(drawn.toy.kind),
+            UNKNOWN if clay else list(COLORS).index(drawn.toy.color),
+            UNKNOWN if clay else FINISHES.index(drawn.toy.finish),
+            BACKGROUNDS.index(drawn.background),
+        )
+        self.c2w[index], self.fov_y[index] = drawn.cameras.c2w.numpy(), drawn.cameras.fov_y.numpy()
+
+    def save(self, done: int) -> None:
+        """Write aside and rename."""
+        self.done = done
+        aside = self.path.with_suffix(".part.npz")
+        np.savez(aside, seed=self.seed, size=self.size, done=done, labels=self.labels,
+                 c2w=self.c2w, fov_y=self.fov_y)  # fmt: skip
+        aside.replace(self.path)
 
 
 def _grown(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:

@@ -1,0 +1,103 @@
+"""The judged table: which prompts, what is counted, and what is compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from threed.core import InputError
+from threed.toybox.evaluate import Row, fronts, part_of, prompts, side_by_side, table
+from threed.toybox.looks import Looks, looks, real_looks
+from threed.toybox.world import FINISHES, KINDS
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        ("front side back side", 1),
+        ("side back side front", 1),
+        ("front front side back side front", 1),
+        ("front side front side", 2),
+        ("side back side back", 0),
+        ("front front front front", 2),
+    ],
+)
+def test_fronts_are_groups_around_the_circle(names: str, count: int) -> None:
+    assert fronts(names.split()) == count
+
+
+def test_evaluation_asks_for_every_kind_once() -> None:
+    chosen = prompts(0)
+    assert [kind for _, kind, _, _ in chosen] == list(KINDS)
+    assert chosen == prompts(0)
+    assert chosen != prompts(1)
+    assert {finish for *_, finish in chosen} <= set(FINISHES)
+
+
+def test_the_table_counts_shares() -> None:
+    rows = [
+        Row("a red mug", True, True, False, None, 100.0, 25.0, 0.96, 1.2, 1.0, 0.5),
+        Row("a blue car", True, False, True, 2, 120.0, 27.0, 0.98, 1.4, 1.1, 0.7),
+    ]
+    text = table(rows)
+    assert "| a blue car | yes | no | yes | 2 | 120 | 27.0 | 0.980 | 1.40 | 1.10 | 0.70 |" in text
+    assert "kind 2/2 (100 %), colour 1/2 (50 %), geometry alone 1/2 (50 %), one front 0/1" in text
+    assert "110 s, PSNR 26.0 dB, IoU 0.970" in text
+    assert "saturation 1.30, contrast 1.05, sharpness 0.60" in text
+
+
+def row(prompt: str, *, kind: bool) -> Row:
+    return Row(prompt, kind, True, True, 1, 100.0, 25.0, 0.96, 1.0, 1.0, 1.0)
+
+
+def test_two_evaluations_are_compared_over_the_prompts_of_both(tmp_path: Path) -> None:
+    for prompt, kind in (("a red mug", False), ("a blue car", True)):
+        folder = tmp_path / prompt.replace(" ", "-")
+        folder.mkdir()
+        (folder / "verdict.json").write_text(json.dumps(asdict(row(prompt, kind=kind))))
+    here = [row("a red mug", kind=True), row("a pink duck", kind=True)]
+    mine, theirs = side_by_side(here, tmp_path).splitlines()
+    assert "1 prompts: kind 1/1" in mine
+    assert "1 prompts: kind 0/1" in theirs
+    with pytest.raises(InputError, match="no prompt was judged there and here"):
+        side_by_side(here[1:], tmp_path)
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
+def test_a_part_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="K/N"):
+        part_of(text)
+
+
+def test_parts_share_all_the_work() -> None:
+    chosen = prompts(0)
+    shares = [chosen[k - 1 :: n] for k, n in (part_of("1/2"), part_of("2/2"))]
+    assert sorted(shares[0] + shares[1]) == sorted(chosen)
+
+
+def test_looks_are_those_of_the_pixels_inside() -> None:
+    rgb = torch.zeros(1, 3, 16, 16)
+    rgb[:, 0, :, 8:] = 1.0  # black and pure red halves
+    opacity = torch.ones(1, 1, 16, 16)
+    seen = looks(rgb, opacity)
+    assert seen.saturation == pytest.approx(0.5)
+    assert seen.contrast == pytest.approx(0.1498, abs=1e-3)  # 0.299 / 2, of a sample
+    assert seen.sharpness == pytest.approx(2 * 0.299 / 2 / 16)
+    left = opacity.clone()
+    left[..., 7:] = 0
+    assert looks(rgb, left).saturation == 0
+    with pytest.raises(ValueError, match="no picture"):
+        looks(rgb, torch.zeros(1, 1, 16, 16))
+
+
+def test_a_real_toy_looks_like_itself_and_white_toys_have_no_colour() -> None:
+    red, white = real_looks("mug", "red", "plain"), real_looks("mug", "white", "plain")
+    assert red.beside(red) == {"saturation": 1, "contrast": 1, "sharpness": 1}
+    assert red.saturation > 0.6 > 0.2 > white.saturation
+    dotted = real_looks("mug", "red", "dotted")
+    assert dotted.sharpness > 1.5 * red.sharpness
+    assert isinstance(dotted, Looks)
