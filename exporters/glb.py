@@ -13,7 +13,7 @@ from torch import Tensor
 
 from exporters import files, pictures
 from exporters.corners import Corners, corners
-from threed.core import Mesh
+from threed.core import Material, Mesh
 
 FLOAT, USHORT, UINT = 5126, 5123, 5125
 VERTICES, INDICES = 34962, 34963  # what a buffer view is for
@@ -22,9 +22,10 @@ Extras = Mapping[str, str | int | float]
 
 
 def save(mesh: Mesh, path: Path, extras: Extras) -> None:
-    """Write a GLB: metallic-roughness material, embedded PNG, y up, `extras` in asset.extras.
+    """Write a GLB: metallic-roughness material, embedded PNGs, y up, `extras` in asset.extras.
 
-    Vertex colours are written where there is no texture. The same mesh gives the same bytes.
+    Vertex colours are written where there is no texture, tangents where there is a normal map. The
+    same mesh gives the same bytes.
     """
     files.write({path: encode(mesh, extras)})
 
@@ -34,25 +35,14 @@ def encode(mesh: Mesh, extras: Extras) -> bytes:
     rows, blob = corners(mesh), _Blob()
     primitive = {"attributes": _attributes(rows, blob), "indices": _indices(rows, blob),
                  "material": 0}  # fmt: skip
-    surface: dict[str, Any] = {
-        "metallicFactor": mesh.material.metallic,
-        "roughnessFactor": mesh.material.roughness,
-    }
     gltf: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "threed", "extras": dict(extras)},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": "asset"}],
         "meshes": [{"name": "asset", "primitives": [primitive]}],
-        "materials": [{"name": "surface", "pbrMetallicRoughness": surface, "doubleSided": True}],
     }
-    if mesh.material.albedo is not None and rows.uv is not None:
-        surface["baseColorTexture"] = {"index": 0}
-        gltf["textures"] = [{"source": 0, "sampler": 0}]
-        gltf["samplers"] = [{"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP,
-                             "wrapS": CLAMP, "wrapT": CLAMP}]  # fmt: skip
-        view = blob.add(pictures.png(mesh.material.albedo))
-        gltf["images"] = [{"name": "albedo", "bufferView": view, "mimeType": "image/png"}]
+    gltf |= _surface(mesh.material, rows, blob)
     gltf |= {"accessors": blob.accessors, "bufferViews": blob.views}
     gltf["buffers"] = [{"byteLength": len(blob.content)}]
     text = json.dumps(gltf, separators=(",", ":"), ensure_ascii=True).encode()
@@ -81,7 +71,7 @@ class _Blob:
         return len(self.views) - 1
 
     def vectors(self, rows: Tensor, *, bounds: bool = False) -> int:
-        """Index of a new accessor for float rows [N, 2 or 3]."""
+        """Index of a new accessor for float rows [N, 2 to 4]."""
         view = self.add(rows.contiguous().numpy().astype("<f4").tobytes(), VERTICES)
         accessor = {"bufferView": view, "componentType": FLOAT, "count": len(rows),
                     "type": f"VEC{rows.shape[1]}"}  # fmt: skip
@@ -89,6 +79,34 @@ class _Blob:
             accessor |= {"min": rows.amin(0).tolist(), "max": rows.amax(0).tolist()}
         self.accessors.append(accessor)
         return len(self.accessors) - 1
+
+
+def _surface(material: Material, rows: Corners, blob: _Blob) -> dict[str, Any]:
+    """The material, and the textures, samplers and images that it needs."""
+    factors: dict[str, Any] = {
+        "metallicFactor": material.metallic,
+        "roughnessFactor": material.roughness,
+    }
+    surface: dict[str, Any] = {"name": "surface", "pbrMetallicRoughness": factors,
+                               "doubleSided": True}  # fmt: skip
+    maps: list[tuple[str, Tensor | None, dict[str, Any], str]] = [
+        ("albedo", material.albedo, factors, "baseColorTexture"),
+        ("metallic-roughness", material.metallic_roughness, factors, "metallicRoughnessTexture"),
+        ("normal", material.normal, surface, "normalTexture"),
+    ]
+    images: list[dict[str, Any]] = []
+    for name, image, owner, key in maps:
+        if image is not None and rows.uv is not None:
+            owner[key] = {"index": len(images)}
+            view = blob.add(pictures.png(image))
+            images.append({"name": name, "bufferView": view, "mimeType": "image/png"})
+    found: dict[str, Any] = {"materials": [surface]}
+    if images:
+        found["textures"] = [{"source": i, "sampler": 0} for i in range(len(images))]
+        found["samplers"] = [{"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP,
+                              "wrapS": CLAMP, "wrapT": CLAMP}]  # fmt: skip
+        found["images"] = images
+    return found
 
 
 def _attributes(rows: Corners, blob: _Blob) -> dict[str, int]:
@@ -100,6 +118,8 @@ def _attributes(rows: Corners, blob: _Blob) -> dict[str, int]:
         # glTF counts v from the top
         flipped = torch.stack([rows.uv[:, 0], 1 - rows.uv[:, 1]], 1)
         attributes["TEXCOORD_0"] = blob.vectors(flipped)
+    if rows.tangent is not None:
+        attributes["TANGENT"] = blob.vectors(rows.tangent)
     if rows.color is not None:
         attributes["COLOR_0"] = blob.vectors(to_linear(rows.color))
     return attributes

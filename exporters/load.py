@@ -134,19 +134,25 @@ def _mesh(part: Any, kind: str, path: Path) -> Mesh:
     vertices, index = _distinct(place)
     mesh = Mesh(vertices, index[faces])
     visual = part.visual
-    uv = getattr(visual, "uv", None)
-    image = _albedo(getattr(visual, "material", None), path)
-    if uv is not None and len(uv) == len(place) and image is not None:
-        flat = _into_unit(torch.from_numpy(np.asarray(uv, np.float32))[faces])
-        rows, corner = _distinct(flat.view(-1, 2))
-        material = _material(visual.material, image)
-        return replace(mesh, uv=rows, uv_faces=corner.view(-1, 3), material=material)
+    image = _image(getattr(visual, "material", None), ("baseColorTexture", "image"), path)
+    mesh = _mapped(mesh, getattr(visual, "uv", None), faces)
+    if image is not None and mesh.uv is not None:
+        return replace(mesh, material=_material(visual.material, image, path))
     colors = _vertex_colors(part, kind)
     if colors is not None:
         own = torch.zeros_like(vertices).index_copy_(0, index, colors)
         return replace(mesh, colors=own)
     plain = _plain_color(getattr(visual, "material", None))
     return mesh if plain is None else replace(mesh, colors=plain.expand(vertices.shape).clone())
+
+
+def _mapped(mesh: Mesh, uv: Any, faces: Tensor) -> Mesh:
+    """The mesh with the file's texture coordinates, if it has one for each of its vertices."""
+    if uv is None or len(uv) <= int(faces.max()):
+        return mesh
+    flat = _into_unit(torch.from_numpy(np.asarray(uv, np.float32))[faces])
+    rows, corner = _distinct(flat.view(-1, 2))
+    return replace(mesh, uv=rows, uv_faces=corner.view(-1, 3))
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,9 +172,11 @@ def _into_unit(uv: Tensor) -> Tensor:
     return torch.nan_to_num(uv - tile).clamp(0, 1)
 
 
-def _albedo(material: Any, path: Path) -> Tensor | None:
-    image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-    if not isinstance(image, Image.Image):
+def _image(material: Any, names: tuple[str, ...], path: Path) -> Tensor | None:
+    """[H, W, 3] of the first of these pictures that a material has."""
+    found = [getattr(material, name, None) for name in names]
+    image = next((i for i in found if isinstance(i, Image.Image)), None)
+    if image is None:
         return None
     if image.width * image.height > MAX_PIXELS:
         raise InputError(f"{path} has a texture of {image.width} × {image.height} texels; "
@@ -177,16 +185,20 @@ def _albedo(material: Any, path: Path) -> Tensor | None:
     return torch.from_numpy(pixels)
 
 
-def _material(material: Any, image: Tensor) -> Material:
+def _material(material: Any, albedo: Tensor, path: Path) -> Material:
     def factor(name: str, default: float) -> float:
         value = getattr(material, name, None)
         return default if value is None else min(max(float(value), 0.0), 1.0)
 
-    plain = Material()
+    both = _image(material, ("metallicRoughnessTexture",), path)
+    # glTF's factors are 1 where they are not written; without a map, ours are a better guess
+    plain = Material() if both is None else Material(metallic=1.0, roughness=1.0)
     return Material(
-        image,
+        albedo,
         metallic=factor("metallicFactor", plain.metallic),
         roughness=factor("roughnessFactor", plain.roughness),
+        normal=_image(material, ("normalTexture",), path),
+        metallic_roughness=both,
     )
 
 

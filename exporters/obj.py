@@ -36,7 +36,8 @@ def _geometry(mesh: Mesh, material: str, extras: Extras) -> str:
     lines = [f"# {key}: {' '.join(str(value).split())}" for key, value in extras.items()]
     lines += [f"mtllib {material}", "o asset"]
     place = axes.to_y_up(mesh.vertices)
-    lines += _rows("v %.7g %.7g %.7g", place) if mesh.colors is None or mesh.uv is not None else [
+    painted = mesh.uv is not None and mesh.material.albedo is not None
+    lines += _rows("v %.7g %.7g %.7g", place) if mesh.colors is None or painted else [
         f"{v} {c}" for v, c in
         zip(_rows("v %.7g %.7g %.7g", place), _rows("%.5f %.5f %.5f", mesh.colors))
     ]  # fmt: skip

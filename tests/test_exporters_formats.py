@@ -22,6 +22,7 @@ from torch import Tensor
 import exporters
 from exporters import files, glb
 from exporters.bake import bake
+from exporters.corners import corners
 from exporters.load import load
 from exporters.unwrap import unwrap
 from tests.shapes import cube, sphere
@@ -35,6 +36,16 @@ def textured() -> Mesh:
     mesh = unwrap(replace(sphere(0.6, 20, 30), colors=None), 64)
     mesh = bake(mesh, lambda p, n: 0.5 + 0.6 * p, 64)
     return replace(mesh, material=replace(mesh.material, metallic=0.25, roughness=0.5))
+
+
+def mapped() -> Mesh:
+    """All the maps that a material can have, the normals leaning more and more to the right."""
+    mesh = textured()
+    lean = torch.linspace(0, 0.7, 64).expand(64, 64)
+    normal = torch.stack([lean, torch.zeros_like(lean), (1 - lean**2).sqrt()], -1)
+    both = torch.rand(64, 64, 3)
+    maps = replace(mesh.material, normal=(normal + 1) / 2, metallic_roughness=both)
+    return replace(mesh, material=maps)
 
 
 def lopsided() -> Mesh:
@@ -86,6 +97,71 @@ def test_the_texture_comes_back_in_its_place(tmp_path: Path, suffix: str) -> Non
         assert math.dist(place[q], u) < 1e-3
     if suffix == ".glb":
         assert (back.material.metallic, back.material.roughness) == (0.25, 0.5)
+
+
+def test_every_map_of_a_glb_comes_back(tmp_path: Path) -> None:
+    mesh = mapped()
+    exporters.save(mesh, tmp_path / "toy.glb")
+    back = load(tmp_path / "toy.glb")
+    for name in ("albedo", "normal", "metallic_roughness"):
+        before, after = getattr(mesh.material, name), getattr(back.material, name)
+        torch.testing.assert_close(after, before, atol=0.5 / 255 + 1e-6, rtol=0)
+    (part,) = trimesh.load_scene(tmp_path / "toy.glb", process=False).geometry.values()
+    assert part.visual.material.normalTexture.size == (64, 64)
+
+
+def test_a_map_without_a_picture_is_kept(tmp_path: Path) -> None:
+    mesh = replace(textured(), material=Material(), colors=torch.rand(len(textured().vertices), 3))
+    exporters.save(mesh, tmp_path / "toy.glb")
+    back = load(tmp_path / "toy.glb")
+    assert back.uv is not None
+    assert mesh.uv is not None
+    assert len(back.uv) == len(mesh.uv)
+    assert back.colors is not None
+
+
+def plane(mirrored: bool = False) -> Mesh:
+    """Two squares side by side in the xy plane, x along u; the right one's map may be mirrored."""
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0], [1, 1, 0], [2, 1, 0]])
+    faces = torch.tensor([[0, 1, 4], [0, 4, 3], [1, 2, 5], [1, 5, 4]])
+    uv = vertices[:, :2] / torch.tensor([2.0, 1.0])
+    if mirrored:
+        uv[[2, 5], 0] = 0.0
+    return Mesh(vertices, faces, uv=uv, uv_faces=faces)
+
+
+def test_tangents_show_where_u_grows() -> None:
+    rows = corners(plane(), tangents=True)
+    assert rows.tangent is not None
+    # our x is glTF's z
+    assert torch.equal(rows.tangent, torch.tensor([0.0, 0, 1, 1]).expand(6, 4))
+    assert corners(plane()).tangent is None
+
+
+def test_mirrored_maps_have_tangents_of_their_own() -> None:
+    rows = corners(plane(mirrored=True), tangents=True)
+    assert rows.tangent is not None
+    assert len(rows.tangent) == 8  # the two corners in the middle belong to both sides
+    for face, side in zip(rows.faces, (1.0, 1.0, -1.0, -1.0)):
+        assert torch.equal(rows.tangent[face], torch.tensor([0.0, 0, side, side]).expand(3, 4))
+
+
+def test_tangents_of_a_sphere_lie_across_its_normals() -> None:
+    rows = corners(unwrap(sphere(0.6, 20, 30), 64), tangents=True)
+    assert rows.tangent is not None
+    assert rows.uv is not None
+    tangent, side = rows.tangent[:, :3], rows.tangent[:, 3]
+    assert bool((side == 1).all())
+    torch.testing.assert_close(tangent.norm(dim=1), torch.ones(len(tangent)), atol=1e-6, rtol=0)
+    assert (tangent * rows.normal).sum(1).abs().max() < 1e-6
+    # moving a little along the tangent, u grows and v stays, on the face's own plane
+    a, b, c = rows.position[rows.faces].unbind(1)
+    u, v, w = rows.uv[rows.faces].unbind(1)
+    sides = torch.stack([b - a, c - a], -1)
+    rates = torch.linalg.lstsq(sides, tangent[rows.faces[:, 0]][..., None]).solution
+    grown = (torch.stack([v - u, w - u], -1) @ rates)[..., 0]
+    assert bool((grown[:, 0] > 0).all())
+    assert (grown[:, 1] / grown[:, 0]).abs().median() < 0.05
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
@@ -187,7 +263,7 @@ def validator() -> str | None:
     validator() is None or shutil.which("node") is None,
     reason="needs node, and THREED_NODE naming a folder where npm installed gltf-validator",
 )
-@pytest.mark.parametrize("make", [lopsided, textured, cube])
+@pytest.mark.parametrize("make", [lopsided, textured, mapped, cube])
 def test_the_khronos_validator_has_nothing_to_say(tmp_path: Path, make: type[Mesh]) -> None:
     exporters.save(make(), tmp_path / "toy.glb", extras=EXTRAS)
     script = (

@@ -112,8 +112,12 @@ class Material:
     """A metallic-roughness material."""
 
     albedo: Tensor | None = None  # [H, W, 3] sRGB in [0, 1]; row 0 is the top (v = 1)
-    metallic: float = 0.0
-    roughness: float = 0.6
+    metallic: float = 0.0  # times the map's, where there is one
+    roughness: float = 0.6  # times the map's, where there is one
+    # [H, W, 3] as (n + 1) / 2 of tangent-space normals: x along u, y along v, z out of the surface
+    normal: Tensor | None = None
+    # [H, W, 3] linear in [0, 1], as glTF packs it: green is roughness, blue metallic
+    metallic_roughness: Tensor | None = None
 
 
 @dataclass(frozen=True)
