@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from threed.core import InputError
-from threed.toybox.evaluate import Row, fronts, part_of, prompts, side_by_side, table
+from threed.toybox.evaluate import Row, part_of, prompts, side_by_side, table
+from threed.toybox.judge import fronts
 from threed.toybox.looks import Looks, looks, real_looks
 from threed.toybox.world import FINISHES, KINDS
 

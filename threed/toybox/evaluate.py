@@ -64,7 +64,7 @@ def judge_mesh(path: Path, kind: str, color: str, finish: str) -> dict[str, Any]
     from renderers.raster import render_mesh
     from threed.cameras import orbit
     from threed.toybox.family import WEIGHTS
-    from threed.toybox.judge import load_judge
+    from threed.toybox.judge import fronts, load_judge
     from threed.toybox.looks import looks, real_looks
     from threed.toybox.world import FRONTED
 
@@ -85,14 +85,6 @@ def judge_mesh(path: Path, kind: str, color: str, finish: str) -> dict[str, Any]
         "fronts": fronts(around) if kind in FRONTED else None,
         **looks(rgb, opacity).beside(real_looks(kind, color, finish)),
     }
-
-
-def fronts(names: Sequence[str]) -> int:
-    """How many separate groups of neighbours around a circle are called "front"."""
-    here = [name == "front" for name in names]
-    if all(here):
-        return 2  # a front wherever one looks: as wrong as two
-    return sum(now and not before for now, before in zip(here, [here[-1], *here[:-1]]))
 
 
 def evaluate_one(

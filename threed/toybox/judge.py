@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,14 @@ class Verdict:
     def together(self, head: str) -> str:
         """The one name that fits all the pictures best: their log-probabilities are added."""
         return HEADS[head][int(self.logits[head].sum(0).argmax())]
+
+
+def fronts(names: Sequence[str]) -> int:
+    """How many separate groups of neighbours around a circle are called "front"."""
+    here = [name == "front" for name in names]
+    if all(here):
+        return 2  # a front wherever one looks: as wrong as two
+    return sum(now and not before for now, before in zip(here, [here[-1], *here[:-1]]))
 
 
 class Judge(nn.Module):

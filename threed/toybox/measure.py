@@ -14,10 +14,11 @@ from threed.cameras import orbit, view_name
 from threed.diffusion.backbone import load_backbone
 from threed.diffusion.images import make_images
 from threed.toybox import family
-from threed.toybox.judge import Judge, load_judge
-from threed.toybox.shelf import random_set
+from threed.toybox.draw import Light
+from threed.toybox.judge import Judge, fronts, load_judge
+from threed.toybox.shelf import in_clay, random_set
 from threed.toybox.train import SEEDS
-from threed.toybox.world import COLORS, FRONTED, KINDS, Set
+from threed.toybox.world import COLORS, FRONTED, KINDS, Set, Toy, draw_set, random_toy
 
 STEPS, GUIDANCE = 30, 5.0  # of every sample that is judged
 Say = Callable[[str], None]
@@ -37,6 +38,7 @@ def measure(weights: Path, *, sets: int = 128, say: Say = lambda _: None) -> dic
     scores: dict[str, float] = {}
     for name, score in (
         ("judge", lambda: judge_scores(judge, drawn)),
+        ("real toys as assets", lambda: turntable_scores(judge)),
         ("vae", lambda: vae_scores(weights, drawn)),
         ("clip", lambda: clip_scores(weights, drawn)),
         ("text to image", lambda: image_scores(weights, judge)),
@@ -59,6 +61,30 @@ def judge_scores(judge: Judge, drawn: list[Set]) -> dict[str, float]:
         if one.toy.kind in FRONTED:
             right["view"] += [a == b for a, b in zip(verdict.names("view"), views)]
     return {f"judge_{head}": float(np.mean(hits)) for head, hits in right.items()}
+
+
+def turntable_scores(judge: Judge) -> dict[str, float]:
+    """What `threed evaluate` would say of real toys: the most that an asset can be given.
+
+    One toy of every kind: kind and colour from eight views together, the kind of the same toy in
+    clay, and for kinds with a front whether just one group of twelve views looks like a front.
+    """
+    right: dict[str, list[bool]] = {"kind": [], "color": [], "geometry": [], "front": []}
+    for i, kind in enumerate(KINDS):
+        toy = random_toy(np.random.default_rng([SEEDS["test"], i]), kind)
+        coloured = judge.read(turntable(toy, 8))
+        right["kind"].append(coloured.together("kind") == kind)
+        right["color"].append(coloured.together("color") == toy.color)
+        right["geometry"].append(judge.read(turntable(in_clay(toy), 8)).together("kind") == kind)
+        if kind in FRONTED:
+            right["front"].append(fronts(judge.read(turntable(toy, 12)).names("view")) == 1)
+    return {f"truth_{name}": float(np.mean(hits)) for name, hits in right.items()}
+
+
+def turntable(toy: Toy, views: int) -> Tensor:
+    """[views, 3, size, size] in [0, 1]: a toy from all around, on white."""
+    white = np.ones((2, 3), np.float32)
+    return pixels(draw_set(toy, orbit(views, family.SIZE), Light(), white))
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from threed.toybox.world import (
     FINISHES,
     KINDS,
     Set,
+    Toy,
     draw_set,
     random_background,
     random_light,
@@ -50,8 +51,7 @@ def random_set(
     """
     toy = random_toy(rng, kind=kind)
     if clay:
-        grey = tuple(replace(part, color=CLAY) for part in toy.parts)
-        toy = replace(toy, finish="plain", parts=grey)
+        toy = in_clay(toy)
     name, background = random_background(rng)
     elevation = rng.uniform(62, 85) if rng.uniform() < 0.125 else rng.uniform(-10, 45)
     fov, zoom = rng.uniform(35, 45), rng.uniform(0.85, 1.1)
@@ -63,6 +63,12 @@ def random_set(
         one * fov, size,
     )  # fmt: skip
     return draw_set(toy, cameras, random_light(rng), background, name=name)
+
+
+def in_clay(toy: Toy) -> Toy:
+    """The same toy, all of one pale grey."""
+    grey = tuple(replace(part, color=CLAY) for part in toy.parts)
+    return replace(toy, finish="plain", parts=grey)
 
 
 @dataclass(frozen=True)
