@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("export")(cli_files.export)
 app.command("turntable")(cli_files.turntable)
 app.command("report")(cli_files.report)
+app.command("blender")(cli_files.blender)
 app.command("list")(cli_lists.show)
 
 Prompt = Annotated[str, typer.Argument(help='What to make, such as "a red mug".')]

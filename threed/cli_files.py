@@ -1,7 +1,9 @@
-"""Commands on assets that are there: export, turntable, report."""
+"""Commands on assets that are there: export, turntable, report, blender."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -53,3 +55,27 @@ def report(
     from rich.console import Console
 
     Console().print(figures.table(str(source)))
+
+
+def blender(
+    source: Source,
+    render: Annotated[Path | None, typer.Option(help="A picture for Cycles to draw: .png.")] = None,
+    size: Annotated[int, typer.Option(min=8, max=8192, help="Pixels a side.")] = 512,
+    samples: Annotated[int, typer.Option(min=1, max=65536, help="Of Cycles, a pixel.")] = 32,
+    azimuth: Annotated[float, typer.Option(help="Degrees from the front, to the left.")] = 30.0,
+    elevation: Annotated[float, typer.Option(min=-90, max=90, help="Degrees up.")] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Open an asset in real Blender: what becomes of it there, and a picture if asked."""
+    from exporters.blender import Picture, look
+
+    path = source / "asset.glb" if source.is_dir() else source
+    picture = None if render is None else Picture(render, size, samples, azimuth, elevation)
+    seen = look(path, picture)
+    if as_json:
+        say(json.dumps(asdict(seen), indent=2))
+        return
+    for line in seen.lines():
+        say(line)
+    if render is not None:
+        say(str(render))

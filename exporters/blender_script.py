@@ -1,0 +1,158 @@
+"""What runs inside Blender: import a file, say what became of it, draw it. Knows only bpy.
+
+Called by `exporters.blender` with one JSON object as its last argument, and answers with one line
+that begins with MARK.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import bpy
+from mathutils import Vector
+
+MARK = "threed-blender: "
+
+
+def load(path: str) -> None:
+    """Import a mesh file into an empty scene, with Blender's own importers at their defaults."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    importers = {
+        ".glb": bpy.ops.import_scene.gltf,
+        ".obj": bpy.ops.wm.obj_import,
+        ".ply": bpy.ops.wm.ply_import,
+        ".stl": bpy.ops.wm.stl_import,
+        ".usdz": bpy.ops.wm.usd_import,
+    }
+    importers[Path(path).suffix.lower()](filepath=path)
+
+
+def meshes() -> list[Any]:
+    """The mesh objects of the scene."""
+    return [thing for thing in bpy.context.scene.objects if thing.type == "MESH"]
+
+
+def bounds() -> list[list[float]]:
+    """The lower and the upper corner of everything, in Blender's world."""
+    corners = [thing.matrix_world @ v.co for thing in meshes() for v in thing.data.vertices]
+    return [[pick(c[k] for c in corners) for k in range(3)] for pick in (min, max)]
+
+
+def described(thing: Any) -> dict[str, Any]:
+    """A mesh object as data."""
+    data = thing.data
+    return {
+        "name": thing.name,
+        "vertices": len(data.vertices),
+        "faces": len(data.polygons),
+        "uv_maps": len(data.uv_layers),
+        "color_attributes": len(data.color_attributes),
+        "custom_normals": bool(data.has_custom_normals),
+        "materials": [material(m) for m in data.materials if m is not None],
+    }
+
+
+def material(source: Any) -> dict[str, Any]:
+    """A material as data: its pictures, each with the input of the surface that it ends in."""
+    tree = source.node_tree
+    pictures = [node for node in tree.nodes if node.type == "TEX_IMAGE" and node.image]
+    surface = next((node for node in tree.nodes if node.type == "BSDF_PRINCIPLED"), None)
+    values = {}
+    if surface is not None:
+        for name in ("Metallic", "Roughness"):
+            socket = surface.inputs[name]
+            values[name] = None if socket.is_linked else socket.default_value
+    return {
+        "name": source.name,
+        "metallic": values.get("Metallic"),
+        "roughness": values.get("Roughness"),
+        "images": [
+            {
+                "name": node.image.name,
+                "size": list(node.image.size),
+                "color_space": node.image.colorspace_settings.name,
+                "feeds": sorted(fed(node)),
+            }
+            for node in pictures
+        ],
+    }
+
+
+def fed(node: Any) -> set[str]:
+    """Names of the surface's inputs that a node's outputs lead to."""
+    found = set()
+    for output in node.outputs:
+        for link in output.links:
+            if link.to_node.type == "BSDF_PRINCIPLED":
+                found.add(link.to_socket.name)
+            elif link.to_node.type != "OUTPUT_MATERIAL":
+                found |= fed(link.to_node)
+    return found
+
+
+def look(azimuth_deg: float, elevation_deg: float) -> None:
+    """A camera that everything just fits into; azimuth 0 is Blender's front view, from -y."""
+    scene = bpy.context.scene
+    low, high = (Vector(corner) for corner in bounds())
+    middle, radius = (low + high) / 2, max((high - low).length / 2, 1e-6)
+    azimuth, elevation = math.radians(azimuth_deg), math.radians(elevation_deg)
+    flat = math.cos(elevation)
+    back = Vector((math.sin(azimuth) * flat, -math.cos(azimuth) * flat, math.sin(elevation)))
+    lens = bpy.data.cameras.new("camera")
+    lens.angle = math.radians(40)
+    camera = bpy.data.objects.new("camera", lens)
+    camera.location = middle + back * (radius / math.sin(lens.angle / 2))
+    camera.rotation_euler = back.to_track_quat("Z", "Y").to_euler()
+    lens.clip_start, lens.clip_end = radius / 100, radius * 100
+    scene.collection.objects.link(camera)
+    scene.camera = camera
+    lamp = bpy.data.objects.new("lamp", bpy.data.lights.new("lamp", "SUN"))
+    lamp.data.energy = 2.0
+    lamp.rotation_euler = camera.rotation_euler
+    lamp.rotation_euler.rotate_axis("X", math.radians(-35))
+    lamp.rotation_euler.rotate_axis("Y", math.radians(-25))
+    scene.collection.objects.link(lamp)
+    sky = bpy.data.worlds.new("sky")
+    sky.use_nodes = True
+    sky.node_tree.nodes["Background"].inputs["Strength"].default_value = 0.6
+    sky.node_tree.nodes["Background"].inputs["Color"].default_value = (1, 1, 1, 1)
+    scene.world = sky
+
+
+def draw(path: str, size: int, samples: int) -> None:
+    """Render the scene with Cycles on the CPU into a PNG whose background is transparent."""
+    scene = bpy.context.scene
+    scene.render.engine = "CYCLES"
+    scene.cycles.device = "CPU"
+    scene.cycles.samples = samples
+    scene.cycles.use_denoising = False
+    scene.cycles.seed = 0
+    scene.render.resolution_x = scene.render.resolution_y = size
+    scene.render.resolution_percentage = 100
+    scene.render.film_transparent = True
+    scene.render.image_settings.file_format = "PNG"
+    scene.render.image_settings.color_mode = "RGBA"
+    # the default view transform bends colours like film; this one shows those of the texture
+    scene.view_settings.view_transform = "Standard"
+    scene.render.filepath = path
+    bpy.ops.render.render(write_still=True)
+
+
+def main() -> None:
+    """Do what the last argument asks for."""
+    asked = json.loads(sys.argv[-1])
+    load(asked["source"])
+    found = {
+        "blender": bpy.app.version_string,
+        "objects": [described(thing) for thing in meshes()],
+        "bounds": bounds(),
+    }
+    if asked["render"] is not None:
+        look(asked["azimuth_deg"], asked["elevation_deg"])
+        draw(asked["render"], asked["size"], asked["samples"])
+    sys.stdout.write(f"\n{MARK}{json.dumps(found)}\n")
+
+
+main()

@@ -1,0 +1,48 @@
+"""Toys of the toybox world as textured meshes: the best asset that a prompt could become."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mcubes
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from exporters.bake import bake
+from exporters.unwrap import unwrap
+from threed.core import Mesh
+from threed.toybox.draw import COLOR, Array, _nearest
+from threed.toybox.world import random_toy
+
+
+@njit
+def _solids(parts: Any, points: Any, distance: Any, owner: Any) -> None:
+    every = np.arange(len(parts))
+    for i in range(len(points)):
+        x, y, z = points[i]
+        distance[i], owner[i] = _nearest(parts, every, len(parts), x, y, z)
+
+
+def solids(parts: Array, points: Array) -> tuple[Array, Array]:
+    """Signed distances [N], and the parts [N] that are nearest."""
+    distance, owner = np.empty(len(points), np.float32), np.empty(len(points), np.int64)
+    _solids(parts, points, distance, owner)
+    return distance, owner
+
+
+def toy(kind: str, color: str, *, resolution: int = 64, texture: int = 256) -> Mesh:
+    """A plain toy of a kind and a colour, from the front +x, its texture painted."""
+    parts = random_toy(np.random.default_rng(0), kind, color, "plain").packed()
+    axis = np.linspace(-1, 1, resolution, dtype=np.float32)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    field = solids(parts, grid)[0].reshape((resolution,) * 3)
+    vertices, faces = mcubes.marching_cubes(-field, 0.0)
+    places = torch.from_numpy(vertices).float() * (2 / (resolution - 1)) - 1
+    mesh = Mesh(places, torch.from_numpy(faces.astype(np.int64)))
+
+    def painted(points: Tensor, _: Tensor) -> Tensor:
+        return torch.from_numpy(parts[solids(parts, points.numpy())[1], COLOR : COLOR + 3])
+
+    return bake(unwrap(mesh, texture), painted, texture)
