@@ -1,20 +1,87 @@
-"""Pictures of a mesh."""
+"""Pictures of a mesh: one that is finished, and one that learns from its pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from renderers.kernels.raster import interpolate, rasterize, texture
+from renderers.kernels.raster import antialias, interpolate, rasterize, texture
 from renderers.shading import Light, Look, lamps, shade
 from threed.core import Cameras, Mesh, RenderOutput
 
 PLAIN = 0.7  # sRGB grey of a mesh that has neither texture nor colours
 SAMPLES = 2**20  # rasterized together: memory of this size is reused, larger pieces are not
+Shade = Callable[[Tensor, Tensor], Tensor]  # points and unit normals [M, 3] to sRGB [M, 3]
 JUMP = 0.01  # relative change of depth within a pixel from which it is shaded sample by sample
+
+
+def render(
+    vertices: Tensor,
+    faces: Tensor,
+    cameras: Cameras,
+    *,
+    shade: Shade,
+    background: Tensor | None = None,
+    normals: Literal["smooth", "flat"] = "smooth",
+) -> RenderOutput:
+    """A picture that teaches vertices [V, 3] and whatever the shade depends on; faces [F, 3] int64.
+
+    shade is called once, with the world positions and the unit normals of the surface in all
+    covered pixels; both sides of a face show, with the normal of the side that is seen. Outlines
+    are blended and move with their vertices (`renderers.kernels.raster.antialias`). background is
+    [3], [B, 3] or [B, H, W, 3]; None is white. In blended pixels opacity is the part that is
+    covered, and the normal as much shorter. On the device of the vertices, which the gradients
+    reach through positions, normals and outlines. ValueError on shapes.
+    """
+    cameras = cameras.to(vertices.device)
+    b, h, w = len(cameras), cameras.height, cameras.width
+    behind = _behind(background, (b, h, w), vertices.device)
+    clip = F.pad(vertices, (0, 1), value=1.0) @ cameras.mvp().mT
+    buffer = rasterize(clip, faces, (h, w))
+    covered = torch.nonzero(buffer.detach()[..., 3], as_tuple=True)
+    hits = buffer[covered][None, :, None]  # a picture of one row a pixel, [1, N, 1, 4]
+    point = interpolate(vertices, hits, faces)[0, :, 0]
+    ray = point - cameras.position[covered[0]]
+    if normals == "smooth":
+        smooth = Mesh(vertices, faces).vertex_normals()
+        normal = F.normalize(interpolate(smooth, hits, faces)[0, :, 0], dim=-1)
+    flat = _flat_normals(vertices, faces, hits)
+    if normals == "flat":
+        normal = flat
+    away = (flat * ray).sum(-1, keepdim=True) > 0
+    normal = torch.where(away, -normal, normal)
+    distance = ray.norm(dim=-1, keepdim=True)
+    values = torch.cat([shade(point, normal), torch.ones_like(distance), distance, normal], -1)
+    image = torch.cat([behind, behind.new_zeros(b, h, w, 5)], -1).index_put(covered, values)
+    image = antialias(image, buffer, clip, faces)
+    rgb, opacity, depth, normal = torch.split(image, [3, 1, 1, 3], -1)
+    depth = torch.where(opacity > 1e-3, depth / opacity.clamp(min=1e-3), torch.zeros_like(depth))
+    return RenderOutput(rgb, opacity, depth, normal)
+
+
+def _behind(background: Tensor | None, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """[B, H, W, 3] what shows beside the mesh."""
+    b, h, w = shape
+    if background is None:
+        background = torch.ones(3)
+    background = background.to(device)
+    if background.shape in ((3,), (b, 3)):
+        return background.expand(b, 3)[:, None, None].expand(b, h, w, 3)
+    if background.shape != (b, h, w, 3):
+        raise ValueError(f"background must be [3], [{b}, 3] or [{b}, {h}, {w}, 3], "
+                         f"got {list(background.shape)}")  # fmt: skip
+    return background
+
+
+def _flat_normals(vertices: Tensor, faces: Tensor, hits: Tensor) -> Tensor:
+    """Unit normals [N, 3] of the faces in a buffer's entries [1, N, 1, 4]."""
+    a, b, c = vertices[faces[hits.detach()[0, :, 0, 3].long() - 1]].unbind(1)
+    return F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
 
 
 @torch.no_grad()

@@ -16,7 +16,11 @@ import torch
 from numba import prange
 from torch import Tensor
 
+from renderers.kernels import raster_reference as reference
 from renderers.kernels.jit import compiled
+from renderers.kernels.raster_reference import antialias, twins
+
+__all__ = ["antialias", "interpolate", "rasterize", "texture", "twins"]
 
 BLOCK = 4096  # pixels a thread takes at a time
 Array = Any  # a numpy array; numba's functions are untyped
@@ -109,6 +113,8 @@ def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
     _screen(vertices, height, width, screen)
     bands = max(1, min(height, 2 * numba.get_num_threads() // len(clip))) if len(clip) else 1
     _rasterize(vertices, screen, faces.numpy(), bands, out.numpy())
+    if clip.requires_grad:
+        return reference.weigh(clip, faces, out[..., 3].long())
     return out
 
 
@@ -136,6 +142,8 @@ def _interpolate(attributes: Array, buffer: Array, faces: Array, out: Array) -> 
 
 def interpolate(attributes: Tensor, buffer: Tensor, faces: Tensor) -> Tensor:
     """[B, H, W, C] from attributes [1 or B, V, C]."""
+    if attributes.requires_grad or buffer.requires_grad:
+        return reference.interpolate(attributes, buffer, faces)
     b, h, w = buffer.shape[:3]
     out = torch.empty(b, h * w, attributes.shape[2])
     pixels = buffer.view(b, h * w, 4)
@@ -169,6 +177,8 @@ def _texture(image: Array, uv: Array, out: Array) -> None:
 
 def texture(image: Tensor, uv: Tensor) -> Tensor:
     """[B, H, W, C] from image [1 or B, h, w, C]."""
+    if image.requires_grad or uv.requires_grad:
+        return reference.texture(image, uv)
     b, h, w = uv.shape[:3]
     out = torch.empty(b, h * w, image.shape[3])
     _texture(image.detach().numpy(), uv.view(b, h * w, 2).numpy(), out.numpy())
