@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor, nn
+    from torch import Generator, Tensor
 
     from threed.core import Cameras
 
@@ -14,15 +14,31 @@ if TYPE_CHECKING:
 class Guidance(Protocol):
     """What a training step asks for its gradient."""
 
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """What the guidance itself trains; empty if it is frozen."""
-        ...
-
     def __call__(
         self, image: Tensor, cameras: Cameras, step: int, generator: Generator
     ) -> dict[str, Tensor]:
         """Scalar losses by name for image [B, H, W, 3] in [0, 1], seen by B cameras.
 
-        Only their gradients mean something. All chance comes from the generator.
+        Only their gradients mean something. All chance comes from the generator. A guidance that
+        trains a net of its own does so here.
         """
         ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it has learned, optimizer included; empty if it is frozen."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state_dict, exactly."""
+        ...
+
+
+class Frozen:
+    """The part of a Guidance that learns nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to go on from."""

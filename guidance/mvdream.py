@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
+from guidance import Frozen
 from guidance.prompts import Prompts
 from guidance.sds import distill, draw_noise, draw_t, encode_render, guide
 from threed.core import Cameras, InputError, Schedule
@@ -24,7 +24,7 @@ class MultiViewSettings:
     rescale: float  # 0 is plain CFG, 1 gives x0 the contrast that the text alone gives it
 
 
-class MultiView:
+class MultiView(Frozen):
     """MVDream's loss (arXiv:2308.16512): half the squared distance to the model's x0.
 
     One t for the whole batch; noise differs from view to view. InputError if the backbone is not a
@@ -38,10 +38,6 @@ class MultiView:
                 f"and {backbone.name!r} sees one picture at a time; use sds with it"
             )
         self.backbone, self.prompts, self.settings = backbone, prompts, settings
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """None: the model is frozen."""
-        return ()
 
     def __call__(
         self, image: Tensor, cameras: Cameras, step: int, generator: Generator

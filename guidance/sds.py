@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from guidance import Frozen
 from guidance.prompts import Prompts
 from threed.core import Cameras, Schedule
 from threed.diffusion.backbone import Backbone
@@ -36,15 +37,11 @@ class SDSSettings:
     grad_clip: Schedule | None = None  # by step, the largest entry of the latents' gradient
 
 
-class SDS:
+class SDS(Frozen):
     """Score distillation sampling (DreamFusion, arXiv:2209.14988), each item at its own t."""
 
     def __init__(self, backbone: Backbone, prompts: Prompts, settings: SDSSettings) -> None:
         self.backbone, self.prompts, self.settings = backbone, prompts, settings
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """None: the model is frozen."""
-        return ()
 
     def __call__(
         self, image: Tensor, cameras: Cameras, step: int, generator: Generator

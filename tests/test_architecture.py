@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "settings": set(),
     "config": {"settings", "scenes", "assets"},
     "run": {"config"},
-    "keeper": {"run", "config", "scenes", "cameras"},
+    "keeper": {"run", "config", "scenes", "guidance", "cameras"},
     "pipeline": {"keeper", "run", "config", "assets", "scenes", "renderers", "guidance",
                  "diffusion", "systems", "toybox", "cameras", "version"},
     "toybox": {"renderers", "diffusion", "cameras"},

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
+from guidance import Frozen
 from tests import tiny
 from threed import keeper, pipeline
 from threed.config import Run, Stage, constant
@@ -33,14 +35,11 @@ SMALL = FieldSettings(
 )
 
 
-class Redder:
+class Redder(Frozen):
     """Guidance that knows what it wants, and may misbehave at a step."""
 
     def __init__(self, poison: int | None = None, times: int = 1) -> None:
         self.poison, self.times, self.seen = poison, times, []
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        return ()
 
     def __call__(
         self, image: Tensor, cameras: Cameras, step: int, generator: Generator
@@ -179,6 +178,37 @@ def test_a_crash_between_checkpoints_changes_nothing(tmp_path: Path) -> None:
     scene = start(tmp_path / "a", make_run(), again)
     assert again.seen[0] == 8
     assert_same(scene, start(tmp_path / "b", make_run(), Redder()))
+
+
+def test_what_the_guidance_has_learned_is_kept_and_rolled_back(tmp_path: Path) -> None:
+    class Learner(Redder):
+        learned = 0.0
+
+        def __call__(self, *args: Any) -> dict[str, Tensor]:
+            losses = super().__call__(*args)
+            self.learned += float(losses["redder"].detach())
+            return {"redder": losses["redder"] + self.learned * args[0].mean()}
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"nested": {"learned": torch.tensor(self.learned, dtype=torch.float64)}}
+
+        def load_state_dict(self, state: Mapping[str, Any]) -> None:
+            self.learned = float(state["nested"]["learned"])
+
+    class Cut(Learner):
+        def __call__(self, *args: Any) -> dict[str, Tensor]:
+            if args[2] == 10:
+                raise RuntimeError("power cut")
+            return super().__call__(*args)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        start(tmp_path / "a", make_run(), Cut())
+    again, whole = Learner(), Learner()
+    assert_same(start(tmp_path / "a", make_run(), again), start(tmp_path / "b", make_run(), whole))
+    assert again.learned == whole.learned
+    spoilt = Learner(poison=6)
+    start(tmp_path / "c", make_run(), spoilt)
+    assert math.isfinite(spoilt.learned)
 
 
 # scenes that die

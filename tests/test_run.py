@@ -9,6 +9,7 @@ import shutil
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ def checkpoint(step: int) -> Checkpoint:
         log_bytes=10 * step,
         scene={"table": torch.full((4, 2), float(step)), "occupied": torch.tensor([True, False])},
         optimizer={"state": {0: {"step": torch.tensor(step)}}, "param_groups": [{"lr": 0.1}]},
+        guide={"critic": {"weight": torch.full((2,), float(step))}},
     )
 
 
@@ -109,7 +111,9 @@ def test_checkpoints_come_back_whole(folder: RunFolder) -> None:
         folder.save_checkpoint(checkpoint(step))
     found, expected = folder.latest_checkpoint(), checkpoint(6)
     assert found is not None
-    assert replace(found, scene={}, optimizer={}) == replace(expected, scene={}, optimizer={})
+    tensors: dict[str, Any] = {"scene": {}, "optimizer": {}, "guide": {}}
+    assert replace(found, **tensors) == replace(expected, **tensors)
+    assert torch.equal(found.guide["critic"]["weight"], torch.full((2,), 6.0))
     for name, value in expected.scene.items():
         assert torch.equal(found.scene[name], value)
         assert found.scene[name].dtype == value.dtype

@@ -12,6 +12,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from guidance import Guidance
 from threed import cameras
 from threed.config import Stage
 from threed.core import InputError, RenderOutput
@@ -93,12 +94,14 @@ class Keeper:
         folder: RunFolder,
         index: int,
         scene: Field,
+        guide: Guidance,
         optimizer: torch.optim.Optimizer,
         progress: Report | None,
     ) -> None:
         self.folder = folder
         self.index = index  # of the stage
         self.scene = scene
+        self.guide = guide
         self.optimizer = optimizer
         self.progress = progress
         self.attempt = 0
@@ -157,6 +160,7 @@ class Keeper:
             log_bytes=folder.log_bytes(),
             scene={name: value.cpu().clone() for name, value in self.scene.state_dict().items()},
             optimizer=_copied(self.optimizer.state_dict()),
+            guide=_copied(self.guide.state_dict()),
         )
         folder.save_checkpoint(self._good)
 
@@ -222,6 +226,7 @@ class Keeper:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.scene.load_state_dict(checkpoint.scene)
         self.optimizer.load_state_dict(_copied(checkpoint.optimizer))
+        self.guide.load_state_dict(_copied(checkpoint.guide))
         self._good = checkpoint
 
 

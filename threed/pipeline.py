@@ -112,7 +112,7 @@ def optimise(job: Job, start: Checkpoint | None = None, progress: Report | None 
         scene.param_groups(stage.lr(0)), betas=(0.9, 0.99), eps=1e-15, fused=True
     )
     with _patient_interrupt() as interrupted:
-        keeper = Keeper(job.folder, job.index, scene, optimizer, progress)
+        keeper = Keeper(job.folder, job.index, scene, job.guide, optimizer, progress)
         step = keeper.begin(start)
         while step < stage.steps:
             generator = step_generator(job.folder.run.seed, job.index, step, keeper.attempt)

@@ -48,6 +48,7 @@ class Checkpoint:
     log_bytes: int  # length of log.jsonl
     scene: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
+    guide: Mapping[str, Any]  # what the guidance has learned
 
 
 @dataclass(frozen=True)
