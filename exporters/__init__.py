@@ -19,6 +19,7 @@ WRITERS = {
     ".obj": "exporters.obj",
     ".ply": "exporters.ply",
     ".stl": "exporters.stl",
+    ".usdz": "exporters.usdz",
 }
 
 

@@ -81,7 +81,7 @@ def test_an_obj_arrives_whole(mug: Mesh, tmp_path: Path) -> None:
 
 
 @real
-@pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply", ".stl"])
+@pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply", ".stl", ".usdz"])
 def test_size_up_and_front_are_ours_in_every_format(tmp_path: Path, suffix: str) -> None:
     """1 long to the front (our x), 2 to the left (y), 3 up: Blender's front is -y, its up z."""
     exporters.save(cube(), tmp_path / f"toy{suffix}")

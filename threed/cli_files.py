@@ -18,7 +18,7 @@ def export(
     source: Source,
     to: Annotated[Path, typer.Option(help="The file to write; its ending says the format.")],
 ) -> None:
-    """Write an asset in another format: .glb, .obj, .ply or .stl."""
+    """Write an asset in another format: .glb, .obj, .ply, .stl or .usdz."""
     from threed.assets import export_file
 
     export_file(source, to)
