@@ -135,7 +135,8 @@ def _look(
     if normals:
         seen = (weights.detach() > SEEN).nonzero()[:, 0]
         ray = samples.ray_index[seen]
-        here = normals_at(volume.density, points[seen], volume.normal_step)
+        odd = (seen - samples.packed[ray, 0]) % 2 == 1
+        here = normals_at(volume.density, points[seen], volume.normal_step, odd)
         weight = weights[seen, None]
         away = (here * directions[ray]).sum(-1, keepdim=True).clamp(min=0).square()
         normal = normal.index_add(0, ray, weight * here)
@@ -143,17 +144,17 @@ def _look(
     return color, opacity, depth, normal, facing
 
 
-def normals_at(density: Callable[[Tensor], Tensor], points: Tensor, step: float) -> Tensor:
+def normals_at(
+    density: Callable[[Tensor], Tensor], points: Tensor, step: float, mirrored: Tensor
+) -> Tensor:
     """Unit normals [M, 3] at points [M, 3]: against the density's finite difference, or 0.
 
     The difference is taken over the corners of a tetrahedron `step` away: four look-ups, where
     central differences take six. What curvature adds to it has the other sign for the mirrored
-    tetrahedron, which half of the points take, in thin layers of space, so that it cancels along
-    a ray.
+    tetrahedron: where `mirrored` [M] bool alternates along a ray, it cancels.
     """
-    corners = points.new_tensor(TETRAHEDRON)  # [4, 3]
-    mirror = 1 - 2 * ((points.detach().sum(-1) * (2 / step)).floor() % 2)[:, None, None]
-    offsets = mirror * corners  # [M, 4, 3]
+    sign = 1 - 2 * mirrored.to(points.dtype)
+    offsets = sign[:, None, None] * points.new_tensor(TETRAHEDRON)  # [M, 4, 3]
     around = points[:, None] + offsets * (step / 3**0.5)
     values = density(around.reshape(-1, 3)).view(-1, 4, 1)
     return F.normalize((-values * offsets).sum(1), dim=-1)
