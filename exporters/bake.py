@@ -19,13 +19,20 @@ SIZES = (16, 8192)  # texels a side of a texture that is worth having
 SurfaceColor = Callable[[Tensor, Tensor], Tensor]
 
 
-@torch.no_grad()
 def bake(mesh: Mesh, color: SurfaceColor, size: int = 1024) -> Mesh:
     """The mesh with an albedo texture, size² texels, that shows what `color` says of its surface.
 
+    InputError for a size out of SIZES; ValueError for a mesh without uv.
+    """
+    return replace(mesh, material=replace(mesh.material, albedo=paint(mesh, color, size)))
+
+
+@torch.no_grad()
+def paint(mesh: Mesh, color: SurfaceColor, size: int) -> Tensor:
+    """[size, size, 3] what `color` says of the surface, on the mesh's map.
+
     Texels between the charts take the colour of the nearest chart, so that neither bilinear look-up
-    nor mip-mapping ever shows a background. InputError for a size out of SIZES; ValueError for a
-    mesh without uv.
+    nor mip-mapping ever shows a background. Errors as from `bake`.
     """
     if mesh.uv is None or mesh.uv_faces is None:
         raise ValueError("unwrap a mesh before it is baked")
@@ -42,8 +49,7 @@ def bake(mesh: Mesh, color: SurfaceColor, size: int = 1024) -> Mesh:
     painted = torch.cat([color(p, n).float().cpu() for p, n in pieces])
     image = torch.zeros(size, size, 3)
     image[row, column] = painted.clamp(0, 1)
-    image = spread(image, buffer[0, ..., 3] > 0)
-    return replace(mesh, material=replace(mesh.material, albedo=image))
+    return spread(image, buffer[0, ..., 3] > 0)
 
 
 def rasterize_uv(uv: Tensor, uv_faces: Tensor, size: int) -> Tensor:

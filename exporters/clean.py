@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,29 @@ FLOATER = 0.01  # of the largest piece's area: what is smaller is dropped
 ROUNDS = 4  # of repairs: closing one hole may show another
 
 
+@dataclass(frozen=True)
+class Repairs:
+    """What was done to a mesh, in numbers; all 0 for one that was whole."""
+
+    welded: int = 0  # vertices that lay exactly on another one
+    floaters: int = 0  # small loose pieces that went
+    cavities: int = 0  # pieces that went because nobody can see them
+    holes: int = 0  # that were filled
+    faces: int = 0  # without area, doubled, or crowding an edge, that went
+
+    def __add__(self, other: Repairs) -> Repairs:
+        """Both, one after the other."""
+        pairs = zip(asdict(self).items(), asdict(other).values())
+        return Repairs(**{name: a + b for (name, a), b in pairs})
+
+
 def clean(mesh: Mesh, *, floater: float = FLOATER) -> Mesh:
-    """The mesh without debris, and closed where that is possible.
+    """The mesh without debris, and closed where that is possible: see `repair`."""
+    return repair(mesh, floater=floater)[0]
+
+
+def repair(mesh: Mesh, *, floater: float = FLOATER) -> tuple[Mesh, Repairs]:
+    """The mesh without debris, and closed where that is possible; and what was done to it.
 
     Equal vertices become one; faces without area, doubled faces, and the faces that make an edge
     belong to more than two go; pieces smaller than `floater` times the largest one's area go, and
@@ -26,12 +47,30 @@ def clean(mesh: Mesh, *, floater: float = FLOATER) -> Mesh:
     """
     if mesh.uv is not None:
         raise ValueError("clean a mesh before it is unwrapped")
-    mesh = drop_pieces(_solid(weld(mesh)), floater)
+    welded = weld(mesh)
+    done = Repairs(welded=len(mesh.vertices) - len(welded.vertices))
+    mesh, done = _without_faces(welded, _solid(welded), done)
+    mesh, done = _without_pieces(mesh, floater, done)
     for _ in range(ROUNDS):
-        if topology.is_watertight(topology.edges(mesh.faces)):
+        edges = topology.edges(mesh.faces)
+        if topology.is_watertight(edges):
             break
-        mesh = fill_holes(_solid(_manifold(mesh)))
-    return drop_pieces(mesh, floater)
+        mesh, done = _without_faces(mesh, _solid(_manifold(mesh)), done)
+        loops = topology.boundary_loops(mesh.faces, topology.edges(mesh.faces))
+        done = replace(done, holes=done.holes + sum(len(loop) > 2 for loop in loops))
+        mesh = fill_holes(mesh)
+    return _without_pieces(mesh, floater, done)
+
+
+def _without_faces(before: Mesh, after: Mesh, done: Repairs) -> tuple[Mesh, Repairs]:
+    gone = len(before.faces) - len(after.faces)
+    return after, replace(done, faces=done.faces + gone)
+
+
+def _without_pieces(mesh: Mesh, floater: float, done: Repairs) -> tuple[Mesh, Repairs]:
+    small, hidden, piece = _debris(mesh, floater)
+    kept = compact(mesh, ~(small | hidden)[piece])
+    return kept, done + Repairs(floaters=int(small.sum()), cavities=int((hidden & ~small).sum()))
 
 
 def weld(mesh: Mesh) -> Mesh:
@@ -47,16 +86,18 @@ def weld(mesh: Mesh) -> Mesh:
 
 def drop_pieces(mesh: Mesh, floater: float = FLOATER) -> Mesh:
     """Only the pieces worth seeing: not the floaters, not the cavities inside a closed surface."""
+    return _without_pieces(mesh, floater, Repairs())[0]
+
+
+def _debris(mesh: Mesh, floater: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Which pieces [C] bool are floaters, which are cavities, and the piece [F] of each face."""
     count, piece = topology.components(mesh.faces)
-    if count == 1:
-        return compact(mesh, torch.ones(len(piece), dtype=torch.bool))
     zero = torch.zeros(count, dtype=torch.float64)
     area = zero.index_add(0, piece, topology.areas(mesh))
     volume = zero.index_add(0, piece, topology.volumes(mesh))
-    keep = area >= floater * area.max()
-    if volume[area.argmax()] > 0:
-        keep &= volume > 0  # a closed piece that looks inwards is the wall of a cavity
-    return compact(mesh, keep[piece])
+    # a closed piece that looks inwards is the wall of a cavity
+    hidden = (volume <= 0) & bool(volume[area.argmax()] > 0)
+    return area < floater * area.max(), hidden, piece
 
 
 def fill_holes(mesh: Mesh) -> Mesh:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,12 +12,24 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from exporters import topology
+from exporters import mapping, topology
 from exporters.bake import rasterize_uv
 from threed.core import Mesh
 
 GRID = 1024  # texels a side that the map is judged at when it has no texture
+SLIVER = 0.05  # of its longest side: the height below which a face is a sliver
+MAPS = ("albedo", "normal", "metallic_roughness")
 OFFSET = (0.1379, 0.2713)  # texels: so that no edge of a map runs through the points looked at
+
+
+@dataclass(frozen=True)
+class Known:
+    """What cannot be seen in a mesh, only known from its making; None where it is not."""
+
+    psnr: float | None = None  # dB, pictures of the mesh against pictures of its field
+    iou: float | None = None  # of the silhouettes in these pictures
+    threshold: float | None = None  # density that was taken for the surface, per world unit
+    repairs: Mapping[str, int] | None = None  # see exporters.clean.Repairs
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,15 @@ class Report:
     uv_overlap: float | None  # part of what shows that shows more than once
     texture: int | None  # texels a side, the larger one
     texel_density: float | None  # texels a world unit
+    slivers: int  # faces less than a twentieth as high as they are long
+    charts: int | None = None  # pieces of the texture map
+    seam_length: float | None = None  # world units along which neighbours are apart in the map
+    stretched: float | None = None  # part of the surface whose map is 4 times longer one way
+    texel_spread: float | None = None  # texel density where it is high over where it is low
+    maps: tuple[str, ...] = ()  # the pictures of the material
+    metallic: float = 0.0  # the material's factors
+    roughness: float = 0.0
+    repairs: Mapping[str, int] | None = None  # what was done to what the mesh was made from
     psnr: float | None = None  # dB, pictures of the mesh against pictures of its field
     iou: float | None = None  # of the silhouettes in these pictures
     threshold: float | None = None  # density that was taken for the surface, per world unit
@@ -46,13 +68,20 @@ class Report:
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
     @staticmethod
-    def known(path: Path) -> dict[str, float]:
-        """Of a report.json written before: what only the field could tell; empty if unreadable."""
+    def known(path: Path) -> Known:
+        """Of a report.json written before: what only its making could tell, as far as it is there.
+
+        Nothing of one that is missing or no report.
+        """
         try:
             values = json.loads(path.read_text("utf-8"))
-            return {name: float(values[name]) for name in ("psnr", "iou", "threshold")}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+            numbers = {name: None if values[name] is None else float(values[name])
+                       for name in ("psnr", "iou", "threshold")}  # fmt: skip
+            repairs = values["repairs"]
+            counts = repairs and {str(name): int(count) for name, count in repairs.items()}
+            return Known(**numbers, repairs=counts)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Known()
 
     def table(self, title: str = "") -> Table:
         """The same for people."""
@@ -72,6 +101,13 @@ class Report:
             ("texture coverage", _shown(self.uv_coverage, ".1%")),
             ("texture overlap", _shown(self.uv_overlap, ".2%")),
             ("texels a world unit", _shown(self.texel_density, ".4g")),
+            ("texel density, high over low", _shown(self.texel_spread, ".2f")),
+            ("charts", _shown(self.charts, ",")),
+            ("seams", _shown(self.seam_length, ".3g", " units")),
+            ("stretched", _shown(self.stretched, ".2%")),
+            ("slivers", f"{self.slivers:,}"),
+            ("material", self._material()),
+            ("repaired", self._repaired()),
             ("PSNR against the field", _shown(self.psnr, ".1f", " dB")),
             ("IoU against the field", _shown(self.iou, ".3f")),
             ("threshold", _shown(self.threshold, ".3g")),
@@ -81,15 +117,20 @@ class Report:
                 table.add_row(name, value)
         return table
 
+    def _material(self) -> str:
+        maps = ", ".join(self.maps) or "no maps"
+        return f"{maps}; metallic {self.metallic:g}, roughness {self.roughness:g}"
 
-def report(
-    mesh: Mesh,
-    *,
-    psnr: float | None = None,
-    iou: float | None = None,
-    threshold: float | None = None,
-) -> Report:
-    """Measure a mesh; what only its field can tell is passed through."""
+    def _repaired(self) -> str | None:
+        if self.repairs is None:
+            return None
+        done = [f"{name} {count:,}" for name, count in self.repairs.items() if count]
+        return ", ".join(done) or "nothing"
+
+
+def report(mesh: Mesh, known: Known | None = None) -> Report:
+    """Measure a mesh; what cannot be measured is passed through."""
+    known, material = known or Known(), mesh.material
     edges = topology.edges(mesh.faces)
     closed = topology.is_watertight(edges)
     area = float(topology.areas(mesh).sum())
@@ -109,9 +150,14 @@ def report(
         uv_overlap=None,
         texture=None,
         texel_density=None,
-        psnr=psnr,
-        iou=iou,
-        threshold=threshold,
+        slivers=_slivers(mesh),
+        maps=tuple(name for name in MAPS if getattr(material, name) is not None),
+        metallic=material.metallic,
+        roughness=material.roughness,
+        repairs=known.repairs,
+        psnr=known.psnr,
+        iou=known.iou,
+        threshold=known.threshold,
     )
     if mesh.uv is None or mesh.uv_faces is None:
         return plain
@@ -128,6 +174,7 @@ def report(
         uv_overlap=overlap,
         texture=None if image is None else size,
         texel_density=density,
+        **asdict(mapping.measure(mesh)),
     )
 
 
@@ -144,6 +191,12 @@ def doubles(uv: Tensor, uv_faces: Tensor, size: int) -> tuple[Tensor, Tensor]:
     first = rasterize_uv(moved, uv_faces, size)[0, ..., 3].long() - 1
     last = rasterize_uv(moved, uv_faces.flip(0), size)[0, ..., 3].long() - 1
     return first, torch.where(last >= 0, len(uv_faces) - 1 - last, last)
+
+
+def _slivers(mesh: Mesh) -> int:
+    corner = mesh.vertices.double()[mesh.faces]
+    longest = (corner - corner.roll(1, 1)).norm(dim=-1).amax(1)
+    return int((2 * topology.areas(mesh) < SLIVER * longest**2).sum())
 
 
 def _flat_areas(triangles: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from exporters import pictures, preview, video
-from exporters.report import Report, report, uv_use
+from exporters import mapping, pictures, preview, video
+from exporters.report import Known, Report, report, uv_use
 from tests.shapes import cube, sphere
 from threed.core import InputError, Material, Mesh
 
@@ -97,12 +98,13 @@ def test_the_report_of_a_cube() -> None:
     assert found == Report(
         faces=12, vertices=8, components=1, holes=0, non_manifold_edges=0, watertight=True,
         volume=pytest.approx(6), area=pytest.approx(22), low=(0, 0, 0), high=(1, 2, 3),
-        uv_coverage=None, uv_overlap=None, texture=None, texel_density=None,
+        uv_coverage=None, uv_overlap=None, texture=None, texel_density=None, slivers=0,
+        roughness=0.6,
     )  # fmt: skip
 
 
 def test_the_report_of_a_mapped_square() -> None:
-    found = report(square(), psnr=30.0, iou=0.97, threshold=12.0)
+    found = report(square(), Known(30.0, 0.97, 12.0, {"holes": 2, "faces": 0}))
     assert (found.watertight, found.holes, found.volume) == (False, 1, None)
     assert found.uv_coverage == pytest.approx(0.5, abs=0.01)
     assert found.uv_overlap == 0
@@ -110,6 +112,30 @@ def test_the_report_of_a_mapped_square() -> None:
     # 64 * 32 texels on 4 square units
     assert found.texel_density == pytest.approx(math.sqrt(64 * 32 / 4))
     assert (found.psnr, found.iou, found.threshold) == (30.0, 0.97, 12.0)
+    assert found.repairs == {"holes": 2, "faces": 0}
+    # 2 wide in half the square, 2 high in all of it: twice as many texels upwards as across
+    assert (found.charts, found.stretched, found.seam_length) == (1, 0, 0)
+    assert found.texel_spread == pytest.approx(1)
+    assert found.maps == ("albedo",)
+
+
+def test_seams_charts_stretch_and_uneven_texels_are_found() -> None:
+    mesh = square()
+    # the second triangle by itself, at a tenth of the first one's scale and eight times too narrow
+    uv = torch.tensor([[0.0, 0], [0.5, 0], [0.5, 0.5], [0.9, 0], [0.95, 0.00625], [0.9, 0.00625]])
+    apart = replace(mesh, uv=uv, uv_faces=torch.tensor([[0, 1, 2], [3, 4, 5]]))
+    found = mapping.measure(apart)
+    assert found.charts == 2
+    assert found.seam_length == pytest.approx(math.sqrt(8))  # the diagonal
+    assert found.stretched == pytest.approx(0.5)
+    assert found.texel_spread == pytest.approx(0.25 / math.sqrt(0.025 * 0.003125))
+    with pytest.raises(ValueError, match="has no map"):
+        mapping.measure(cube())
+
+
+def test_slivers_are_counted() -> None:
+    flat = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0.5, 0.04, 0], [0.5, -0.06, 0]])
+    assert report(Mesh(flat, torch.tensor([[0, 1, 2], [1, 0, 3]]))).slivers == 1
 
 
 def test_overlap_is_found_where_it_is() -> None:
@@ -132,13 +158,24 @@ def test_crowded_edges_are_counted() -> None:
     assert not found.watertight
 
 
+def test_what_is_known_comes_back_from_a_report(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    known = Known(30.0, None, 12.0, {"holes": 2})
+    path.write_text(report(square(), known).to_json())
+    assert Report.known(path) == known
+    path.write_text("[1]")
+    assert Report.known(path) == Known()
+    assert Report.known(tmp_path / "none.json") == Known()
+
+
 def test_json_and_table() -> None:
-    found = report(square(), iou=0.97)
+    found = report(square(), Known(iou=0.97, repairs={"holes": 2, "faces": 0}))
     values = json.loads(found.to_json())
     assert values["faces"] == 2
     assert values["low"] == [0, 0, 0]
     assert values["volume"] is None
     assert values["iou"] == 0.97
+    assert values["repairs"] == {"holes": 2, "faces": 0}
     assert set(values) == set(Report.__dataclass_fields__)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(found.table("square.glb"))
@@ -146,4 +183,6 @@ def test_json_and_table() -> None:
     assert "square.glb" in text
     assert "watertight" in text
     assert "50.0%" in text
+    assert "holes 2\n" in re.sub(" +\n", "\n", text)
+    assert "albedo; metallic 0, roughness 0.6" in text
     assert "PSNR" not in text  # what is not known is not shown

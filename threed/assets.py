@@ -1,22 +1,29 @@
-"""From a field to the files of an asset."""
+"""From a scene to the files of an asset."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
 
 import exporters
 from exporters import files, preview, video
-from exporters.bake import bake
-from exporters.clean import clean, smooth
+from exporters.bake import SurfaceColor, bake
+from exporters.budget import LODS, Budget, fit, levels
+from exporters.clean import Repairs, clean, repair, smooth
 from exporters.load import load
-from exporters.report import Report, report
+from exporters.normals import bake_normals
+from exporters.report import Known, Report, report
 from exporters.simplify import simplify
+from exporters.transfer import Skin
 from exporters.unwrap import unwrap
 from renderers.shading import Look
-from threed.core import InputError, Mesh
+from threed.core import Cameras, InputError, Mesh, RenderOutput
 from threed.scenes.isosurface import Radiance, Views, isosurface, surface_color, views_of
+from threed.scenes.placement import Placement
 
 Say = Callable[[str], None]
 OFFSETS = (0.0, -0.002, 0.002, 0.004, 0.006)  # world units
@@ -25,7 +32,7 @@ Provenance = Mapping[str, str | int | float]
 
 @dataclass(frozen=True)
 class AssetSettings:
-    """How a field becomes an asset."""
+    """How a scene becomes an asset."""
 
     faces: int = 20_000  # at most about so many
     texture: int = 1024  # texels a side
@@ -33,6 +40,8 @@ class AssetSettings:
     turntable_frames: int = 120  # of one turn, at 30 a second
     turntable_size: int = 512  # pixels a side
     preview_size: int = 256  # pixels a side of each of its 16 pictures
+    normal_map: bool = True  # for the shape that fewer faces lose, where it shows
+    lods: int = 0  # coarser copies, asset_lod1.glb and on: each a quarter of the faces
 
     def __post_init__(self) -> None:
         """InputError for a number out of its range."""
@@ -42,6 +51,7 @@ class AssetSettings:
                 raise InputError(f"asset: {name} must be in {low}..{high}, got {value}")
         if self.turntable_size % 2:
             raise InputError(f"asset: turntable_size must be even, got {self.turntable_size}")
+        levels(self.faces, self.texture, self.lods)
 
 
 _RANGES = {
@@ -51,6 +61,7 @@ _RANGES = {
     "turntable_frames": (2, 3600),
     "turntable_size": (16, 4096),
     "preview_size": (16, 2048),
+    "lods": (0, LODS),
 }
 
 
@@ -68,39 +79,102 @@ class Asset:
         return self.folder / "asset.glb"
 
 
+@runtime_checkable
+class Solid(Protocol):
+    """A scene that is a surface already."""
+
+    def solid(self) -> Mesh:
+        """It, without colours; with uv if these are to be kept as they are."""
+
+    def color(self, points: Tensor, normals: Tensor) -> Tensor:
+        """sRGB [N, 3] at points of it [N, 3]."""
+
+    def render(self, cameras: Cameras, *, background: Tensor | None = None) -> RenderOutput:
+        """Pictures over a background [3]."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an asset is made of, before it is mapped and painted."""
+
+    mesh: Mesh  # no colours; with uv if these are to be kept as they are
+    color: SurfaceColor
+    dense: Skin  # what the mesh was made from, before it lost faces
+    repairs: Repairs  # that it took
+    threshold: float | None = None  # density per world unit, if it was cut from a field
+
+    def fewer(self, faces: int, views: Views) -> Mesh:
+        """The dense surface with at most about so many faces, whole."""
+        mesh = clean(simplify(self.dense.mesh, faces))
+        return mesh if self.threshold is None else settle(mesh, views)
+
+
 def build_asset(
-    scene: Radiance,
+    scene: Radiance | Solid,
     folder: Path,
     settings: AssetSettings,
     provenance: Provenance,
     progress: Say | None = None,
+    placement: Placement | None = None,
 ) -> Asset:
-    """Find the surface of a field, map and paint it, and write everything that shows it.
+    """Find the surface of a scene, map and paint it, and write everything that shows it.
 
     Every file is written aside and renamed; the GLB comes first, and what is drawn and measured
-    afterwards is that file, read back. EmptySceneError if the field holds no surface; InputError,
-    naming the path, where a file cannot be written.
+    afterwards is that file, read back. A placement puts the asset where a given mesh stood.
+    EmptySceneError if a field holds no surface; InputError, naming the path, where a file cannot be
+    written.
     """
     say = progress or (lambda _: None)
-    say("looking at the field")
+    say("looking at the scene")
     views = views_of(scene)
     say("finding its surface")
-    found = isosurface(scene, views, resolution=settings.resolution)
-    mesh = settle(finish(found.mesh, settings.faces), views)
-    say(f"mapping {len(mesh.faces):,} faces")
-    mesh = unwrap(mesh, settings.texture)
-    say("painting the texture")
-    mesh = bake(mesh, surface_color(scene), settings.texture)
-    say("writing the files")
-    for name in ("asset.glb", "asset.obj"):
-        exporters.save(mesh, folder / name, extras=provenance)
-    return _present(load(folder / "asset.glb"), folder, settings, views, found.threshold, say)
+    found = shape(scene, views, settings)
+    place = placement or Placement()
+    for number, level in enumerate(levels(settings.faces, settings.texture, settings.lods)):
+        mesh = found.fewer(level.faces, views) if number else found.mesh
+        say(f"mapping and painting {len(mesh.faces):,} faces")
+        mesh = place.out(_mapped(mesh, found, settings, level.texture))
+        say("writing the files")
+        exporters.save(mesh, folder / lod_name("asset.glb", number), extras=provenance)
+        if number == 0:
+            exporters.save(mesh, folder / "asset.obj", extras=provenance)
+    mesh = load(folder / "asset.glb")
+    likeness = views.compare(place.into(mesh))
+    known = Known(likeness.psnr, likeness.iou, found.threshold, asdict(found.repairs))
+    return _present(mesh, folder, settings, known, say)
 
 
-def finish(mesh: Mesh, faces: int) -> Mesh:
-    """A raw isosurface repaired, smoothed, and with at most about `faces` faces; no colours."""
-    mesh = smooth(clean(replace(mesh, colors=None)))
-    return clean(simplify(mesh, faces))
+def shape(scene: Radiance | Solid, views: Views, settings: AssetSettings) -> Shape:
+    """The surface of a scene, repaired and with at most about settings.faces faces.
+
+    One that comes with uv stays as it is. EmptySceneError if a field holds no surface.
+    """
+    if isinstance(scene, Solid):
+        mesh = scene.solid()
+        if mesh.uv is not None:
+            return Shape(mesh, scene.color, Skin(mesh), Repairs())
+        mesh, repairs = repair(mesh)
+        found = Shape(mesh, scene.color, Skin(mesh), repairs)
+    else:
+        cut = isosurface(scene, views, resolution=settings.resolution)
+        mesh, repairs = repair(replace(cut.mesh, colors=None))
+        dense = Skin(smooth(mesh))
+        found = Shape(mesh, surface_color(scene), dense, repairs, cut.threshold)
+    return replace(found, mesh=found.fewer(settings.faces, views))
+
+
+def _mapped(mesh: Mesh, found: Shape, settings: AssetSettings, texture: int) -> Mesh:
+    """A mesh with a map, unless it has one, painted like the shape that it was made from."""
+    if mesh.uv is not None:
+        return bake(mesh, found.color, texture)
+    mesh = bake(unwrap(mesh, texture), found.color, texture)
+    return bake_normals(mesh, found.dense, texture) if settings.normal_map else mesh
+
+
+def lod_name(name: str, level: int) -> str:
+    """The name of a file's copy at a level: asset.glb, asset_lod1.glb, asset_lod2.glb."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}_lod{level}{dot}{suffix}" if level else name
 
 
 def settle(mesh: Mesh, views: Views) -> Mesh:
@@ -113,11 +187,8 @@ def settle(mesh: Mesh, views: Views) -> Mesh:
     return min(moved, key=views.error)
 
 
-def _present(
-    mesh: Mesh, folder: Path, settings: AssetSettings, views: Views, threshold: float, say: Say
-) -> Asset:
-    likeness = views.compare(mesh)
-    numbers = report(mesh, psnr=likeness.psnr, iou=likeness.iou, threshold=threshold)
+def _present(mesh: Mesh, folder: Path, settings: AssetSettings, known: Known, say: Say) -> Asset:
+    numbers = report(mesh, known)
     files.write({folder / "report.json": numbers.to_json().encode()})
     say("drawing the preview")
     preview.contact_sheet(mesh, folder / "preview.png", size=settings.preview_size)
@@ -129,14 +200,23 @@ def _present(
     return Asset(folder, mesh, numbers)
 
 
-def export_file(source: Path, target: Path) -> None:
+def export_file(
+    source: Path, target: Path, *, budget: Budget | None = None, lods: int = 0
+) -> list[Path]:
     """Read a mesh file, or the asset.glb of a run's folder, and write it in another format.
 
-    Geometry, texture and colours go along as far as the format has them. InputError for a source
-    that cannot be read, and for a target that cannot be written.
+    Geometry, textures and colours go along as far as the format has them; within a budget, and with
+    coarser copies beside it, where asked: see `exporters.budget.fit`. Returns the files. InputError
+    for a source that cannot be read, and for a target that cannot be written.
     """
     exporters.writer(target)  # a wrong name is noticed before anything is read
-    exporters.save(load_file(source), target, extras={"source": source.name})
+    mesh = load_file(source)
+    plain = budget is None and lods == 0
+    written = []
+    for level, copy in enumerate([mesh] if plain else fit(mesh, budget, lods)):
+        written.append(target.with_name(lod_name(target.name, level)))
+        exporters.save(copy, written[-1], extras={"source": source.name})
+    return written
 
 
 def turntable_file(
@@ -159,8 +239,8 @@ def report_file(source: Path) -> Report:
     """
     mesh = load_file(source)
     beside = (source if source.is_dir() else source.parent) / "report.json"
-    known = Report.known(beside) if source.is_dir() or source.stem == "asset" else {}
-    return report(mesh, **known)
+    own = source.is_dir() or source.stem == "asset"
+    return report(mesh, Report.known(beside) if own else None)
 
 
 def load_file(source: Path) -> Mesh:

@@ -1,0 +1,36 @@
+"""Where a given mesh stood, and how it comes into the unit ball and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from threed.core import Mesh
+
+Rows = tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Turned, moved and scaled: unit = scale * (turn @ original - center)."""
+
+    turn: Rows = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))  # a rotation
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)  # original units, after turning
+    scale: float = 1.0
+
+    def into(self, mesh: Mesh) -> Mesh:
+        """A mesh of its own place, in ours."""
+        turned = mesh.vertices.double() @ self._turn().T
+        unit = (turned - torch.tensor(self.center, dtype=torch.float64)) * self.scale
+        return replace(mesh, vertices=unit.float())
+
+    def out(self, mesh: Mesh) -> Mesh:
+        """The way back."""
+        center = torch.tensor(self.center, dtype=torch.float64)
+        place = (mesh.vertices.double() / self.scale + center) @ self._turn()
+        return replace(mesh, vertices=place.float())
+
+    def _turn(self) -> Tensor:
+        return torch.tensor(self.turn, dtype=torch.float64)
