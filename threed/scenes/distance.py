@@ -74,7 +74,8 @@ def _inside(corners: Floats, size: int) -> npt.NDArray[np.bool_]:
         np.add.at(turns, (x[hit] * size + y[hit]) * (size + 1) + above, sign[hit])
         first = last
     wound = turns.reshape(size, size, size + 1).cumsum(2)[..., :size]
-    return wound != 0
+    inside: npt.NDArray[np.bool_] = wound != 0
+    return inside
 
 
 def _crossings(flat: Floats, height: Floats, points: Ints) -> tuple[Floats, Ints]:

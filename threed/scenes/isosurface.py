@@ -36,7 +36,14 @@ class EmptySceneError(InputError):
     """The field holds nothing dense enough to be a surface."""
 
 
-class Radiance(Protocol):
+class Visible(Protocol):
+    """Anything that can be looked at."""
+
+    def render(self, cameras: Cameras, *, background: Tensor | None = None) -> RenderOutput:
+        """Pictures over a background [3]."""
+
+
+class Radiance(Visible, Protocol):
     """What is asked of a field."""
 
     @property
@@ -45,9 +52,6 @@ class Radiance(Protocol):
 
     def density_and_color(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [N] per world unit and colour [N, 3] sRGB at points [N, 3]."""
-
-    def render(self, cameras: Cameras, *, background: Tensor | None = None) -> RenderOutput:
-        """Pictures over a background [3]."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,8 @@ def likeness(seen: RenderOutput, truth: RenderOutput) -> Likeness:
 
 
 @torch.no_grad()
-def views_of(field: Radiance, *, views: int = 9, size: int = 96) -> Views:
-    """Pictures of the field from around it, at the heights of ELEVATIONS_DEG in turn."""
+def views_of(scene: Visible, *, views: int = 9, size: int = 96) -> Views:
+    """Pictures of a scene from around it, at the heights of ELEVATIONS_DEG in turn."""
     ring = [
         orbit(views, size, elevation_deg=e, start_deg=360 / views / 3)[i :: len(ELEVATIONS_DEG)]
         for i, e in enumerate(ELEVATIONS_DEG)
@@ -117,7 +121,7 @@ def views_of(field: Radiance, *, views: int = 9, size: int = 96) -> Views:
     c2w, fov = torch.cat([r.c2w for r in ring]), torch.cat([r.fov_y for r in ring])
     cameras = replace(ring[0], c2w=c2w, fov_y=fov)
     background = torch.full((3,), BEHIND)
-    seen = field.render(cameras, background=background)
+    seen = scene.render(cameras, background=background)
     here = {name: getattr(seen, name).detach().cpu() for name in ("rgb", "opacity")}
     return Views(cameras, replace(seen, **here), background)
 

@@ -142,7 +142,7 @@ def _table() -> tuple[tuple[tuple[int, int, int], ...], ...]:
     of the same orientation: (b - a) · (c - a) × (d - a) > 0.
     """
     place = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    table = []
+    table: list[tuple[tuple[int, int, int], ...]] = []
     for case in range(16):
         within = [k for k in range(4) if case >> k & 1]
         without = [k for k in range(4) if not case >> k & 1]
