@@ -11,24 +11,31 @@ import torch
 
 from threed.core import InputError
 from threed.toybox.evaluate import Row, part_of, prompts, side_by_side, table
-from threed.toybox.judge import fronts
+from threed.toybox.judge import Verdict, fronts
 from threed.toybox.looks import Looks, looks, real_looks
 from threed.toybox.world import FINISHES, KINDS
 
 
+def around(text: str) -> Verdict:
+    """A circle of views: F surely the front, f half sure, s a side."""
+    front = torch.tensor([{"F": 0.98, "f": 0.45, "s": 0.01}[letter] for letter in text])
+    rest = (1 - front) / 3
+    return Verdict({"view": torch.stack([front, rest, rest, rest], 1).log()})
+
+
 @pytest.mark.parametrize(
-    ("names", "count"),
+    ("text", "count"),
     [
-        ("front side back side", 1),
-        ("side back side front", 1),
-        ("front front side back side front", 1),
-        ("front side front side", 2),
-        ("side back side back", 0),
-        ("front front front front", 2),
+        ("FFFssssssssssssssssssFFF", 1),
+        ("FFFsssssssssFssssssssFFF", 1),  # one view misread does not make a front
+        ("FsFssssssssssssssssssFFF", 1),  # nor does it split one
+        ("FFFssssssFFFFFFsssssssFF", 2),
+        ("ssssssssffffffffssssssss", 0),
+        ("FFFFFFFFFFFFFFFFFFFFFFFF", 2),
     ],
 )
-def test_fronts_are_groups_around_the_circle(names: str, count: int) -> None:
-    assert fronts(names.split()) == count
+def test_fronts_are_groups_around_the_circle(text: str, count: int) -> None:
+    assert fronts(around(text)) == count
 
 
 def test_evaluation_asks_for_every_kind_once() -> None:

@@ -20,7 +20,6 @@ from threed.cli_show import Display, complain, say
 from threed.core import InputError
 
 VIEWS = 8  # of the turntable that is judged
-FRONT_VIEWS = 12  # around a mesh, in which its fronts are counted
 VERDICT = "verdict.json"
 
 
@@ -64,7 +63,7 @@ def judge_mesh(path: Path, kind: str, color: str, finish: str) -> dict[str, Any]
     from renderers.raster import render_mesh
     from threed.cameras import orbit
     from threed.toybox.family import WEIGHTS
-    from threed.toybox.judge import fronts, load_judge
+    from threed.toybox.judge import FRONT_VIEWS, fronts, load_judge
     from threed.toybox.looks import looks, real_looks
     from threed.toybox.world import FRONTED
 
@@ -77,7 +76,7 @@ def judge_mesh(path: Path, kind: str, color: str, finish: str) -> dict[str, Any]
     rgb, opacity = pictures("albedo", VIEWS)
     coloured = judge.read(rgb)
     shape = judge.read(pictures("textureless", VIEWS)[0])
-    around = judge.read(pictures("albedo", FRONT_VIEWS)[0]).names("view")
+    around = judge.read(pictures("albedo", FRONT_VIEWS)[0])
     return {
         "kind": coloured.together("kind") == kind,
         "color": coloured.together("color") == color,

@@ -15,7 +15,7 @@ from threed.diffusion.backbone import load_backbone
 from threed.diffusion.images import make_images
 from threed.toybox import family
 from threed.toybox.draw import Light
-from threed.toybox.judge import Judge, fronts, load_judge
+from threed.toybox.judge import FRONT_VIEWS, Judge, fronts, load_judge
 from threed.toybox.shelf import in_clay, random_set
 from threed.toybox.train import SEEDS
 from threed.toybox.world import COLORS, FRONTED, KINDS, Set, Toy, draw_set, random_toy
@@ -67,7 +67,7 @@ def turntable_scores(judge: Judge) -> dict[str, float]:
     """What `threed evaluate` would say of real toys: the most that an asset can be given.
 
     One toy of every kind: kind and colour from eight views together, the kind of the same toy in
-    clay, and for kinds with a front whether just one group of twelve views looks like a front.
+    clay, and for kinds with a front whether it has just one (`judge.fronts`).
     """
     right: dict[str, list[bool]] = {"kind": [], "color": [], "geometry": [], "front": []}
     for i, kind in enumerate(KINDS):
@@ -77,7 +77,7 @@ def turntable_scores(judge: Judge) -> dict[str, float]:
         right["color"].append(coloured.together("color") == toy.color)
         right["geometry"].append(judge.read(turntable(in_clay(toy), 8)).together("kind") == kind)
         if kind in FRONTED:
-            right["front"].append(fronts(judge.read(turntable(toy, 12)).names("view")) == 1)
+            right["front"].append(fronts(judge.read(turntable(toy, FRONT_VIEWS))) == 1)
     return {f"truth_{name}": float(np.mean(hits)) for name, hits in right.items()}
 
 
