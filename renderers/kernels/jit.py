@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from torch import Tensor
 
 Function = Callable[..., Any]
 
@@ -16,7 +17,16 @@ def compiled(function: Function) -> Function:
     The machine code is kept beside the source, else in the user's cache folder, or where
     NUMBA_CACHE_DIR says; where none of these can be written, every process compiles anew.
     """
-    options = {"parallel": True, "fastmath": True, "nogil": True, "error_model": "numpy"}
+    return _compiled(function, parallel=True)
+
+
+def serial(function: Function) -> Function:
+    """As `compiled`, for work that has an order: one thread."""
+    return _compiled(function, parallel=False)
+
+
+def _compiled(function: Function, parallel: bool) -> Function:
+    options = {"parallel": parallel, "fastmath": True, "nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError as error:
@@ -28,3 +38,8 @@ def compiled(function: Function) -> Function:
 def inlined(function: Function) -> Function:
     """A piece of such a function, for use inside it (same file: the cache follows the file)."""
     return numba.njit(fastmath=True, error_model="numpy")(function)
+
+
+def array(tensor: Tensor) -> Any:
+    """The numbers of a tensor on the CPU as a numpy array, contiguous; shared where they can be."""
+    return tensor.detach().contiguous().numpy()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from renderers import kernels
 
@@ -46,11 +47,7 @@ def interpolate(attributes: Tensor, buffer: Tensor, faces: Tensor) -> Tensor:
     """
     _check_faces(faces)
     _check_buffer(buffer)
-    if attributes.ndim == 2:
-        attributes = attributes[None]
-    if attributes.ndim != 3 or len(attributes) not in (1, len(buffer)):
-        raise ValueError(f"attributes must be [V, C] or [{len(buffer)}, V, C], "
-                         f"got {list(attributes.shape)}")  # fmt: skip
+    attributes = _batched("attributes", attributes, 3, len(buffer))
     module = kernels.implementation("raster", buffer.device.type)
     values: Tensor = module.interpolate(
         attributes.float().contiguous(), buffer.contiguous(), faces.contiguous()
@@ -58,22 +55,73 @@ def interpolate(attributes: Tensor, buffer: Tensor, faces: Tensor) -> Tensor:
     return values
 
 
-def texture(image: Tensor, uv: Tensor) -> Tensor:
-    """Bilinear look-ups [B, H, W, C] in an image [h, w, C] or [B, h, w, C] at uv [B, H, W, 2].
+@torch.no_grad()
+def derivatives(
+    attributes: Tensor, clip: Tensor, buffer: Tensor, faces: Tensor, names: Tensor | None = None
+) -> Tensor:
+    """How fast attributes [V, C] or [B, V, C] change on the screen: [B, H, W, 2 C], a pixel.
+
+    Two channels an attribute: its change from a pixel to the one on the right, and to the one below
+    (nvdiffrast's `uv_da`). clip, buffer and faces are those of `rasterize`; names [F, 3] int64 are
+    the rows of `attributes`, where they are not the faces themselves. 0 where there is no triangle.
+    No gradient. ValueError on shapes.
+    """
+    names = faces if names is None else names
+    _check_faces(faces)
+    _check_faces(names)
+    _check_buffer(buffer)
+    _check_clip(clip, len(buffer))
+    attributes = _batched("attributes", attributes, 3, len(buffer))
+    module = kernels.implementation("raster", buffer.device.type)
+    slopes: Tensor = module.derivatives(
+        attributes.float().contiguous(), clip.float().contiguous(), buffer.contiguous(),
+        faces.contiguous(), names.contiguous(),
+    )  # fmt: skip
+    return slopes
+
+
+def texture(image: Tensor, uv: Tensor, slopes: Tensor | None = None) -> Tensor:
+    """Look-ups [B, H, W, C] in an image [h, w, C] or [B, h, w, C] at uv [B, H, W, 2].
 
     uv (0, 0) is the lower left corner of the image, whose row 0 is the top; (1, 1) the upper right.
-    Outside, the border's colour goes on. Gradients go to both. ValueError on shapes.
+    Outside, the border's colour goes on. Bilinear; with slopes [B, H, W, 4], the `derivatives` of
+    uv, trilinear: of the image's halves, quarters and so on (down to the first side that is odd),
+    the two whose texels are about as large as the pixel is long in the image. Gradients go to image
+    and uv, not to the slopes. ValueError on shapes.
     """
     if uv.ndim != 4 or uv.shape[3] != 2:
         raise ValueError(f"uv must be [B, H, W, 2], got {list(uv.shape)}")
-    if image.ndim == 3:
-        image = image[None]
-    if image.ndim != 4 or len(image) not in (1, len(uv)):
-        raise ValueError(f"image must be [h, w, C] or [{len(uv)}, h, w, C], "
-                         f"got {list(image.shape)}")  # fmt: skip
+    image = _batched("image", image, 4, len(uv)).float()
+    if slopes is not None and slopes.shape != (*uv.shape[:3], 4):
+        raise ValueError(f"slopes must be {[*uv.shape[:3], 4]}, got {list(slopes.shape)}")
+    levels, level = [image], uv.new_zeros(uv.shape[:3], dtype=torch.float32)
+    if slopes is not None:
+        level = _level(slopes.detach().float(), *image.shape[1:3])
+        while (half := _halved(levels[-1])) is not None:
+            levels.append(half)
+    sizes = [(item.shape[1], item.shape[2]) for item in levels]
+    texels = torch.cat([item.flatten(1, 2) for item in levels], 1).contiguous()
     module = kernels.implementation("raster", uv.device.type)
-    values: Tensor = module.texture(image.float().contiguous(), uv.float().contiguous())
+    values: Tensor = module.texture(texels, sizes, uv.float().contiguous(), level)
     return values
+
+
+def _level(slopes: Tensor, height: int, width: int) -> Tensor:
+    """[B, H, W] log2 of the longest way in texels that a pixel of slopes [B, H, W, 4] makes."""
+    a, b, c, d = (slopes * slopes.new_tensor([width, width, height, height])).unbind(-1)
+    right, down, both = a * a + c * c, b * b + d * d, a * b + c * d
+    # the larger eigenvalue of JᵀJ
+    longest = (right + down) / 2 + (((right - down) / 2).square() + both.square()).sqrt()
+    return longest.clamp(min=1).log2() / 2
+
+
+def _halved(image: Tensor) -> Tensor | None:
+    """Means of 2 x 2 texels of an image [B, h, w, C]; None if a side is odd, unless it is 1."""
+    h, w = image.shape[1:3]
+    if max(h, w) == 1 or (h > 1 and h % 2) or (w > 1 and w % 2):
+        return None
+    window = (min(h, 2), min(w, 2))
+    return F.avg_pool2d(image.permute(0, 3, 1, 2), window).permute(0, 2, 3, 1)
 
 
 @torch.no_grad()
@@ -108,8 +156,7 @@ def antialias(
     _check_buffer(buffer)
     if color.ndim != 4 or color.shape[:3] != buffer.shape[:3]:
         raise ValueError(f"color must be {[*buffer.shape[:3], 'C']}, got {list(color.shape)}")
-    if clip.ndim != 3 or clip.shape[2] != 4 or len(clip) != len(buffer):
-        raise ValueError(f"clip must be [{len(buffer)}, V, 4], got {list(clip.shape)}")
+    _check_clip(clip, len(buffer))
     if twin is None:
         twin = twins(faces)
     if twin.shape != faces.shape:
@@ -120,6 +167,21 @@ def antialias(
         faces.contiguous(), twin,
     )  # fmt: skip
     return values
+
+
+def _batched(name: str, value: Tensor, dimensions: int, views: int) -> Tensor:
+    """The value with a batch in front, of 1 if it is the same for all views."""
+    if value.ndim == dimensions - 1:
+        value = value[None]
+    if value.ndim != dimensions or len(value) not in (1, views):
+        shape = {3: "V, C]", 4: "h, w, C]"}[dimensions]
+        raise ValueError(f"{name} must be [{shape} or [{views}, {shape}, got {list(value.shape)}")
+    return value
+
+
+def _check_clip(clip: Tensor, views: int) -> None:
+    if clip.ndim != 3 or clip.shape[2] != 4 or len(clip) != views:
+        raise ValueError(f"clip must be [{views}, V, 4], got {list(clip.shape)}")
 
 
 def _check_buffer(buffer: Tensor) -> None:

@@ -90,17 +90,56 @@ def interpolate(attributes: Tensor, buffer: Tensor, faces: Tensor) -> Tensor:
     return (weights[..., None] * values).sum(-2)
 
 
-def texture(image: Tensor, uv: Tensor) -> Tensor:
-    """[B, H, W, C] from image [1 or B, h, w, C]; gradients to both."""
-    h, w = image.shape[1:3]
-    x = (uv[..., 0] * w - 0.5).clamp(0, w - 1)
-    y = ((1 - uv[..., 1]) * h - 0.5).clamp(0, h - 1)
-    x0, y0 = x.long(), y.long()
-    x1, y1 = (x0 + 1).clamp(max=w - 1), (y0 + 1).clamp(max=h - 1)
+def derivatives(
+    attributes: Tensor, clip: Tensor, buffer: Tensor, faces: Tensor, names: Tensor
+) -> Tensor:
+    """[B, H, W, 2 C] from attributes [1 or B, V, C]."""
+    height, width = buffer.shape[1:3]
+    view, row, column = covered = torch.nonzero(buffer[..., 3], as_tuple=True)
+    face = buffer[covered][:, 3].long() - 1
+    edges, twice = _edges(clip[view[:, None], faces[face]].double())
+    edges = edges / twice[:, None, None]
+    weights = (edges @ _place(row, column, height, width)[..., None])[..., 0]
+    total = weights.sum(1)[:, None, None]
+    # weights / total by the quotient rule, over (x, y), then over (column, row)
+    slope = (edges - weights[..., None] * edges.sum(1, keepdim=True) / total) / total
+    slope = slope[..., :2] * edges.new_tensor([2 / width, -2 / height])
+    values = attributes[view[:, None] % len(attributes), names[face]].double()  # [N, 3, C]
+    found = (values.mT @ slope).flatten(1).to(buffer.dtype)
+    out = buffer.new_zeros(*buffer.shape[:3], found.shape[1])
+    return out.index_put(covered, found)
+
+
+def texture(texels: Tensor, sizes: list[tuple[int, int]], uv: Tensor, level: Tensor) -> Tensor:
+    """[B, H, W, C] from texels [1 or B, T, C], level by level; gradients to texels and uv."""
+    last = len(sizes) - 1
+    level = level.clamp(0, last)
+    lower = level.detach().long().clamp(max=max(last - 1, 0))
+    share = (level - lower)[..., None]
+    sharp = _bilinear(texels, sizes, uv, lower)
+    if last == 0:
+        return sharp
+    return sharp + share * (_bilinear(texels, sizes, uv, lower + 1) - sharp)
+
+
+def _bilinear(texels: Tensor, sizes: list[tuple[int, int]], uv: Tensor, level: Tensor) -> Tensor:
+    """[B, H, W, C] from one level [B, H, W] each."""
+    shapes = torch.tensor(sizes, device=uv.device)
+    areas = shapes.prod(1)
+    (h, w), start = shapes[level].unbind(-1), (areas.cumsum(0) - areas)[level]
+    zero = torch.zeros_like(uv[..., 0])
+    x = torch.minimum((uv[..., 0] * w - 0.5).clamp(min=0), w + zero - 1)
+    y = torch.minimum(((1 - uv[..., 1]) * h - 0.5).clamp(min=0), h + zero - 1)
+    x0, y0 = x.detach().long(), y.detach().long()
+    x1, y1 = torch.minimum(x0 + 1, w - 1), torch.minimum(y0 + 1, h - 1)
     fx, fy = (x - x0)[..., None], (y - y0)[..., None]
-    view = (torch.arange(len(uv), device=uv.device) % len(image))[:, None, None]
-    top = image[view, y0, x0] * (1 - fx) + image[view, y0, x1] * fx
-    bottom = image[view, y1, x0] * (1 - fx) + image[view, y1, x1] * fx
+    view = (torch.arange(len(uv), device=uv.device) % len(texels))[:, None, None]
+
+    def at(row: Tensor, column: Tensor) -> Tensor:
+        return texels[view, start + row * w + column]
+
+    top = at(y0, x0) * (1 - fx) + at(y0, x1) * fx
+    bottom = at(y1, x0) * (1 - fx) + at(y1, x1) * fx
     return top * (1 - fy) + bottom * fy
 
 
@@ -147,8 +186,10 @@ def _crossing(
     going = torch.arange(len(near), device=near.device)
     face = buffer[tuple(near.T)][:, 3].long() - 1
     entry = torch.full_like(face, -1)
-    found, parts = [], []
+    found, parts = [going[:0]], [start[:0, 0]]
     for _ in range(WALK):
+        if len(going) == 0:
+            break
         corners = clip[near[going, :1], faces[face]].double()
         edges, twice = _edges(corners)
         edges = edges * twice.detach().sign()[:, None, None]  # not negative inside
@@ -166,7 +207,7 @@ def _crossing(
         leaves = leaves.any(1)
         kept = leaves & outline & across
         found.append(going[kept])
-        parts.append(part[kept].clamp(0, 1))
+        parts.append(part[kept])
         on = leaves & ~outline
         going, face, entry = going[on], beyond[on] // 3, beyond[on] % 3
     return torch.cat(parts), torch.cat(found)
