@@ -1,0 +1,137 @@
+"""Colour in space: the hash grid that paints surfaces and textures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from renderers import kernels
+from renderers.kernels.raster import texture
+from renderers.raster import PLAIN
+from threed.core import InputError, Mesh
+
+PIECE = 2**15  # points the network sees at once
+SAMPLES = 2**13  # points of the surface in a step of copying its colours
+RATES = 0.05, 0.01  # of Adam for the table and the network, while copying
+
+
+@dataclass(frozen=True)
+class PaintSettings:
+    """What the colours of a surface are made of. The defaults suit pictures of 128 pixels."""
+
+    levels: int = 12  # grids of different resolution
+    features: int = 2  # numbers a grid point holds
+    log2_table: int = 15  # rows a level, as a power of two
+    base_resolution: int = 8  # cells a side of the coarsest grid
+    max_resolution: int = 256  # of the finest
+    hidden: int = 32  # neurons of the one hidden layer
+    copy_steps: int = 200  # steps of learning the colours of what a stage begins with
+
+    def __post_init__(self) -> None:
+        """InputError for values that make no paint."""
+        for name in ("levels", "features", "base_resolution", "hidden"):
+            if getattr(self, name) < 1:
+                raise InputError(f"paint: {name} must be at least 1, got {getattr(self, name)}")
+        if self.copy_steps < 0:
+            raise InputError(f"paint: copy_steps must be at least 0, got {self.copy_steps}")
+        if self.max_resolution < self.base_resolution:
+            raise InputError(f"paint: max_resolution must be at least base_resolution "
+                             f"{self.base_resolution}, got {self.max_resolution}")  # fmt: skip
+        if not 4 <= self.log2_table <= 24:
+            raise InputError(f"paint: log2_table must be in 4..24, got {self.log2_table}")
+
+    def resolutions(self) -> Tensor:
+        """[levels] int64, in geometric progression from base to max."""
+        exponent = torch.linspace(0, 1, self.levels, dtype=torch.float64)
+        growth = self.max_resolution / self.base_resolution
+        return (self.base_resolution * growth**exponent).round().long()
+
+
+class Paint(nn.Module):
+    """A colour for every point of [-1, 1]³; grey at first."""
+
+    resolutions: Tensor  # [levels] int64
+
+    def __init__(self, settings: PaintSettings, *, seed: int = 0) -> None:
+        super().__init__()
+        self.settings = s = settings
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            rows = s.levels * 2**s.log2_table
+            self.table = nn.Parameter(torch.empty(rows, s.features).uniform_(-1e-4, 1e-4))
+            self.mlp = nn.Sequential(
+                nn.Linear(s.levels * s.features, s.hidden), nn.ReLU(), nn.Linear(s.hidden, 3)
+            )
+        self.register_buffer("resolutions", s.resolutions(), persistent=False)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Colours [N, 3], sRGB in (0, 1), at points [N, 3] in world units; no gradient to these."""
+        features = kernels.hash_encode(
+            (points.detach() + 1) * 0.5, self.table, self.resolutions, self.settings.levels
+        )
+        return torch.sigmoid(torch.cat([self.mlp(part) for part in torch.split(features, PIECE)]))
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer: the table learns at lr, the network at a tenth of it."""
+        return [
+            {"params": [self.table], "lr": lr},
+            {"params": list(self.mlp.parameters()), "lr": lr / 10},
+        ]
+
+    def copy(self, spots: Spots, colors: Tensor, *, seed: int = 0) -> None:
+        """Learn colors [N, 3] sRGB at the spots of a surface, in settings.copy_steps steps."""
+        generator = torch.Generator().manual_seed(seed)
+        groups = [group | {"lr": rate} for group, rate in zip(self.param_groups(0), RATES)]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        device = self.table.device
+        for _ in range(self.settings.copy_steps):
+            chosen = torch.randint(len(colors), (SAMPLES,), generator=generator)
+            seen = self(spots.points[chosen].to(device))
+            optimizer.zero_grad()
+            F.mse_loss(seen, colors[chosen].to(device)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Points all over a mesh, evenly by area."""
+
+    points: Tensor  # [N, 3]
+    normals: Tensor  # [N, 3] unit, smooth
+    faces: Tensor  # [N] int64 that they lie on
+    weights: Tensor  # [N, 3] barycentric
+
+    @staticmethod
+    def on(mesh: Mesh, count: int = 2**16, *, seed: int = 0) -> Spots:
+        """`count` of them; the same seed gives the same."""
+        generator = torch.Generator().manual_seed(seed)
+        a, b, c = mesh.vertices.double()[mesh.faces].unbind(1)
+        area = torch.linalg.vector_norm(torch.linalg.cross(b - a, c - a), dim=-1).cumsum(0)
+        draw = torch.rand(count, generator=generator, dtype=torch.float64) * area[-1]
+        faces = torch.searchsorted(area, draw).clamp(max=len(area) - 1)
+        u, v = torch.rand(2, count, generator=generator)
+        u, v = torch.where(u + v > 1, 1 - u, u), torch.where(u + v > 1, 1 - v, v)
+        weights = torch.stack([1 - u - v, u, v], 1)
+        surface = torch.cat([mesh.vertices, mesh.vertex_normals()], 1)
+        here = _mix(surface[mesh.faces[faces]], weights)
+        return Spots(here[:, :3], F.normalize(here[:, 3:], dim=-1), faces, weights)
+
+
+def colors_of(mesh: Mesh, spots: Spots) -> Tensor:
+    """[N, 3] sRGB of a mesh at its spots: its texture, else its vertices' colours, else grey."""
+    image = mesh.material.albedo
+    if image is not None and mesh.uv is not None and mesh.uv_faces is not None:
+        uv = _mix(mesh.uv[mesh.uv_faces[spots.faces]], spots.weights)
+        return texture(image, uv[None, None])[0, 0]
+    if mesh.colors is not None:
+        return _mix(mesh.colors[mesh.faces[spots.faces]], spots.weights)
+    return torch.full_like(spots.points, PLAIN)
+
+
+def _mix(corners: Tensor, weights: Tensor) -> Tensor:
+    """[N, C] of what corners [N, 3, C] hold."""
+    return torch.einsum("nk,nkc->nc", weights, corners)

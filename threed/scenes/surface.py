@@ -1,0 +1,144 @@
+"""A surface that learns: a signed distance on a tetrahedral grid, meshed in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from renderers.kernels.raster import twins
+from threed.core import Cameras, InputError, Mesh, RenderOutput
+from threed.scenes import shown, tetrahedra
+from threed.scenes.distance import signed_distance
+from threed.scenes.paint import Paint, PaintSettings, Spots
+
+
+@dataclass(frozen=True)
+class SurfaceSettings:
+    """What a Surface is made of."""
+
+    grid: int = 64  # cells a side
+    radius: float = 0.5  # world units, of the ball that it is if nothing comes before it
+    shape_lr: float = 1.0  # of distances, in cells, and moves, as a multiple of the table's lr
+    shading: float = 0.0  # most of a picture's brightness that a lamp, new each step, decides
+
+    def __post_init__(self) -> None:
+        """InputError for values that make no surface."""
+        if not 4 <= self.grid <= 256:
+            raise InputError(f"surface: grid must be in 4..256, got {self.grid}")
+        if not 0 < self.radius < 1:
+            raise InputError(f"surface: radius must be between 0 and 1, got {self.radius:g}")
+        if self.shape_lr < 0:
+            raise InputError(f"surface: shape_lr must be at least 0, got {self.shape_lr:g}")
+        if not 0 <= self.shading <= 1:
+            raise InputError(f"surface: shading must be in 0..1, got {self.shading:g}")
+
+
+class Surface(nn.Module):
+    """A closed surface in [-1, 1]³ and its colours (DMTet, arXiv:2111.04276).
+
+    Each point of the grid has a signed distance, in cells, and moves by at most a sixth of a cell
+    along each axis, so that the surface never crosses itself. It begins as a grey ball.
+    """
+
+    LOSSES = ("normal_consistency", "laplacian", "sign_changes")
+    points: Tensor  # [P³, 3] the grid
+    border: Tensor  # [P³] bool, always outside
+
+    def __init__(
+        self,
+        settings: SurfaceSettings | None = None,
+        paint: PaintSettings | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.settings = s = settings or SurfaceSettings()
+        self.paint = Paint(paint or PaintSettings(), seed=seed)
+        points = tetrahedra.grid_points(s.grid)
+        distance = (points.norm(dim=-1) - s.radius) * (s.grid / 2)
+        self.distance = nn.Parameter(distance)
+        self.move = nn.Parameter(torch.zeros_like(points))
+        self.register_buffer("points", points, persistent=False)
+        border = points.abs().amax(1) > 1 - 1 / s.grid
+        self.register_buffer("border", border, persistent=False)
+
+    @torch.no_grad()
+    def wrap(self, mesh: Mesh) -> None:
+        """Take the shape of a mesh in [-1, 1]³. InputError if it encloses no point of the grid."""
+        distance = signed_distance(mesh, self.settings.grid)
+        self.distance.copy_(distance)
+        self.move.zero_()
+        if not bool((self._distance() < 0).any()):
+            raise InputError(
+                f"the mesh encloses nothing that a grid of {self.settings.grid} cells a side "
+                "sees: it is open, flat or too thin; close it, give it thickness, or raise "
+                "surface.grid"
+            )
+
+    def march(self) -> tetrahedra.Marched:
+        """The surface as it is, with gradients to distances and moves; NoSurfaceError if none."""
+        cell = 2 / self.settings.grid
+        places = self.points + tetrahedra.MOVE * cell * torch.tanh(self.move)
+        return tetrahedra.march(self._distance(), places)
+
+    def render(
+        self,
+        cameras: Cameras,
+        *,
+        background: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        normals: bool = False,
+        budget: int = shown.BUDGET,
+    ) -> RenderOutput:
+        """Pictures over a background [3] or [B, 3] (None: white).
+
+        A generator may light them (`shading`). Where gradients are on, `losses` holds LOSSES, the
+        laplacian in cells². normals and budget as in `Field.render`; normals are always there.
+        """
+        found = self.march()
+        shade = shown.lit(self.paint, self.settings.shading, cameras, generator)
+        seen = shown.show(found.vertices, found.faces, cameras, shade, background, budget)
+        if torch.is_grad_enabled():
+            return RenderOutput(seen.rgb, seen.opacity, seen.depth, seen.normal,
+                                self._losses(found))  # fmt: skip
+        return seen
+
+    def _losses(self, found: tetrahedra.Marched) -> Mapping[str, Tensor]:
+        in_cells = found.vertices * (self.settings.grid / 2)
+        losses = (
+            tetrahedra.consistency(found.vertices, found.faces, twins(found.faces)),
+            tetrahedra.laplacian(in_cells, found.faces),
+            tetrahedra.sign_changes(self._distance(), found.ends),
+        )
+        return dict(zip(self.LOSSES, losses))
+
+    @torch.no_grad()
+    def solid(self) -> Mesh:
+        """The surface as a mesh without colours."""
+        found = self.march()
+        return Mesh(found.vertices.float().cpu(), found.faces.cpu())
+
+    @torch.no_grad()
+    def color(self, points: Tensor, normals: Tensor) -> Tensor:
+        """Colours [N, 3], sRGB, at points of the surface [N, 3]; on the CPU."""
+        seen: Tensor = self.paint(points.to(self.points.device))
+        return seen.cpu()
+
+    def take_colors(self, spots: Spots, colors: Tensor) -> None:
+        """Learn colours [N, 3] sRGB at spots of the mesh that was wrapped."""
+        self.paint.copy(spots, colors)
+
+    def update_occupancy(self, step: int, generator: torch.Generator) -> None:
+        """Nothing: where a surface is, it knows."""
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer: the paint's, and the shape at shape_lr times lr."""
+        shape = {"params": [self.distance, self.move], "lr": lr * self.settings.shape_lr}
+        return [*self.paint.param_groups(lr), shape]
+
+    def _distance(self) -> Tensor:
+        return torch.where(self.border, self.distance.clamp(min=0.5), self.distance)

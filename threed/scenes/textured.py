@@ -1,0 +1,110 @@
+"""A mesh whose shape stays and whose colours learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from threed.core import Cameras, InputError, Mesh, RenderOutput
+from threed.scenes import shown
+from threed.scenes.paint import Paint, PaintSettings, Spots
+
+SHAPE = ("vertices", "faces", "uv", "uv_faces")  # of a mesh, kept in the state_dict
+
+
+@dataclass(frozen=True)
+class TexturedSettings:
+    """How a Textured mesh is painted."""
+
+    keep_uv: bool = False  # bake into the mesh's own texture coordinates
+    shading: float = 0.0  # most of a picture's brightness that a lamp, new each step, decides
+
+    def __post_init__(self) -> None:
+        """InputError for values that make no texture."""
+        if not 0 <= self.shading <= 1:
+            raise InputError(f"textured: shading must be in 0..1, got {self.shading:g}")
+
+
+class Textured(nn.Module):
+    """A fixed mesh in [-1, 1]³, painted from a hash grid.
+
+    Until `wrap` or `load_state_dict` gives it a mesh, it is a single triangle.
+    """
+
+    LOSSES: tuple[str, ...] = ()
+    vertices: Tensor  # [V, 3]
+    faces: Tensor  # [F, 3] int64
+    uv: Tensor  # [T, 2], no row if there is none
+    uv_faces: Tensor  # [F, 3] int64
+
+    def __init__(
+        self,
+        settings: TexturedSettings | None = None,
+        paint: PaintSettings | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.settings = settings or TexturedSettings()
+        self.paint = Paint(paint or PaintSettings(), seed=seed)
+        self.register_buffer("vertices", torch.eye(3))
+        self.register_buffer("faces", torch.arange(3)[None])
+        self.register_buffer("uv", torch.zeros(0, 2))
+        self.register_buffer("uv_faces", torch.zeros(0, 3, dtype=torch.int64))
+
+    def wrap(self, mesh: Mesh) -> None:
+        """Take the shape of a mesh, and its texture coordinates."""
+        device = self.vertices.device
+        self.vertices, self.faces = mesh.vertices.to(device), mesh.faces.to(device)
+        if mesh.uv is not None and mesh.uv_faces is not None:
+            self.uv, self.uv_faces = mesh.uv.to(device), mesh.uv_faces.to(device)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Everything, the mesh included, whatever its size."""
+        for name in SHAPE:
+            setattr(self, name, state_dict[name].to(self.vertices.device))
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def render(
+        self,
+        cameras: Cameras,
+        *,
+        background: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        normals: bool = False,
+        budget: int = shown.BUDGET,
+    ) -> RenderOutput:
+        """Pictures over a background [3] or [B, 3] (None: white); a generator may light them."""
+        shade = shown.lit(self.paint, self.settings.shading, cameras, generator)
+        return shown.show(self.vertices, self.faces, cameras, shade, background, budget)
+
+    @torch.no_grad()
+    def solid(self) -> Mesh:
+        """The mesh without colours; with its texture coordinates if they are kept."""
+        mesh = Mesh(self.vertices.cpu(), self.faces.cpu())
+        if self.settings.keep_uv:
+            return replace(mesh, uv=self.uv.cpu(), uv_faces=self.uv_faces.cpu())
+        return mesh
+
+    @torch.no_grad()
+    def color(self, points: Tensor, normals: Tensor) -> Tensor:
+        """Colours [N, 3], sRGB, at points of the surface [N, 3]; on the CPU."""
+        seen: Tensor = self.paint(points.to(self.vertices.device))
+        return seen.cpu()
+
+    def take_colors(self, spots: Spots, colors: Tensor) -> None:
+        """Learn colours [N, 3] sRGB at spots of the mesh."""
+        self.paint.copy(spots, colors)
+
+    def update_occupancy(self, step: int, generator: torch.Generator) -> None:
+        """Nothing: where a mesh is, it knows."""
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer: the paint's."""
+        return self.paint.param_groups(lr)
