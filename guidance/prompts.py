@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from threed.cameras import VIEWS, view_name
+from guidance.views import NEGATIVES, Blend, negative_weights, shares
+from threed.cameras import VIEWS
 from threed.core import Cameras, InputError
 from threed.diffusion.backbone import KNOWN, Backbone
 from threed.diffusion.condition import Condition
+from threed.diffusion.score import Score, cfg, perp_neg, rescaled, score
 
 MAX_LENGTH = 1000  # characters; models read a few hundred at most
 
@@ -57,30 +61,73 @@ def prompt_warnings(backbone: Backbone, prompt: str) -> list[str]:
 
 
 class Prompts:
-    """Conditions for the views of one prompt.
+    """Conditions for the views of one prompt, and the Score that they make together.
 
-    With view_dependent, ", front view" and the like (threed.cameras.view_name) follow the prompt;
-    the negative prompt has no view. Texts are encoded once, when this is made.
+    With view_words, ", front view" and the like (threed.cameras.view_name) follow the prompt, mixed
+    as blend says; the negative prompt has no view. Texts are encoded once, when this is made. A
+    multi-view backbone is told the cameras too.
     """
 
     def __init__(
-        self, backbone: Backbone, prompt: str, *, negative: str = "", view_dependent: bool = True
+        self,
+        backbone: Backbone,
+        prompt: str,
+        *,
+        negative: str = "",
+        view_words: bool = True,
+        blend: Blend = "nearest",
     ) -> None:
-        endings = [f", {view} view" for view in VIEWS] if view_dependent else [""]
-        self.texts = [prompt + ending for ending in endings]
-        self.view_dependent = view_dependent
-        self.encoded = backbone.encode_text([*self.texts, negative])
+        self.backbone, self.blend, self.view_words = backbone, blend, view_words
+        self.prompt, self.negative = prompt, negative
+        texts = dict.fromkeys([prompt, *map(self._view, VIEWS), negative, ""])
+        self._places = {text: place for place, text in enumerate(texts)}
+        self._encoded = backbone.encode_text(list(texts))
 
-    def __call__(self, cameras: Cameras) -> tuple[Condition, Condition]:
-        """The conditions of the text and of the negative prompt, an item for each camera."""
-        if self.view_dependent:
-            angles = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist())
-            which = [VIEWS.index(view_name(*angle)) for angle in angles]
-        else:
-            which = [0] * len(cameras)
-        device = self.encoded.tokens.device
-        negative = torch.full((len(cameras),), len(self.texts), device=device)
-        return (
-            self.encoded.select(torch.tensor(which, device=device)),
-            self.encoded.select(negative),
-        )
+    def score(self, cameras: Cameras, scale: float, rescale: float = 0.0) -> Score:
+        """The guided noise of what B cameras see, rescaled (MVDream) if asked for.
+
+        CFG starts from the negative prompt; with blend "perp_neg", Perp-Neg joins in.
+        """
+        cameras = cameras.to(self.backbone.device)
+        conditions = [self.text(cameras), self.same(self.negative, cameras)]
+        combine = cfg(scale)
+        if self.blend == "perp_neg" and self.view_words:
+            conditions += [self.same(self._view(name), cameras) for name in NEGATIVES]
+            combine = perp_neg(scale, negative_weights(cameras).unbind(-1))
+        if rescale:
+            backbone = self.backbone
+            combine = rescaled(combine, rescale, backbone.alphas_cumprod, backbone.views)
+        return score(self.backbone, conditions, combine)
+
+    def text(self, cameras: Cameras) -> Condition:
+        """The prompt with the view's words, an item for each camera."""
+        if not self.view_words:
+            return self.bare(cameras)
+        views = self._encoded.select(self._at([self._view(name) for name in VIEWS]))
+        weights = shares(cameras.to(self.backbone.device), self.blend)
+
+        def mixed(values: Tensor) -> Tensor:
+            return torch.tensordot(weights.to(values.dtype), values, 1)
+
+        pooled = None if views.pooled is None else mixed(views.pooled)
+        return self._seen(Condition(mixed(views.tokens), pooled), cameras)
+
+    def bare(self, cameras: Cameras) -> Condition:
+        """The prompt alone for each camera, whatever its view."""
+        return self.same(self.prompt, cameras)
+
+    def same(self, text: str, cameras: Cameras) -> Condition:
+        """The same text for each camera: the prompt, one of its views, the negative one, or ""."""
+        return self._seen(self._encoded.select(self._at([text] * len(cameras))), cameras)
+
+    def _view(self, name: str) -> str:
+        return f"{self.prompt}, {name} view" if self.view_words else self.prompt
+
+    def _at(self, texts: list[str]) -> Tensor:
+        places = [self._places[text] for text in texts]
+        return torch.tensor(places, device=self._encoded.tokens.device)
+
+    def _seen(self, condition: Condition, cameras: Cameras) -> Condition:
+        if self.backbone.views == 1:
+            return condition
+        return replace(condition, cameras=cameras.to(self.backbone.device))

@@ -20,7 +20,7 @@ from threed.diffusion.score import (
     dual_cfg,
     perp_neg,
     plain,
-    rescaled_cfg,
+    rescaled,
     score,
     switch,
     with_gradient,
@@ -127,11 +127,11 @@ def test_rescaling_gives_x0_the_contrast_of_the_text(views: int) -> None:
         return x0(noise).reshape(4 // views, -1).std(1)
 
     unscaled = cfg(9.0)([text, uncond], x, t)
-    full = rescaled_cfg(9.0, 1.0, ALPHAS, views)([text, uncond], x, t)
+    full = rescaled(cfg(9.0), 1.0, ALPHAS, views)([text, uncond], x, t)
     torch.testing.assert_close(contrast(full), contrast(text), rtol=1e-4, atol=1e-4)
-    none = rescaled_cfg(9.0, 0.0, ALPHAS, views)([text, uncond], x, t)
+    none = rescaled(cfg(9.0), 0.0, ALPHAS, views)([text, uncond], x, t)
     torch.testing.assert_close(none, unscaled, rtol=1e-4, atol=1e-4)
-    half = rescaled_cfg(9.0, 0.5, ALPHAS, views)([text, uncond], x, t)
+    half = rescaled(cfg(9.0), 0.5, ALPHAS, views)([text, uncond], x, t)
     torch.testing.assert_close(x0(half), (x0(full) + x0(none)) / 2, rtol=1e-4, atol=1e-3)
 
 
@@ -151,13 +151,13 @@ def test_a_perpendicular_negative_never_works_against_the_text() -> None:
     text, uncond, negative, x = torch.randn(4, 2, 4, 8, 8)
     t = torch.tensor([5, 6])
     main = text - uncond
-    with_negative = perp_neg(7.0, [-1.5])([text, uncond, negative], x, t)
+    with_negative = perp_neg(7.0, [torch.tensor([-1.5, -0.5])])([text, uncond, negative], x, t)
     change = with_negative - cfg(7.0)([text, uncond], x, t)
     along = (change * main).sum((1, 2, 3)) / main.square().sum((1, 2, 3))
     assert float(along.abs().max()) < 1e-4
     away = (change * (negative - uncond)).sum((1, 2, 3))
     assert bool((away < 0).all())
-    parallel = perp_neg(7.0, [-1.5])([text, uncond, uncond + 2 * main], x, t)
+    parallel = perp_neg(7.0, [torch.tensor([-1.5, -0.5])])([text, uncond, uncond + 2 * main], x, t)
     torch.testing.assert_close(parallel, cfg(7.0)([text, uncond], x, t), atol=1e-4, rtol=1e-4)
 
 

@@ -10,18 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidance.mvdream import MultiView, MultiViewSettings
-from guidance.prompts import Prompts
-from guidance.sds import (
-    SDS,
+from guidance.distill import (
     WEIGHTS,
-    SDSSettings,
-    Weighting,
-    distill,
+    Pull,
+    diffuse,
     draw_t,
     encode_render,
-    guide,
+    inject,
 )
+from guidance.mvdream import MultiView
+from guidance.prompts import Prompts
+from guidance.sds import SDS
 from tests.tiny import tiny_folder
 from threed.cameras import random_views
 from threed.core import Cameras, InputError, Schedule
@@ -30,15 +29,16 @@ from threed.diffusion.condition import Condition
 from threed.diffusion.score import alpha_sigma
 
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
-SETTINGS = SDSSettings(
+SETTINGS = Pull(
     guidance_scale=7.0,
     weighting="sigma2",
     t_min=Schedule(((0, 0.02),)),
     t_max=Schedule(((0, 0.98),)),
     rescale=0.0,
 )
-VIEWS = MultiViewSettings(
+VIEWS = Pull(
     guidance_scale=7.0,
+    weighting="x0",
     t_min=Schedule(((0, 0.98), (100, 0.02))),
     t_max=Schedule(((0, 0.98), (100, 0.50))),
     rescale=0.0,
@@ -94,19 +94,23 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("weighting", ["sigma2", "uniform", "x0"])
-def test_the_gradient_is_the_weighted_difference_of_noises(weighting: Weighting) -> None:
-    z, noise = torch.randn(2, 3, 4, 8, 8)
-    z.requires_grad_()
-    t = torch.tensor([20, 500, 980])
-    loss = distill(lambda x, t: 2 * x, z, t, noise, ALPHAS, weighting=weighting)
+def test_what_is_injected_is_the_gradient_and_the_loss_its_size() -> None:
+    z = torch.randn(3, 4, 8, 8, requires_grad=True)
+    wanted = torch.randn(3, 4, 8, 8)
+    loss = inject(z, wanted)
     (gradient,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(gradient, wanted / 3)
+    torch.testing.assert_close(loss.detach(), 0.5 * wanted.square().sum() / 3)
+
+
+def test_noise_is_added_as_in_training() -> None:
+    z, noise = torch.randn(2, 3, 4, 8, 8)
+    t = torch.tensor([20, 500, 980])
+    seen = diffuse(z.requires_grad_(), t, noise, ALPHAS)
     abar = ALPHAS[t][:, None, None, None]
-    x = abar.sqrt() * z.detach() + (1 - abar).sqrt() * noise
-    weight = {"sigma2": 1 - abar, "uniform": 1.0, "x0": ((1 - abar) / abar).sqrt()}[weighting]
-    expected = weight * (2 * x - noise)
-    torch.testing.assert_close(gradient, expected / 3, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(loss.detach(), 0.5 * expected.square().sum() / 3)
+    torch.testing.assert_close(seen.x, (abar.sqrt() * z + (1 - abar).sqrt() * noise).detach())
+    torch.testing.assert_close(seen.alpha**2, abar)
+    assert not seen.x.requires_grad
 
 
 def test_the_weights_are_all_there() -> None:
@@ -115,27 +119,25 @@ def test_the_weights_are_all_there() -> None:
 
 def test_the_x0_form_is_the_distance_to_the_models_x0() -> None:
     # grad = z - x0: so the exact denoiser of a point pulls there, however large t is
-    z = torch.randn(2, 4, 8, 8, requires_grad=True)
-    point = 0.3
-
-    def exact(x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = alpha_sigma(ALPHAS, t)
-        return (x - alpha * point) / sigma
-
-    for level in (30, 500, 970):
-        t = torch.full((2,), level)
-        loss = distill(exact, z, t, torch.randn(2, 4, 8, 8), ALPHAS, weighting="x0")
-        (gradient,) = torch.autograd.grad(loss, z)
-        torch.testing.assert_close(gradient, (z.detach() - point) / 2, rtol=1e-3, atol=1e-3)
+    prompts = Prompts(Analytic(), "a hat", view_words=False)
+    for level in (0.03, 0.5, 0.97):
+        at = Schedule(((0, level),))
+        pull = replace(SETTINGS, weighting="x0", guidance_scale=1.0, t_min=at, t_max=at)
+        image = torch.rand(4, 8, 8, 3, requires_grad=True)
+        loss = SDS(prompts, pull)(image, views(), 0, generator())["sds"]
+        (gradient,) = torch.autograd.grad(loss, image)
+        # "a hat" is at 0.5; latents are twice the picture, and the loss is a mean over 4
+        expected = 2 * (image.detach() * 2 - 1 - 0.5) / 4
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_guidance_follows_the_one_convention() -> None:
     # "a hat" without view words is at 0.5, "" at 0: guidance scale s goes to 0.5 s
     backbone = Analytic()
-    prompts = Prompts(backbone, "a hat", view_dependent=False)
+    prompts = Prompts(backbone, "a hat", view_words=False)
     image = torch.rand(4, 8, 8, 3, requires_grad=True)
     settings = replace(SETTINGS, weighting="x0")
-    loss = SDS(backbone, prompts, settings)(image, views(), 0, generator())["sds"]
+    loss = SDS(prompts, settings)(image, views(), 0, generator())["sds"]
     (gradient,) = torch.autograd.grad(loss, image)
     z = image.detach() * 2 - 1
     torch.testing.assert_close(gradient, 2 * (z - 7.0 * 0.5) / 4, rtol=1e-3, atol=1e-3)
@@ -147,7 +149,7 @@ def test_clipping_bounds_the_gradient_of_the_latents_by_step() -> None:
     settings = replace(SETTINGS, grad_clip=Schedule(((0, 0.5), (100, 0.1))))
     for step, bound in ((0, 0.5), (50, 0.3), (100, 0.1)):
         image = torch.rand(4, 8, 8, 3, requires_grad=True)
-        loss = SDS(backbone, prompts, settings)(image, views(), step, generator())["sds"]
+        loss = SDS(prompts, settings)(image, views(), step, generator())["sds"]
         (gradient,) = torch.autograd.grad(loss, image)
         # latents are twice the picture, and the loss is a mean over 4
         assert float(gradient.abs().max()) == pytest.approx(2 * bound / 4, rel=1e-4)
@@ -157,7 +159,7 @@ def test_levels_are_drawn_per_item_in_the_range_of_the_step() -> None:
     backbone = Analytic()
     prompts = Prompts(backbone, "a hat")
     low, high = Schedule(((0, 0.9), (100, 0.1))), Schedule(((0, 0.98), (100, 0.2)))
-    guidance = SDS(backbone, prompts, replace(SETTINGS, t_min=low, t_max=high))
+    guidance = SDS(prompts, replace(SETTINGS, t_min=low, t_max=high))
     for step, first, last in ((0, 900, 980), (50, 500, 590), (100, 100, 200)):
         backbone.times.clear()
         guidance(torch.rand(32, 8, 8, 3), views(32), step, generator(step))
@@ -192,9 +194,9 @@ def test_shrinking_does_not_alias() -> None:
 
 def test_views_share_their_level_and_are_pulled_to_x0() -> None:
     backbone = Analytic(views=4)
-    prompts = Prompts(backbone, "a hat", view_dependent=False)
+    prompts = Prompts(backbone, "a hat", view_words=False)
     image = torch.rand(8, 8, 8, 3, requires_grad=True)
-    guidance = MultiView(backbone, prompts, VIEWS)
+    guidance = MultiView(prompts, VIEWS)
     loss = guidance(image, views(8, groups_of=4), 50, generator())["mvdream"]
     (t,) = backbone.times
     assert t.shape == (16,)
@@ -209,7 +211,7 @@ def test_views_share_their_level_and_are_pulled_to_x0() -> None:
 
 def test_levels_of_multi_view_fall_with_the_step() -> None:
     backbone = Analytic(views=4)
-    guidance = MultiView(backbone, Prompts(backbone, "a hat"), VIEWS)
+    guidance = MultiView(Prompts(backbone, "a hat"), VIEWS)
     for step, first, last in ((0, 980, 980), (50, 500, 740), (100, 20, 500), (1000, 20, 500)):
         for seed in range(5):
             backbone.times.clear()
@@ -220,18 +222,7 @@ def test_levels_of_multi_view_fall_with_the_step() -> None:
 def test_multi_view_needs_a_multi_view_backbone() -> None:
     backbone = Analytic()
     with pytest.raises(InputError, match="toybox-multiview, and 'analytic' sees one picture"):
-        MultiView(backbone, Prompts(backbone, "a hat"), VIEWS)
-
-
-def test_rescaling_is_over_a_group_in_multi_view_and_off_at_zero() -> None:
-    noises, x, t = torch.randn(2, 4, 3, 8, 8), torch.randn(4, 3, 8, 8), torch.full((4,), 600)
-    backbone = Analytic(views=4)
-    plain = guide(backbone, 7.0, 0.0)(noises, x, t)
-    torch.testing.assert_close(plain, noises[1] + 7 * (noises[0] - noises[1]))
-    alpha, sigma = alpha_sigma(ALPHAS, t)
-    x0 = [(x - sigma * n) / alpha for n in (guide(backbone, 7.0, 1.0, 4)(noises, x, t), noises[0])]
-    torch.testing.assert_close(x0[0].std(), x0[1].std(), rtol=1e-4, atol=0)
-    assert float((x0[0].flatten(1).std(1) - x0[1].flatten(1).std(1)).abs().max()) > 1e-3
+        MultiView(Prompts(backbone, "a hat"), VIEWS)
 
 
 # ---------------------------------------------------------------- a real, random UNet
@@ -247,9 +238,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 def test_a_real_backbone_pulls_every_view_and_a_seed_decides_all(real: Backbone, name: str) -> None:
     prompts = Prompts(real, "a red mug")
     settings = replace(SETTINGS, rescale=0.5), replace(VIEWS, rescale=0.5)
-    guidance = (
-        SDS(real, prompts, settings[0]) if name == "sds" else MultiView(real, prompts, settings[1])
-    )
+    guidance = SDS(prompts, settings[0]) if name == "sds" else MultiView(prompts, settings[1])
     assert guidance.state_dict() == {}
 
     def gradient(seed: int) -> Tensor:
@@ -278,7 +267,7 @@ def test_no_graph_is_kept_through_the_unet(real: Backbone, monkeypatch: pytest.M
 
     monkeypatch.setattr(real, "predict_noise", watched)
     image = torch.rand(4, 32, 32, 3, requires_grad=True)
-    SDS(real, Prompts(real, "a hat"), SETTINGS)(image, views(), 0, generator())["sds"].backward()
+    SDS(Prompts(real, "a hat"), SETTINGS)(image, views(), 0, generator())["sds"].backward()
     assert graphs == [False]
     assert image.grad is not None
 
@@ -286,5 +275,5 @@ def test_no_graph_is_kept_through_the_unet(real: Backbone, monkeypatch: pytest.M
 def test_nan_is_not_hidden(real: Backbone) -> None:
     image = torch.rand(4, 32, 32, 3)
     image[0, 0, 0, 0] = float("nan")
-    loss = SDS(real, Prompts(real, "a hat"), SETTINGS)(image, views(), 0, generator())["sds"]
+    loss = SDS(Prompts(real, "a hat"), SETTINGS)(image, views(), 0, generator())["sds"]
     assert bool(loss.isnan())

@@ -47,6 +47,22 @@ class CameraSettings:
 
 
 @dataclass(frozen=True)
+class CriticSettings:
+    """What learns how the renders look, for the guidances vsd and dreamflow."""
+
+    rank: Annotated[int, Range(1, 256)] = 4  # of its LoRA
+    learning_rate: Annotated[float, Range(above=0, high=1)] = 1e-4  # of its AdamW
+    warmup: Annotated[int, Range(0)] = 500  # steps until that rate is reached
+    updates: Annotated[int, Range(1, 100)] = 1  # steps of it a step of the scene
+    dropout: Annotated[float, Range(0, 1)] = 0.1  # share of groups whose camera it is not told
+    model: str | None = None  # another backbone of the same latents to adapt; null: the run's own
+
+    def __post_init__(self) -> None:
+        """InputError for values out of range."""
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
 class Stage:
     """One optimisation of one scene."""
 
@@ -55,14 +71,17 @@ class Stage:
     batch: Annotated[int, Range(1, 256)] = 4  # views a step
     resolution: Annotated[Schedule, Range(8, 2048)] = constant(64)  # pixels a side, by step
     lr: Annotated[Schedule, Range(above=0, high=1)] = constant(0.01)  # of the table; nets a tenth
-    guidance: Literal["sds", "mvdream"] = "mvdream"  # the loss that looks at the pictures
+    guidance: Literal["sds", "mvdream", "vsd", "dreamflow"] = "mvdream"  # what judges the pictures
     guidance_scale: Annotated[float, Range(0, 1000)] = 10.0  # towards the prompt; 1 is unguided
     t_min: Annotated[Schedule, Range(0, 1)] = constant(0.02)  # least noise level, by step
     t_max: Annotated[Schedule, Range(0, 1)] = constant(0.98)  # greatest noise level, by step
     rescale: Annotated[float, Range(0, 1)] = 0.5  # of guided x0 to the spread of unguided x0
-    weighting: Literal["sigma2", "uniform", "x0"] = "x0"  # of noise levels (sds only)
-    grad_clip: Annotated[Schedule, Range(above=0)] | None = None  # of the gradient (sds only)
+    weighting: Literal["sigma2", "uniform", "x0"] = "x0"  # of noise levels (not in dreamflow)
+    grad_clip: Annotated[Schedule, Range(above=0)] | None = None  # of the latents' gradient
+    levels: Annotated[int, Range(1, 1000)] = 100  # of noise, t_max down to t_min (dreamflow only)
+    critic: CriticSettings = CriticSettings()
     view_words: bool = True  # add "front view" and the like to the prompt
+    view_blend: Literal["nearest", "linear", "perp_neg"] = "nearest"  # of the words of two views
     random_background: Annotated[float, Range(0, 1)] = 0.5  # share of steps before a random colour
     losses: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)  # weights, by name
     cameras: CameraSettings = CameraSettings()

@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 
 from guidance import Guidance
-from guidance.mvdream import MultiView, MultiViewSettings
-from guidance.prompts import Prompts, check_prompt, prompt_warnings
-from guidance.sds import SDS, SDSSettings
+from guidance.prompts import check_prompt, prompt_warnings
 from renderers.volume import random_background
 from threed import __version__, cameras
 from threed.assets import Asset, build_asset
 from threed.config import Run, Stage, load_run
 from threed.core import Cameras, InputError, RenderOutput, Schedule
 from threed.diffusion.backbone import Backbone, load_backbone
+from threed.guides import make_guide
 from threed.keeper import Keeper, Progress, Report
 from threed.run import Checkpoint, RunFolder, RunWarning, default_folder, refuse_used
 from threed.scenes.field import Field
@@ -58,30 +57,6 @@ def resume(path: Path | str, *, progress: Report | None = None) -> Asset:
     """Go on with a run from its last checkpoint; on a CPU the result is as if never interrupted."""
     folder = RunFolder.open(Path(path))
     return _finish(folder, _load(folder.run, progress), progress)
-
-
-def make_guide(stage: Stage, backbone: Backbone, run: Run, prompt: str) -> Guidance:
-    """The guidance that a stage names; InputError if the backbone cannot serve it."""
-    prompts = Prompts(
-        backbone, prompt, negative=run.negative, view_dependent=stage.view_words
-    )  # fmt: skip
-    many = backbone.views > 1
-    if many != (stage.guidance == "mvdream"):
-        kind, other = ("multi-view", "mvdream") if many else ("single-view", "sds")
-        raise InputError(f"the backbone {backbone.name!r} is {kind}, but guidance is "
-                         f"{stage.guidance!r}: use guidance={other}, or its preset")  # fmt: skip
-    if stage.batch % backbone.views:
-        raise InputError(f"batch must be a multiple of the {backbone.views} views of "
-                         f"{backbone.name!r}, got {stage.batch}")  # fmt: skip
-    if many:
-        return MultiView(backbone, prompts, MultiViewSettings(
-            guidance_scale=stage.guidance_scale, t_min=stage.t_min, t_max=stage.t_max,
-            rescale=stage.rescale,
-        ))  # fmt: skip
-    return SDS(backbone, prompts, SDSSettings(
-        guidance_scale=stage.guidance_scale, weighting=stage.weighting, t_min=stage.t_min,
-        t_max=stage.t_max, rescale=stage.rescale, grad_clip=stage.grad_clip,
-    ))  # fmt: skip
 
 
 @dataclass(frozen=True)

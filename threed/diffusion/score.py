@@ -68,15 +68,16 @@ def cfg(scale: float) -> Combine:
     return lambda noises, x, t: torch.lerp(noises[1], noises[0], scale)
 
 
-def rescaled_cfg(scale: float, blend: float, alphas_cumprod: Tensor, views: int = 1) -> Combine:
-    """CFG whose clean picture keeps the contrast of the text's: blend 0 is cfg, 1 all of it.
+def rescaled(guide: Combine, blend: float, alphas_cumprod: Tensor, views: int = 1) -> Combine:
+    """Guidance whose clean picture keeps the contrast of the text's: blend 0 changes nothing.
 
-    The estimate of x0 is scaled to the standard deviation that the text alone gives, taken over a
-    whole item, or over `views` neighbours of one t together (MVDream, arXiv:2308.16512).
+    The text is the first condition. The estimate of x0 is scaled to the standard deviation that
+    the text alone gives, taken over a whole item, or over `views` neighbours of one t together
+    (MVDream, arXiv:2308.16512).
     """
 
     def combine(noises: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:
-        text, noise = noises[0], torch.lerp(noises[1], noises[0], scale)
+        text, noise = noises[0], guide(noises, x, t)
         sigma = alpha_sigma(alphas_cumprod, t)[1]
         clean, goal = x - sigma * noise, x - sigma * text  # alpha * x0: alpha cancels
         std = [c.reshape(len(x) // views, -1).std(1) for c in (goal, clean)]
@@ -96,8 +97,8 @@ def dual_cfg(text_scale: float, image_scale: float) -> Combine:
     return combine
 
 
-def perp_neg(scale: float, weights: Sequence[float]) -> Combine:
-    """CFG over [text, unconditional, negative, ...], weights [one for each negative], below 0.
+def perp_neg(scale: float, weights: Sequence[Tensor]) -> Combine:
+    """CFG over [text, unconditional, negative, ...], weights [B] for each negative, at most 0.
 
     Of each negative's direction only what is perpendicular to the text's counts, so that it cannot
     undo the text (Perp-Neg, arXiv:2304.04968).
@@ -111,7 +112,8 @@ def perp_neg(scale: float, weights: Sequence[float]) -> Combine:
             other = negative - uncond
             along = (other * main).sum((1, 2, 3), keepdim=True)
             square = main.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
-            total = total + weight * (other - along / square * main)
+            away = weight[:, None, None, None].to(main)
+            total = total + away * (other - along / square * main)
         return uncond + scale * total
 
     return combine

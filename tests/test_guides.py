@@ -1,0 +1,128 @@
+"""From a stage's settings to its guidance, and what a trained guidance adds to a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from guidance.dreamflow import DreamFlow
+from guidance.prompts import Prompts
+from guidance.vsd import VSD
+from tests import tiny
+from threed.config import CriticSettings, Run, Stage, constant
+from threed.core import InputError
+from threed.diffusion.backbone import Backbone, load_backbone
+from threed.guides import make_critic, make_guide
+from threed.pipeline import Job, optimise
+from threed.run import RunFolder
+from threed.scenes.field import Field, FieldSettings
+
+SMALL = FieldSettings(
+    levels=3, start_levels=3, log2_table=10, max_resolution=24, hidden=16, samples=24, occupancy=12
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("models")
+    kinds: tuple[tiny.Kind, ...] = ("sd15", "sd21", "multiview")
+    return {kind: str(tiny.tiny_folder(root / kind, kind)) for kind in kinds}
+
+
+def load(folders: dict[str, str], kind: str) -> Backbone:
+    return load_backbone(folders[kind], device="cpu")
+
+
+def make_run(backbone: str, guidance: Any, **changes: Any) -> Run:
+    stage = Stage(
+        steps=6, batch=4, resolution=constant(12), guidance=guidance, levels=3,
+        critic=CriticSettings(warmup=2, learning_rate=1e-3),
+    )  # fmt: skip
+    return Run(
+        backbone=backbone, device="cpu", seed=3, field=SMALL, checkpoint_every=2,
+        stages=(replace(stage, **changes),),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["sd15", "multiview"])
+def test_settings_reach_the_guidance(folders: dict[str, str], kind: str) -> None:
+    backbone = load(folders, kind)
+    critic = CriticSettings(rank=3, learning_rate=2e-3, warmup=7, updates=2, dropout=0.3)
+    run = make_run(folders[kind], "vsd", critic=critic, view_blend="perp_neg", guidance_scale=7.5)
+    guide = make_guide(run.stages[0], backbone, run, "a red mug")
+    assert isinstance(guide, VSD)
+    assert guide.updates == 2
+    assert (guide.pull.guidance_scale, guide.prompts.blend) == (7.5, "perp_neg")
+    made = make_critic(run.stages[0], guide.prompts, run)
+    assert (made.learning_rate, made.warmup, made.dropout) == (2e-3, 7, 0.3)
+    assert {p.shape[0] for k, p in made.lora.parameters.items() if "lora_A" in k} == {3}
+    run = make_run(folders[kind], "dreamflow", t_min=constant(0.2), t_max=constant(1.0))
+    guide = make_guide(run.stages[0], backbone, run, "a red mug")
+    assert isinstance(guide, DreamFlow)
+    assert guide.schedule.tolist() == [999, 733, 466, 200]
+
+
+def test_a_second_model_can_be_the_critic_if_its_latents_are_the_same(
+    folders: dict[str, str],
+) -> None:
+    backbone = load(folders, "sd15")
+    other = CriticSettings(model=folders["sd21"])
+    run = make_run(folders["sd15"], "vsd", critic=other)
+    guide = make_guide(run.stages[0], backbone, run, "a red mug")
+    assert isinstance(guide, VSD)
+    critic = make_critic(run.stages[0], guide.prompts, run)
+    assert critic.backbone is not backbone
+    assert critic.backbone.prediction == "v_prediction"
+    assert critic.prompts.backbone is critic.backbone
+    for name, message in (("multiview", "views is 4, not 1"), ("toybox", "other noise levels")):
+        run = make_run(folders["sd15"], "vsd", critic=replace(other, model=folders.get(name, name)))
+        if name == "toybox":
+            backbone.alphas_cumprod = backbone.alphas_cumprod**2
+        with pytest.raises(InputError, match=message):
+            make_critic(run.stages[0], Prompts(backbone, "a mug"), run)
+
+
+def optimised(path: Path, run: Run, cut: int | None = None) -> Field:
+    """Optimise from the beginning or from where it was cut, as a new process would."""
+    folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, "a mug", run)
+    backbone = load_backbone(run.backbone, device="cpu")
+    scene = Field(run.field, seed=run.seed)
+    guide = make_guide(run.stages[0], backbone, run, "a mug")
+
+    class Cut:
+        state_dict, load_state_dict = guide.state_dict, guide.load_state_dict
+
+        def __call__(self, image: Any, cameras: Any, step: int, generator: Any) -> Any:
+            if step == cut:
+                raise RuntimeError("power cut")
+            return guide(image, cameras, step, generator)
+
+    optimise(Job(folder, 0, scene, Cut(), backbone.views), folder.latest_checkpoint())
+    return scene
+
+
+@pytest.mark.parametrize(("kind", "guidance"), [("sd15", "vsd"), ("multiview", "dreamflow")])
+def test_a_run_with_a_critic_goes_on_as_if_never_cut(
+    tmp_path: Path, folders: dict[str, str], kind: str, guidance: str
+) -> None:
+    run = make_run(folders[kind], guidance)
+    with pytest.raises(RuntimeError, match="power cut"):
+        optimised(tmp_path / "cut", run, cut=5)
+    saved = RunFolder.open(tmp_path / "cut").latest_checkpoint()
+    assert saved is not None
+    assert saved.step == 4
+    assert {"lora", "camera", "optimizer"} == saved.guide.keys()
+    ours, theirs = optimised(tmp_path / "cut", run), optimised(tmp_path / "whole", run)
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[name]), name
+    ends = [RunFolder.open(tmp_path / p).latest_checkpoint() for p in ("cut", "whole")]
+    learned = [end.guide["lora"] for end in ends if end is not None]
+    assert all(torch.equal(value, learned[1][key]) for key, value in learned[0].items())
+    assert any(float(value.abs().max()) > 0 for key, value in learned[0].items() if "lora_B" in key)
+    log = [json.loads(line) for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
+    assert all({guidance, "critic"} <= line.keys() for line in log)
