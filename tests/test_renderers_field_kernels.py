@@ -159,15 +159,13 @@ def test_march_takes_samples_in_occupied_cells_only() -> None:
 
 
 def test_cpu_march_equals_reference() -> None:
-    occupancy, jitter, given = torch.rand(6, 6, 6) < 0.4, torch.rand(300), rays(300)
-    ours = field_cpu.march(*given, occupancy, 0.05, jitter)
-    theirs = field_reference.march(*given, occupancy, 0.05, jitter)
-    # a sample on a cell's border may fall on either side
-    assert (ours.packed[:, 1] - theirs.packed[:, 1]).abs().sum() <= 2
-    same = ours.packed[:, 1] == theirs.packed[:, 1]
-    mine, other = ours.where(same[ours.ray_index]), theirs.where(same[theirs.ray_index])
-    torch.testing.assert_close(mine.t, other.t)
-    assert torch.equal(mine.ray_index, other.ray_index)
+    # many rays: the march counts and then fills, and once hung where rounding told them apart
+    occupancy, jitter, given = torch.rand(32, 32, 32) < 0.3, torch.rand(20_000), rays(20_000)
+    ours = field_cpu.march(*given, occupancy, 0.03125, jitter)
+    theirs = field_reference.march(*given, occupancy, 0.03125, jitter)
+    assert torch.equal(ours.packed, theirs.packed)
+    assert torch.equal(ours.ray_index, theirs.ray_index)
+    assert torch.equal(ours.t, theirs.t)
     assert torch.equal(ours.packed[:, 0], ours.packed[:, 1].cumsum(0) - ours.packed[:, 1])
 
 

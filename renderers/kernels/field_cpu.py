@@ -18,7 +18,7 @@ from numba import prange
 from torch import Tensor
 
 from renderers.kernels import Samples
-from renderers.kernels.jit import compiled, inlined
+from renderers.kernels.jit import compiled, exact, inlined, inlined_exact
 
 BLOCK = 128  # points located at once: their corners and fractions stay in the first cache
 STOP = np.float32(1e-4)  # as in field_reference
@@ -180,7 +180,7 @@ def hash_encode(points: Tensor, table: Tensor, resolutions: Tensor, active_level
     return features
 
 
-@inlined
+@inlined_exact
 def _occupied(origin: Array, direction: Array, t: Any, occupancy: Array) -> Any:
     size = occupancy.shape[0]
     half = np.float32(size) / np.float32(2)
@@ -206,7 +206,7 @@ def _crossing(origin: Array, direction: Array, box: Array) -> Any:
     return enter, leave
 
 
-@compiled
+@exact
 def _march_count(
     origins: Array,
     directions: Array,
@@ -217,7 +217,10 @@ def _march_count(
     counts: Array,
     firsts: Array,
 ) -> None:
-    """How many samples of each ray are taken, and the number of the first of them."""
+    """How many samples of each ray are taken, and the number of the first of them.
+
+    Exact, like the filling: a sample on a cell's border must be in the same cell for both.
+    """
     for ray in prange(len(origins)):
         near, far, jitter = bounds[ray, 0], bounds[ray, 1], bounds[ray, 2]
         enter, leave = _crossing(origins[ray], directions[ray], box)
@@ -237,7 +240,7 @@ def _march_count(
         firsts[ray] = first
 
 
-@compiled
+@exact
 def _march_fill(
     origins: Array,
     directions: Array,

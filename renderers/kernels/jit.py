@@ -25,8 +25,13 @@ def serial(function: Function) -> Function:
     return _compiled(function, parallel=False)
 
 
-def _compiled(function: Function, parallel: bool) -> Function:
-    options = {"parallel": parallel, "fastmath": True, "nogil": True, "error_model": "numpy"}
+def exact(function: Function) -> Function:
+    """As `compiled`, rounding as written: what two such functions both compute is equal."""
+    return _compiled(function, parallel=True, fastmath=False)
+
+
+def _compiled(function: Function, parallel: bool, fastmath: bool = True) -> Function:
+    options = {"parallel": parallel, "fastmath": fastmath, "nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError as error:
@@ -38,6 +43,11 @@ def _compiled(function: Function, parallel: bool) -> Function:
 def inlined(function: Function) -> Function:
     """A piece of such a function, for use inside it (same file: the cache follows the file)."""
     return numba.njit(fastmath=True, error_model="numpy")(function)
+
+
+def inlined_exact(function: Function) -> Function:
+    """A piece of an `exact` function."""
+    return numba.njit(error_model="numpy")(function)
 
 
 def array(tensor: Tensor) -> Any:
