@@ -14,7 +14,8 @@ from renderers.kernels.raster import texture
 from threed.core import Mesh
 
 SAMPLES = 60_000  # about so many points of the surface stand for it, besides one a face
-NEAR = 4  # of them are looked at around a point
+NEAR = 4  # of them are looked at around a point ...
+FAR = 64  # ... and so many where all of these look the other way
 PIECE = 2**16  # points looked up at once
 AWAY = 1.0  # world units that a face counts as farther off when it looks the other way
 
@@ -59,21 +60,28 @@ class Skin:
         return F.normalize(lean[:, :1] * t + lean[:, 1:2] * b + lean[:, 2:] * n, dim=-1)
 
     def nearest(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-        """The face [N] nearest to each point [N, 3] that looks the same way as its normal [N, 3],
-        and the weights [N, 3] of its corners there."""
+        """The nearest face [N] of points [N, 3], and the weights [N, 3] of its corners there.
+
+        Faces that look away from a point's normal [N, 3] are taken only where there is no other.
+        Close to an edge it may be the face beside, off by less than the samples are apart.
+        """
         pieces = zip(torch.split(points, PIECE), torch.split(normals, PIECE))
         found = [self._nearest(p, n) for p, n in pieces]
         return torch.cat([f for f, _ in found]), torch.cat([w for _, w in found])
 
-    def _nearest(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-        _, index = self.tree.query(points.numpy(), k=NEAR)
-        face = self.owner[torch.from_numpy(index)]  # [N, NEAR]
+    def _nearest(self, points: Tensor, normals: Tensor, near: int = NEAR) -> tuple[Tensor, Tensor]:
+        _, index = self.tree.query(points.numpy(), k=near)
+        face = self.owner[torch.from_numpy(index)]  # [N, near]
+        away = (self.facing[face] * normals[:, None]).sum(-1) < 0
         weight = weights(self.corners[face], points[:, None])
         gap = ((weight[..., None] * self.corners[face]).sum(-2) - points[:, None]).norm(dim=-1)
-        gap = gap + AWAY * ((self.facing[face] * normals[:, None]).sum(-1) < 0)
-        best = gap.argmin(1, keepdim=True)
-        chosen = weight.gather(1, best[..., None].expand(-1, 1, 3))
-        return face.gather(1, best)[:, 0], chosen[:, 0]
+        best = (gap + AWAY * away).argmin(1, keepdim=True)
+        face = face.gather(1, best)[:, 0]
+        weight = weight.gather(1, best[..., None].expand(-1, 1, 3))[:, 0]
+        lost = away.all(1).nonzero()[:, 0]  # beside a thin wall, nearer to its other side
+        if near == NEAR and len(lost):
+            face[lost], weight[lost] = self._nearest(points[lost], normals[lost], FAR)
+        return face, weight
 
     def _samples(self) -> tuple[Tensor, Tensor]:
         """Faces [S] and points of them [S, 3], about evenly spread, at least one a face."""

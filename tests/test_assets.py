@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from dataclasses import fields, replace
 from pathlib import Path
 
 import av
@@ -11,8 +13,12 @@ import pytest
 import trimesh
 from PIL import Image
 
+import exporters
+from exporters.bake import bake
+from exporters.budget import Budget
+from exporters.clean import Repairs
 from exporters.load import load
-from tests.shapes import Ball, sphere
+from tests.shapes import Ball, cube, sphere
 from threed.assets import (
     Asset,
     AssetSettings,
@@ -120,11 +126,65 @@ def test_an_unknown_target_is_refused_before_the_source_is_read(tmp_path: Path) 
         export_file(tmp_path / "none.glb", tmp_path / "x.fbx")
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="choose a folder that you may write to"):
-        build_asset(Ball(), tmp_path / "run", SMALL, {})
+def test_a_folder_that_may_not_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    if os.getuid() == 0:  # the superuser may write everywhere: the system's refusal is played
+        write = Path.write_bytes
+
+        def refuse(self: Path, data: bytes) -> int:
+            if folder in self.parents:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+            return write(self, data)
+
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(InputError, match=r"asset\.glb: permission denied; choose a folder"):
+        exporters.save(cube(), folder / "asset.glb")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/version").is_file(), reason="needs a Linux /proc")
+def test_a_place_that_nobody_may_write_to() -> None:
+    """Not even the superuser makes files in /proc: the system itself refuses here."""
+    with pytest.raises(InputError, match=r"cannot write /proc/run/asset\.glb: .*; choose"):
+        exporters.save(cube(), Path("/proc/run/asset.glb"))
+
+
+def test_coarser_copies_are_made_where_asked(asset: Asset, tmp_path: Path) -> None:
+    settings = replace(SMALL, lods=2)
+    made = build_asset(Ball(floater=True), tmp_path, settings, PROVENANCE)
+    assert {p.name for p in made.folder.iterdir()} == FILES | {"asset_lod1.glb", "asset_lod2.glb"}
+    assert made.glb.read_bytes() == asset.glb.read_bytes()
+    for number, (faces, texture) in enumerate([(375, 64), (93, 32)], 1):
+        copy = load(tmp_path / f"asset_lod{number}.glb")
+        assert 0.8 * faces < len(copy.faces) <= faces + 2
+        assert copy.material.albedo is not None
+        assert copy.material.albedo.shape == (texture, texture, 3)
+        color = bake(copy, lambda p, n: Ball().color(p), texture).material.albedo
+        assert (copy.material.albedo - color).abs().mean() < 0.03
+        assert copy.material.normal is None  # the smooth normals of a ball need no help
+
+
+def test_what_was_repaired_is_reported(asset: Asset) -> None:
+    assert asset.report.repairs is not None
+    assert set(asset.report.repairs) == {f.name for f in fields(Repairs)}
+    assert report_file(asset.folder).repairs == asset.report.repairs
+
+
+def test_export_within_a_budget(asset: Asset, tmp_path: Path) -> None:
+    budget = Budget(faces=400, texture=64)
+    paths = export_file(asset.folder, tmp_path / "toy.glb", budget=budget, lods=1)
+    assert paths == [tmp_path / "toy.glb", tmp_path / "toy_lod1.glb"]
+    sizes = []
+    for path in paths:
+        mesh = load(path)
+        assert mesh.material.albedo is not None
+        sizes.append((len(mesh.faces), mesh.material.albedo.shape[0]))
+    assert sizes[0][0] <= 402
+    assert sizes[1][0] <= 102
+    assert [texture for _, texture in sizes] == [64, 32]
 
 
 def test_a_disk_that_fills_up_keeps_what_is_written(
@@ -150,6 +210,8 @@ def test_a_disk_that_fills_up_keeps_what_is_written(
         ({"faces": 2}, r"asset: faces must be in 4\.\.2000000, got 2"),
         ({"texture": 9000}, r"asset: texture must be in 16\.\.8192, got 9000"),
         ({"turntable_size": 65}, "asset: turntable_size must be even, got 65"),
+        ({"lods": 9}, r"asset: lods must be in 0\.\.8, got 9"),
+        ({"faces": 100, "lods": 3}, "lods=3 would leave 1 faces of 100"),
     ],
 )
 def test_settings_that_make_no_asset(change: dict[str, int], message: str) -> None:

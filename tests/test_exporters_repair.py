@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from exporters import topology
-from exporters.clean import clean, drop_pieces, fill_holes, smooth, weld
+from exporters.clean import Repairs, clean, drop_pieces, fill_holes, repair, smooth, weld
 from exporters.simplify import simplify
 from tests.shapes import cube, sphere
 from threed.core import InputError, Mesh
@@ -98,6 +98,25 @@ def test_floaters_and_cavities_go_and_other_pieces_stay() -> None:
     assert topology.components(mesh.faces)[0] == 2
     assert volume(mesh) == pytest.approx(volume(body) + volume(other), rel=1e-5)
     assert len(mesh.vertices) == len(body.vertices) + len(other.vertices)
+
+
+def test_repairs_are_counted() -> None:
+    small, inner = moved(sphere(0.02), 2.0), sphere(0.3)
+    cavity = replace(inner, faces=inner.faces.flip(1), colors=None)
+    body = replace(sphere(), colors=None)
+    top = body.vertices[:, 2].argmax()
+    body = replace(body, faces=body.faces[(body.faces != top).all(1)])
+    whole = joined(body, small, cavity)
+    double = replace(whole, faces=torch.cat([whole.faces, whole.faces[:2]]))
+    mesh, done = repair(double)
+    assert closed(mesh)
+    assert done == Repairs(welded=0, floaters=1, cavities=1, holes=1, faces=2)
+    soup = Mesh(
+        mesh.vertices[mesh.faces].view(-1, 3), torch.arange(3 * len(mesh.faces)).view(-1, 3)
+    )
+    again, done = repair(soup)
+    assert done == Repairs(welded=3 * len(mesh.faces) - len(mesh.vertices))
+    assert repair(again)[1] == Repairs()
 
 
 def test_equal_vertices_become_one() -> None:

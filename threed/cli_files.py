@@ -12,17 +12,39 @@ import typer
 from threed.cli_show import say
 
 Source = Annotated[Path, typer.Argument(help="A mesh (.glb, .obj, .ply, .stl), or a run's folder.")]
+Limits = Annotated[
+    str | None,
+    typer.Option("--budget", help="At most so much, such as faces=5000,texture=512."),
+]
+Lods = Annotated[
+    int | None,
+    typer.Option("--lods", min=0, max=8, help="Coarser copies: NAME_lod1 and on."),
+]
 
 
 def export(
     source: Source,
     to: Annotated[Path, typer.Option(help="The file to write; its ending says the format.")],
+    budget: Limits = None,
+    lods: Lods = None,
 ) -> None:
     """Write an asset in another format: .glb, .obj, .ply, .stl or .usdz."""
+    from exporters.budget import Budget
     from threed.assets import export_file
 
-    export_file(source, to)
-    say(str(to))
+    limits = None if budget is None else Budget.parse(budget)
+    for path in export_file(source, to, budget=limits, lods=lods or 0):
+        say(str(path))
+
+
+def within(settings: list[str] | None, budget: str | None, lods: int | None) -> list[str]:
+    """The settings of a run, and those that a budget and a number of coarser copies stand for."""
+    words = list(settings or ())
+    if budget is not None:
+        from exporters.budget import Budget
+
+        words += [f"asset.{name}={value}" for name, value in Budget.parse(budget).given().items()]
+    return words if lods is None else [*words, f"asset.lods={lods}"]
 
 
 def turntable(
