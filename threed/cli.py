@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from threed import cli_files, cli_lists
+from threed import cli_backbones, cli_files, cli_lists
 from threed.cli_show import Display, complain, say
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("export")(cli_files.export)
 app.command("turntable")(cli_files.turntable)
 app.command("report")(cli_files.report)
 app.command("blender")(cli_files.blender)
+app.command("convert")(cli_backbones.convert)
 app.command("list")(cli_lists.show)
 
 Prompt = Annotated[str, typer.Argument(help='What to make, such as "a red mug".')]
@@ -99,7 +100,11 @@ def resume(
 def image(
     prompt: Prompt,
     out: Annotated[Path, typer.Option(help="The picture's file: .png, .jpg or .webp.")],
-    backbone: BackboneName = "toybox",
+    backbone: BackboneName = None,
+    views: Annotated[
+        int | None,
+        typer.Option(min=1, help="4: sides of one thing, by toybox-multiview if not said."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides every random number.")] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Of the sampler.")] = 30,
     guidance: Annotated[float, typer.Option(min=0, help="Towards the prompt; 1 is none.")] = 5.0,
@@ -120,7 +125,11 @@ def image(
     text = check_prompt(prompt)
     if out.suffix.lower() not in FORMATS:
         raise typer.BadParameter(f"--out must end in one of {', '.join(FORMATS)}, got {out}")
-    model = load_backbone(backbone or "toybox", device=device or "auto")
+    several = "toybox-multiview" if (views or 1) > 1 else "toybox"
+    model = load_backbone(backbone or several, device=device or "auto")
+    if views not in (None, model.views):
+        raise typer.BadParameter(f"--views {views}: backbone {model.name!r} sees {model.views} at "
+                                 "once")  # fmt: skip
     for warning in prompt_warnings(model, text):
         complain(warning, "warning")
     cameras = None

@@ -166,7 +166,8 @@ def find(name: str, *, half: bool = False) -> Found:
     if folder is not None:
         raise InputError(
             f"backbone {name!r} is a single file. Checkpoints of one file (.ckpt may run code when "
-            "opened) are never read; convert it to a folder in diffusers' layout and name that"
+            "opened) are never read; convert it to a folder in diffusers' layout (MVDream's: "
+            "threed convert) and name that"
         )
     for known in KNOWN:
         if name in known.repos + known.formerly:
