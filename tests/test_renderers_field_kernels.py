@@ -243,7 +243,7 @@ def test_the_choice_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THREED_KERNELS", "reference")
     assert kernels.select("cpu") == "reference"
     kernels.set_kernels("cpu")  # stronger than the environment
-    assert kernels.implementation("field", "cpu") is field_cpu
+    assert kernels.implementation("hash_encode", "cpu") is field_cpu
     with pytest.raises(InputError, match="they serve the CPU, not cuda"):
         kernels.select("cuda")
     with pytest.raises(InputError, match=r"set_kernels: .*'fast'.* auto, reference, cpu"):

@@ -57,7 +57,7 @@ def _devices() -> dict[str, Any]:
 def _kernels() -> dict[str, Any]:
     found = {"cpu tensors": kernels.select("cpu")}
     if torch.cuda.is_available():
-        found["cuda tensors"] = kernels.select("cuda")
+        found |= {f"cuda {name}": kernels.select("cuda", name) for name in kernels.OPERATIONS}
     return found | {f"not {name}": why for name, why in kernels.why_not().items()}
 
 

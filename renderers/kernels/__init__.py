@@ -1,7 +1,8 @@
 """The operations under the renderers, and the only place that knows about devices.
 
-Each operation has a definition in pure torch (`reference`, any device) and a fast twin of the same
-name and signature in numba (`cpu`, float32 tensors on the CPU). `select` chooses between them:
+Each operation has a definition in pure torch (`reference`, any device) and fast twins of the same
+name and signature: in numba (`cpu`, float32 tensors on the CPU), in Triton (`triton`, tensors on a
+CUDA device) and through libraries made for CUDA (`cuda`). `select` chooses between them:
 automatically, or as the environment variable THREED_KERNELS or `set_kernels` says.
 """
 
@@ -17,7 +18,18 @@ from torch import Tensor
 
 from threed.core import InputError
 
-CHOICES = ("auto", "reference", "cpu")
+CHOICES = ("auto", "reference", "cpu", "triton", "cuda")
+OPERATIONS = {  # and the modules of their kinds that are named for a subject
+    "hash_encode": "field",
+    "march": "field",
+    "composite": "field",
+    "rasterize": "raster",
+    "interpolate": "raster",
+    "derivatives": "raster",
+    "texture": "raster",
+    "twins": "raster",
+    "antialias": "raster",
+}
 _forced: str | None = None
 
 
@@ -55,45 +67,52 @@ class Samples:
 
 
 def set_kernels(name: str | None) -> None:
-    """Use "reference" or "cpu" from now on; "auto" chooses; None asks THREED_KERNELS again."""
+    """Use one of CHOICES from now on; "auto" chooses; None asks THREED_KERNELS again."""
     global _forced
     if name is not None:
         _check_name(name, "set_kernels")
     _forced = name
 
 
-def select(device_type: str) -> str:
-    """The kernels for tensors on a device: "cpu" or "reference".
+def select(device_type: str, operation: str = "hash_encode") -> str:
+    """The kernels of an operation for tensors on a device: one of CHOICES, not "auto".
 
-    InputError if the ones asked for by name are unknown, fail to load, or cannot serve the device.
+    InputError if the ones asked for by name are unknown, fail to load, or cannot serve the device;
+    "triton" and "cuda" speak of CUDA devices only, and leave the others to "auto".
     """
     asked = _forced or os.environ.get("THREED_KERNELS", "auto")
     _check_name(asked, "THREED_KERNELS")
     if asked == "reference":
-        return "reference"
-    problem = _cpu_problem() if device_type == "cpu" else f"they serve the CPU, not {device_type}"
-    if problem is None:
-        return "cpu"
-    if asked == "cpu":
-        raise InputError(f"the cpu kernels were asked for, but {problem}; use THREED_KERNELS=auto")
-    return "reference"
+        return asked
+    if asked == "cpu" or device_type != "cuda":
+        served = device_type == "cpu"
+        problem = _cpu_problem() if served else f"they serve the CPU, not {device_type}"
+        order = {"cpu": problem}
+    else:
+        order = {"cuda": _cuda_problem(operation), "triton": _triton_problem()}
+        if operation == "hash_encode":  # one launch for all levels before one for each
+            order = dict(reversed(order.items()))
+    if asked in order and order[asked] is not None:
+        raise InputError(f"the {asked} kernels were asked for, but {order[asked]}; "
+                         f"use THREED_KERNELS=auto")  # fmt: skip
+    if asked in order:
+        return asked
+    return next((name for name, problem in order.items() if problem is None), "reference")
 
 
 def why_not() -> dict[str, str]:
     """Why faster kernels are not in use, by name: empty where nothing is missing."""
-    reasons = {}
-    if (problem := _cpu_problem()) is not None:
-        reasons["cpu"] = problem
-    if not torch.cuda.is_available():
-        reasons["cuda"] = "no CUDA device"
-    else:
-        reasons["cuda"] = "no CUDA kernels yet: the torch reference runs on the CUDA device"
-    return reasons
+    libraries = {name: _cuda().problem(name) for name in _cuda().MODULES}
+    reasons = {"cpu": _cpu_problem(), "triton": _triton_problem(), **libraries}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def implementation(subject: str, device_type: str) -> ModuleType:
-    """The module that implements a subject ("field", "raster") for tensors on a device."""
-    return importlib.import_module(f"renderers.kernels.{subject}_{select(device_type)}")
+def implementation(operation: str, device_type: str) -> ModuleType:
+    """The module that has an operation of OPERATIONS for tensors on a device."""
+    name = select(device_type, operation)
+    if name in ("reference", "cpu"):
+        name = f"{OPERATIONS[operation]}_{name}"
+    return importlib.import_module(f"renderers.kernels.{name}")
 
 
 def hash_encode(points: Tensor, table: Tensor, resolutions: Tensor, active_levels: int) -> Tensor:
@@ -114,9 +133,11 @@ def hash_encode(points: Tensor, table: Tensor, resolutions: Tensor, active_level
     if rows * levels != len(table) or rows & (rows - 1) or rows == 0:
         raise ValueError(f"table must hold a power of two of rows for each of {levels} levels, "
                          f"got {len(table)} rows")  # fmt: skip
-    # a kernel with a gradient for the points would cost more than the few calls that ask for one
-    subject = _field("reference" if points.requires_grad else None, points)
-    features: Tensor = subject.hash_encode(points, table, resolutions, active_levels)
+    module = implementation("hash_encode", points.device.type)
+    if points.requires_grad:
+        # a kernel with a gradient for the points would cost more than the few calls that ask for it
+        module = importlib.import_module("renderers.kernels.field_reference")
+    features: Tensor = module.hash_encode(points, table, resolutions, active_levels)
     return features
 
 
@@ -147,7 +168,7 @@ def march(
             raise ValueError(f"{name} must be {list(shape)}, got {list(value.shape)}")
     if step <= 0:
         raise ValueError(f"step must be positive, got {step}")
-    samples: Samples = _field(None, origins).march(
+    samples: Samples = implementation("march", origins.device.type).march(
         origins, directions, near, far, occupancy, step, jitter
     )
     return samples
@@ -169,16 +190,10 @@ def composite(
                          f"and {list(values.shape)}")  # fmt: skip
     if len(samples.packed) != n_rays:
         raise ValueError(f"samples belong to {len(samples.packed)} rays, not to {n_rays}")
-    weights, sums, opacity, depth = _field(None, density).composite(
+    weights, sums, opacity, depth = implementation("composite", density.device.type).composite(
         density, values, samples, n_rays
     )
     return weights, sums, opacity, depth
-
-
-def _field(name: str | None, tensor: Tensor) -> ModuleType:
-    if name is not None:
-        return importlib.import_module(f"renderers.kernels.field_{name}")
-    return implementation("field", tensor.device.type)
 
 
 def _check_name(name: str, where: str) -> None:
@@ -192,4 +207,24 @@ def _cpu_problem() -> str | None:
         importlib.import_module("renderers.kernels.jit")
     except Exception as error:  # numba fails in many ways: missing, llvmlite, a numpy too new
         return f"numba does not load ({type(error).__name__}: {error})"
+    return None
+
+
+def _cuda() -> ModuleType:
+    return importlib.import_module("renderers.kernels.cuda")
+
+
+def _cuda_problem(operation: str) -> str | None:
+    library = _cuda().LIBRARIES[operation]
+    problem: str | None = _cuda().problem(library)
+    return None if problem is None else f"{library}: {problem}"
+
+
+def _triton_problem() -> str | None:
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    try:
+        importlib.import_module("renderers.kernels.triton")
+    except Exception as error:  # missing, or of a version that the kernels are not written for
+        return f"Triton does not load ({type(error).__name__}: {error})"
     return None

@@ -33,7 +33,7 @@ def rasterize(clip: Tensor, faces: Tensor, size: tuple[int, int]) -> Tensor:
     _check_faces(faces)
     if h < 1 or w < 1:
         raise ValueError(f"size must be at least one pixel, got {h} x {w}")
-    module = kernels.implementation("raster", clip.device.type)
+    module = kernels.implementation("rasterize", clip.device.type)
     buffer: Tensor = module.rasterize(clip.float().contiguous(), faces.contiguous(), h, w)
     return buffer
 
@@ -48,7 +48,7 @@ def interpolate(attributes: Tensor, buffer: Tensor, faces: Tensor) -> Tensor:
     _check_faces(faces)
     _check_buffer(buffer)
     attributes = _batched("attributes", attributes, 3, len(buffer))
-    module = kernels.implementation("raster", buffer.device.type)
+    module = kernels.implementation("interpolate", buffer.device.type)
     values: Tensor = module.interpolate(
         attributes.float().contiguous(), buffer.contiguous(), faces.contiguous()
     )
@@ -72,7 +72,7 @@ def derivatives(
     _check_buffer(buffer)
     _check_clip(clip, len(buffer))
     attributes = _batched("attributes", attributes, 3, len(buffer))
-    module = kernels.implementation("raster", buffer.device.type)
+    module = kernels.implementation("derivatives", buffer.device.type)
     slopes: Tensor = module.derivatives(
         attributes.float().contiguous(), clip.float().contiguous(), buffer.contiguous(),
         faces.contiguous(), names.contiguous(),
@@ -101,7 +101,7 @@ def texture(image: Tensor, uv: Tensor, slopes: Tensor | None = None) -> Tensor:
             levels.append(half)
     sizes = [(item.shape[1], item.shape[2]) for item in levels]
     texels = torch.cat([item.flatten(1, 2) for item in levels], 1).contiguous()
-    module = kernels.implementation("raster", uv.device.type)
+    module = kernels.implementation("texture", uv.device.type)
     values: Tensor = module.texture(texels, sizes, uv.float().contiguous(), level)
     return values
 
@@ -133,7 +133,7 @@ def twins(faces: Tensor) -> Tensor:
     is no other triangle, or more than one.
     """
     _check_faces(faces)
-    module = kernels.implementation("raster", faces.device.type)
+    module = kernels.implementation("twins", faces.device.type)
     twin: Tensor = module.twins(faces.contiguous())
     return twin
 
@@ -157,11 +157,9 @@ def antialias(
     if color.ndim != 4 or color.shape[:3] != buffer.shape[:3]:
         raise ValueError(f"color must be {[*buffer.shape[:3], 'C']}, got {list(color.shape)}")
     _check_clip(clip, len(buffer))
-    if twin is None:
-        twin = twins(faces)
-    if twin.shape != faces.shape:
+    if twin is not None and twin.shape != faces.shape:
         raise ValueError(f"twin must be {list(faces.shape)}, got {list(twin.shape)}")
-    module = kernels.implementation("raster", buffer.device.type)
+    module = kernels.implementation("antialias", buffer.device.type)
     values: Tensor = module.antialias(
         color.float().contiguous(), buffer.contiguous(), clip.float().contiguous(),
         faces.contiguous(), twin,

@@ -274,7 +274,10 @@ class _Antialias(torch.autograd.Function):
         return out, None, moved, None, None
 
 
-def antialias(color: Tensor, buffer: Tensor, clip: Tensor, faces: Tensor, twin: Tensor) -> Tensor:
+def antialias(
+    color: Tensor, buffer: Tensor, clip: Tensor, faces: Tensor, twin: Tensor | None
+) -> Tensor:
     """[B, H, W, C] from color of that shape."""
+    twin = twins(faces) if twin is None else twin
     blended: Tensor = _Antialias.apply(color, buffer, clip, faces, twin)
     return blended

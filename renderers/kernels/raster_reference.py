@@ -154,9 +154,11 @@ def twins(faces: Tensor) -> Tensor:
     return twin.view(-1, 3)
 
 
-def antialias(color: Tensor, buffer: Tensor, clip: Tensor, faces: Tensor, twin: Tensor) -> Tensor:
+def antialias(
+    color: Tensor, buffer: Tensor, clip: Tensor, faces: Tensor, twin: Tensor | None
+) -> Tensor:
     """[B, H, W, C] from color of that shape; gradients to it and to clip."""
-    out = color
+    out, twin = color, twins(faces) if twin is None else twin
     for axis in (2, 1):  # pairs side by side, pairs one above the other
         n = buffer.shape[axis]
         one, other = buffer.narrow(axis, 0, n - 1), buffer.narrow(axis, 1, n - 1)
