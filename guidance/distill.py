@@ -98,6 +98,28 @@ def diffuse(z: Tensor, t: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Nois
     return Noised(alpha * z.detach() + sigma * noise, t, noise, alpha, sigma)
 
 
+def distill(
+    backbone: Backbone,
+    pull: Pull,
+    image: Tensor,
+    step: int,
+    generator: Generator,
+    difference: Callable[[Noised], Tensor],
+    t: Tensor | None = None,
+) -> Tensor:
+    """A scalar whose gradient in the latents of image [B, H, W, 3] is w(t) * difference / B.
+
+    t [B] are the noise levels, by default drawn as pull says. No graph is kept through the model.
+    """
+    if t is None:
+        t = pull.draw_t(len(image), backbone.views, step, generator)
+    z = encode_render(backbone, image)
+    seen = diffuse(z, t, draw_noise(z, generator), backbone.alphas_cumprod)
+    with torch.no_grad():
+        gradient = WEIGHTS[pull.weighting](seen.alpha, seen.sigma) * difference(seen)
+    return inject(z, pull.clipped(gradient, step))
+
+
 def inject(z: Tensor, gradient: Tensor) -> Tensor:
     """A scalar whose gradient in z [B, C, h, w] is the given one, divided by B.
 

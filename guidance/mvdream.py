@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from guidance import Frozen
-from guidance.distill import Pull, draw_t
+from guidance.distill import Pull, distill, draw_t
 from guidance.prompts import Prompts
-from guidance.sds import distill
+from guidance.sds import error
 from threed.core import Cameras, InputError
 
 
@@ -39,4 +39,6 @@ class MultiView(Frozen):
     ) -> dict[str, Tensor]:
         """{"mvdream": loss} for image [B, H, W, 3] in [0, 1], B in groups of backbone.views."""
         t = draw_t(1, self.pull.t_min(step), self.pull.t_max(step), generator).expand(len(image))
-        return {"mvdream": distill(self.prompts, self.pull, image, cameras, t, step, generator)}
+        difference = error(self.prompts, self.pull, cameras)
+        backbone = self.prompts.backbone
+        return {"mvdream": distill(backbone, self.pull, image, step, generator, difference, t)}

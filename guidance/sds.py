@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Generator, Tensor
 
 from guidance import Frozen
-from guidance.distill import WEIGHTS, Pull, diffuse, draw_noise, encode_render, inject
+from guidance.distill import Noised, Pull, distill
 from guidance.prompts import Prompts
 from threed.core import Cameras
 
@@ -27,28 +27,12 @@ class SDS(Frozen):
         self, image: Tensor, cameras: Cameras, step: int, generator: Generator
     ) -> dict[str, Tensor]:
         """{"sds": loss} for image [B, H, W, 3] in [0, 1]."""
-        t = self.pull.draw_t(len(image), self.prompts.backbone.views, step, generator)
-        return {"sds": distill(self.prompts, self.pull, image, cameras, t, step, generator)}
+        difference = error(self.prompts, self.pull, cameras)
+        backbone = self.prompts.backbone
+        return {"sds": distill(backbone, self.pull, image, step, generator, difference)}
 
 
-def distill(
-    prompts: Prompts,
-    pull: Pull,
-    image: Tensor,
-    cameras: Cameras,
-    t: Tensor,
-    step: int,
-    generator: Generator,
-) -> Tensor:
-    """A scalar whose gradient in the latents is w(t) * (estimated - true noise) / B.
-
-    image [B, H, W, 3] in [0, 1], t [B] noise levels. No graph is kept through the model.
-    """
-    backbone = prompts.backbone
-    z = encode_render(backbone, image)
-    seen = diffuse(z, t, draw_noise(z, generator), backbone.alphas_cumprod)
-    with torch.no_grad():
-        guided = prompts.score(cameras, pull.guidance_scale, pull.rescale)
-        weight = WEIGHTS[pull.weighting](seen.alpha, seen.sigma)
-        gradient = weight * (guided(seen.x, seen.t) - seen.noise)
-    return inject(z, pull.clipped(gradient, step))
+def error(prompts: Prompts, pull: Pull, cameras: Cameras) -> Callable[[Noised], Tensor]:
+    """The guided estimate of the noise less the noise itself, [B, C, h, w]."""
+    guided = prompts.score(cameras, pull.guidance_scale, pull.rescale)
+    return lambda seen: guided(seen.x, seen.t) - seen.noise

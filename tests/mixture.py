@@ -31,7 +31,7 @@ class Gaussians:
 
     def pull(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Minus the gradient of log p at x, for alpha * data + sigma * noise."""
-        n = x[0].numel()
+        n = x.shape[1:].numel()
         means, deviations = self.means.to(x), self.deviations.to(x)
         variance = (alpha.reshape(-1, 1) * deviations) ** 2 + sigma.reshape(-1, 1) ** 2  # [B, K]
         away = x[:, None] - alpha[:, None] * means  # [B, K, C, h, w]

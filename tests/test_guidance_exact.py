@@ -17,6 +17,7 @@ from guidance.dreamflow import DreamFlow
 from guidance.mvdream import MultiView
 from guidance.prompts import Prompts
 from guidance.sds import SDS
+from guidance.variants import Classifier, Interval, NoiseFree
 from guidance.vsd import VSD
 from tests.mixture import ALPHAS, Exact, Gaussians, Mixture, gaussian
 from threed.cameras import random_views
@@ -256,10 +257,59 @@ def test_what_gives_no_falling_schedule_is_refused(
         dreamflow(60, steps=50)
 
 
+# later corrections of SDS
+
+
+def noised(z: Tensor, level: int, seed: int) -> tuple[Tensor, Tensor]:
+    """What a guidance sees at a fixed level with a generator of this seed; and the level [B]."""
+    draws, t = torch.Generator().manual_seed(seed), torch.full((len(z),), level)
+    torch.randint(0, 1, (len(z),), generator=draws)
+    alpha, sigma = alpha_sigma(ALPHAS, t)
+    return alpha * z + sigma * draw_noise(z, draws), t
+
+
+BAD = {**WORLDS, "blurry": gaussian(0.0, 0.6)}
+
+
+def test_csd_is_what_guidance_adds() -> None:
+    prompts, z = Prompts(Mixture(BAD), "a hat", negative="blurry"), latents(4)
+    result = gradient(Classifier(prompts, at(0.4, guidance_scale=3.0)), z, seed=7)
+    x, t = noised(z, 400, 7)
+    added = 3 * (BAD["a hat"].noise(x, t) - BAD["blurry"].noise(x, t))
+    torch.testing.assert_close(result, (1 - ALPHAS[400]) * added)
+
+
+@pytest.mark.parametrize("level", [100, 199, 200, 700])
+def test_nfsd_keeps_the_empty_estimate_only_where_it_denoises(level: int) -> None:
+    prompts, z = Prompts(Mixture(BAD), "a hat", negative="blurry"), latents(4)
+    result = gradient(NoiseFree(prompts, at(level / 1000, guidance_scale=7.5)), z, seed=7)
+    x, t = noised(z, level, 7)
+    text, empty, bad = (BAD[name].noise(x, t) for name in ("a hat", "", "blurry"))
+    domain = empty if level < 200 else empty - bad
+    expected = domain + 7.5 * (text - empty)
+    torch.testing.assert_close(result, (1 - ALPHAS[level]) * expected)
+
+
+@pytest.mark.parametrize("level", [50, 170, 640])
+def test_ism_compares_two_ends_of_an_inverted_interval(level: int) -> None:
+    prompts, z = Prompts(Mixture(WORLDS), "a hat"), latents(4)
+    guide = Interval(prompts, at(level / 1000, guidance_scale=7.5, weighting="uniform"))
+    result = gradient(guide, z, seed=1)
+    torch.testing.assert_close(result, gradient(guide, z, seed=2))  # no chance in it
+    ratio = ((1 - ALPHAS) / ALPHAS).sqrt()
+    y, here = z / ALPHAS[0].sqrt(), 0  # in EDM's scale a DDIM step is y + (sigma' - sigma) noise
+    for there in [*range(200, level - 50, 200), level - 50, level]:
+        noise = WORLDS[""].noise(y * ALPHAS[here].sqrt(), torch.full((4,), here))
+        y, here = y + (ratio[there] - ratio[here]) * noise, there
+    x, t = y * ALPHAS[level].sqrt(), torch.full((4,), level)
+    guided = WORLDS[""].noise(x, t).lerp(WORLDS["a hat"].noise(x, t), 7.5)
+    torch.testing.assert_close(result, guided - noise)
+
+
 # one convention
 
 
-@pytest.mark.parametrize("kind", ["sds", "mvdream", "vsd", "dreamflow"])
+@pytest.mark.parametrize("kind", ["sds", "mvdream", "vsd", "dreamflow", "ism"])
 def test_guidance_scales_mean_the_same_everywhere(kind: str) -> None:
     model = Mixture(WORLDS, views=4 if kind == "mvdream" else 1)
     prompts, z = Prompts(model, "a hat"), latents(4)
@@ -269,6 +319,7 @@ def test_guidance_scales_mean_the_same_everywhere(kind: str) -> None:
         guides: dict[str, Guidance] = {
             "sds": SDS(prompts, pull),
             "vsd": VSD(prompts, pull, Exact(SCENE), 1),
+            "ism": Interval(prompts, pull),
             "dreamflow": DreamFlow(prompts, pull, Exact(SCENE), 1, levels=10, steps=10),
         }
         return gradient(guides.get(kind) or MultiView(prompts, pull), z, step=5, seed=4)
@@ -276,6 +327,8 @@ def test_guidance_scales_mean_the_same_everywhere(kind: str) -> None:
     # uncond + s (text - uncond): linear in s, the text alone at 1, the other end alone at 0
     none, one = pulled(0.0), pulled(1.0)
     torch.testing.assert_close(pulled(7.5), none + 7.5 * (one - none))
+    if kind == "ism":  # its path is the empty prompt's whatever the scale
+        return
     other = dict(WORLDS) | {"": gaussian(0.9, 0.1)}
     model.worlds = other
     torch.testing.assert_close(pulled(1.0), one)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from guidance import Guidance
+from guidance.critic import LoraCritic
 from guidance.distill import (
     WEIGHTS,
     Pull,
@@ -21,12 +23,14 @@ from guidance.distill import (
 from guidance.mvdream import MultiView
 from guidance.prompts import Prompts
 from guidance.sds import SDS
+from guidance.vsd import VSD
 from tests.tiny import tiny_folder
 from threed.cameras import random_views
 from threed.core import Cameras, InputError, Schedule
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.score import alpha_sigma
+from threed.diffusion.stable_diffusion import StableDiffusion
 
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
 SETTINGS = Pull(
@@ -234,6 +238,11 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return load_backbone(str(unet), device="cpu")
 
 
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")), device="cpu")
+
+
 @pytest.mark.parametrize("name", ["sds", "mvdream"])
 def test_a_real_backbone_pulls_every_view_and_a_seed_decides_all(real: Backbone, name: str) -> None:
     prompts = Prompts(real, "a red mug")
@@ -254,6 +263,85 @@ def test_a_real_backbone_pulls_every_view_and_a_seed_decides_all(real: Backbone,
     assert bool((first.flatten(1).norm(dim=1) > 0).all())
     assert torch.equal(first, gradient(1))
     assert not torch.equal(first, gradient(2))
+
+
+def noises_of(backbone: Backbone, x: Tensor, t: Tensor, cameras: Cameras) -> list[Tensor]:
+    """The noise of the prompt and of the empty one, each by a call of its own."""
+    told = cameras if backbone.views > 1 else None
+    texts = [replace(backbone.encode_text([p] * len(x)), cameras=told) for p in ("a red mug", "")]
+    with torch.no_grad():
+        return [backbone.predict_noise(x, t, text) for text in texts]
+
+
+def seen_by(backbone: Backbone, image: Tensor, draws: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, x_t and noise of a guidance at t = 600 with a generator of seed 3."""
+    drawing = generator(3)
+    torch.randint(0, 1, (draws,), generator=drawing)
+    z = backbone.encode_image(image.permute(0, 3, 1, 2)).detach()
+    noise, abar = torch.randn(z.shape, generator=drawing), backbone.alphas_cumprod[600]
+    return z, abar.sqrt() * z + (1 - abar).sqrt() * noise, noise
+
+
+def pulled(guidance: Guidance, image: Tensor, backbone: Backbone) -> Tensor:
+    """The gradient in the latents, through an encoder that is the identity for the moment."""
+    z = backbone.encode_image(image.permute(0, 3, 1, 2)).detach().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, "encode_image", lambda _: z)
+        losses = guidance(image, views(4, backbone.views), 0, generator(3))
+    (out,) = torch.autograd.grad(losses[next(name for name in losses if name != "critic")], z)
+    return out
+
+
+AT_600 = Schedule(((0, 0.6),))
+
+
+def test_sds_is_the_published_formula_at_a_scale_one_less(single: Backbone) -> None:
+    # threestudio: text + s (text - uncond), w = 1 - abar, nan_to_num, mean over the batch
+    image = torch.rand(4, 32, 32, 3)
+    pull = replace(SETTINGS, guidance_scale=101.0, t_min=AT_600, t_max=AT_600)
+    ours = pulled(SDS(Prompts(single, "a red mug", view_words=False), pull), image, single)
+    _, x, noise = seen_by(single, image, 4)
+    text, uncond = noises_of(single, x, torch.full((4,), 600), views())
+    weight = 1 - single.alphas_cumprod[600]
+    theirs = torch.nan_to_num(weight * (text + 100 * (text - uncond) - noise)) / 4
+    assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
+
+
+def test_mvdream_is_the_published_formula_with_its_rescaling(real: Backbone) -> None:
+    # MVDream-threestudio: x0 by CFG 50, scaled to the text's deviation over all views, half of
+    # that and half as it was, and half the squared distance to it with no weight
+    image, t = torch.rand(4, 32, 32, 3), torch.full((4,), 600)
+    pull = replace(VIEWS, guidance_scale=50.0, rescale=0.5, t_min=AT_600, t_max=AT_600)
+    ours = pulled(MultiView(Prompts(real, "a red mug", view_words=False), pull), image, real)
+    z, x, _ = seen_by(real, image, 1)
+    text, uncond = noises_of(real, x, t, views(4, 4))
+    abar = real.alphas_cumprod[600]
+
+    def x0(noise: Tensor) -> Tensor:
+        return (x - (1 - abar).sqrt() * noise) / abar.sqrt()
+
+    guided, plain = x0(uncond + 50 * (text - uncond)), x0(text)
+    scaled = guided * plain.std() / guided.std()
+    theirs = (z - (0.5 * scaled + 0.5 * guided)) / 4
+    assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
+
+
+def test_vsd_is_the_published_formula(single: Backbone) -> None:
+    # threestudio: w = 1 - abar, the prompt's noise at uncond + 7.5 (text - uncond), less the
+    # critic's, which is told the prompt without a view and the camera
+    assert isinstance(single, StableDiffusion)
+    image, t = torch.rand(4, 32, 32, 3), torch.full((4,), 600)
+    prompts = Prompts(single, "a red mug", view_words=False)
+    critic = LoraCritic(prompts, single, rank=2, learning_rate=1e-2, warmup=0, dropout=0.0, seed=0)
+    for step in range(3):
+        critic.learn(torch.randn(4, 4, 8, 8), t, views(), step, generator(step))
+    pull = replace(SETTINGS, guidance_scale=7.5, t_min=AT_600, t_max=AT_600)
+    _, x, _ = seen_by(single, image, 4)
+    text, uncond = noises_of(single, x, t, views())
+    weight = 1 - single.alphas_cumprod[600]
+    theirs = weight * (uncond + 7.5 * (text - uncond) - critic.noise(x, t, views())) / 4
+    ours = pulled(VSD(prompts, pull, critic, 1), image, single)
+    assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
 
 
 def test_no_graph_is_kept_through_the_unet(real: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

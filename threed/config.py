@@ -22,6 +22,7 @@ from threed.settings import Range, build, check_ranges, override, plain, read_ya
 
 DEFAULT_PRESET = "toybox-mvdream"
 Bounds = tuple[float, float]
+GuidanceName = Literal["sds", "mvdream", "vsd", "dreamflow", "csd", "nfsd", "ism"]
 
 
 def constant(value: float) -> Schedule:
@@ -71,7 +72,7 @@ class Stage:
     batch: Annotated[int, Range(1, 256)] = 4  # views a step
     resolution: Annotated[Schedule, Range(8, 2048)] = constant(64)  # pixels a side, by step
     lr: Annotated[Schedule, Range(above=0, high=1)] = constant(0.01)  # of the table; nets a tenth
-    guidance: Literal["sds", "mvdream", "vsd", "dreamflow"] = "mvdream"  # what judges the pictures
+    guidance: GuidanceName = "mvdream"  # what judges the pictures
     guidance_scale: Annotated[float, Range(0, 1000)] = 10.0  # towards the prompt; 1 is unguided
     t_min: Annotated[Schedule, Range(0, 1)] = constant(0.02)  # least noise level, by step
     t_max: Annotated[Schedule, Range(0, 1)] = constant(0.98)  # greatest noise level, by step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from guidance import Guidance
 from guidance.critic import LoraCritic
 from guidance.distill import Pull
@@ -9,11 +11,21 @@ from guidance.dreamflow import DreamFlow
 from guidance.mvdream import MultiView
 from guidance.prompts import Prompts
 from guidance.sds import SDS
+from guidance.variants import Classifier, Interval, NoiseFree
 from guidance.vsd import VSD
 from threed.config import Run, Stage
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.diffusion.stable_diffusion import StableDiffusion
+
+FROZEN: dict[str, Callable[[Prompts, Pull], Guidance]] = {
+    "sds": SDS,
+    "mvdream": MultiView,
+    "csd": Classifier,
+    "nfsd": NoiseFree,
+    "ism": Interval,
+}
+"""Guidances without a net of their own."""
 
 
 def make_guide(stage: Stage, backbone: Backbone, run: Run, prompt: str) -> Guidance:
@@ -33,10 +45,8 @@ def make_guide(stage: Stage, backbone: Backbone, run: Run, prompt: str) -> Guida
         guidance_scale=stage.guidance_scale, weighting=stage.weighting, t_min=stage.t_min,
         t_max=stage.t_max, rescale=stage.rescale, grad_clip=stage.grad_clip,
     )  # fmt: skip
-    if stage.guidance == "sds":
-        return SDS(prompts, pull)
-    if stage.guidance == "mvdream":
-        return MultiView(prompts, pull)
+    if stage.guidance in FROZEN:
+        return FROZEN[stage.guidance](prompts, pull)
     critic, updates = make_critic(stage, prompts, run), stage.critic.updates
     if stage.guidance == "vsd":
         return VSD(prompts, pull, critic, updates)
