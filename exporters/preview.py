@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from exporters import files, pictures
-from renderers.raster import render_mesh
+from renderers.film import film
+from renderers.shading import Look
 from threed.cameras import orbit
 from threed.core import Mesh
 
 VIEWS = 8
+LOOKS: tuple[Look, ...] = ("albedo", "normal")  # a row each
 
 
 def contact_sheet(mesh: Mesh, path: Path, *, size: int = 256) -> None:
@@ -26,6 +28,5 @@ def contact_sheet(mesh: Mesh, path: Path, *, size: int = 256) -> None:
 def sheet(mesh: Mesh, size: int = 256) -> Tensor:
     """[2 * size, 8 * size, 3] sRGB in [0, 1]."""
     mesh, cameras = pictures.framed(mesh), orbit(VIEWS, size)
-    colors = render_mesh(mesh, cameras, look="albedo").rgb
-    normals = render_mesh(mesh, cameras, look="normal").rgb
-    return torch.cat([torch.cat(list(row), 1) for row in (colors, normals)])
+    rows = [film(mesh, cameras, background=torch.ones(3), look=look) for look in LOOKS]
+    return torch.cat([torch.cat(list(row), 1) for row in rows])

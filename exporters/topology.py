@@ -53,6 +53,15 @@ def is_watertight(edges: Edges) -> bool:
     return bool(((edges.faces == 2) & (edges.balance == 0)).all())
 
 
+def is_solid(mesh: Mesh) -> bool:
+    """Whether every piece is watertight and looks outwards: outside, no back of a face shows."""
+    if not is_watertight(edges(mesh.faces)):
+        return False
+    count, piece = components(mesh.faces)
+    volume = torch.zeros(count, dtype=torch.float64).index_add(0, piece, volumes(mesh))
+    return bool((volume > 0).all())
+
+
 def components(faces: Tensor) -> tuple[int, Tensor]:
     """Number of pieces that share no vertex, and the piece [F] int64 of each face."""
     corner = faces.numpy()

@@ -9,15 +9,15 @@ import av
 import torch
 from av.video.frame import VideoFrame
 
-from exporters import files, pictures
-from renderers.raster import render_mesh
+from exporters import files, pictures, topology
+from renderers.film import film
 from renderers.shading import Look
 from threed.cameras import orbit
 from threed.core import InputError, Mesh
 
 FPS = 30
 BACKGROUND = 0.92  # a light, neutral grey
-TOGETHER = 2  # frames drawn at once
+TOGETHER = 8  # frames drawn at once
 QUALITY = "18"  # x264's constant rate factor: visually lossless
 
 
@@ -49,9 +49,9 @@ def turntable(
 def _frames(mesh: Mesh, frames: int, size: int, look: Look) -> Iterator[VideoFrame]:
     mesh = pictures.framed(mesh)
     cameras = orbit(frames, size)
-    background = torch.full((3,), BACKGROUND)
+    background, solid = torch.full((3,), BACKGROUND), topology.is_solid(mesh)
     for first in range(0, frames, TOGETHER):
         views = cameras[first : first + TOGETHER]
-        seen = render_mesh(mesh, views, background=background, look=look)
-        for image in pictures.bytes_of(seen.rgb).numpy():
+        seen = film(mesh, views, background=background, look=look, solid=solid)
+        for image in pictures.bytes_of(seen).numpy():
             yield VideoFrame.from_ndarray(image, format="rgb24")

@@ -52,6 +52,13 @@ def test_a_cube_in_numbers() -> None:
     assert not topology.is_watertight(topology.edges(turned))
 
 
+def test_solids_are_closed_and_look_outwards() -> None:
+    assert topology.is_solid(joined(cube(), moved(cube(), 5)))
+    inwards = replace(cube(), faces=cube().faces.flip(1))
+    assert not topology.is_solid(joined(cube(), moved(inwards, 5)))
+    assert not topology.is_solid(replace(cube(), faces=cube().faces[1:]))
+
+
 def test_pieces_are_told_apart() -> None:
     mesh = joined(cube(), moved(cube(), 5), moved(cube(), 9))
     count, piece = topology.components(mesh.faces)

@@ -1,0 +1,78 @@
+"""Many pictures of a mesh of which nothing but the colours is wanted: turntables, previews."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from renderers.kernels import select
+from renderers.kernels.raster import rasterize
+from renderers.raster import JUMP, _window, render_mesh
+from renderers.shading import Light, Look, lamps
+from threed.core import Cameras, Mesh
+
+FACTOR = 2  # samples along each side of a pixel
+
+
+@torch.no_grad()
+def film(
+    mesh: Mesh,
+    cameras: Cameras,
+    *,
+    background: Tensor,
+    look: Look = "albedo",
+    solid: bool = False,
+) -> Tensor:
+    """[B, H, W, 3] sRGB: the rgb of `renderers.raster.render_mesh`, over a background [3].
+
+    `solid` says that the mesh is closed, its faces look outwards, and the cameras stand outside: so
+    that nobody can see the faces that look away. On the CPU in one pass over each picture's
+    samples, about three times cheaper; elsewhere, and with the reference kernels, by render_mesh.
+    """
+    if select(mesh.vertices.device.type) != "cpu":
+        return render_mesh(
+            mesh, cameras, background=background, look=look, antialias_factor=FACTOR
+        ).rgb
+    from renderers.kernels.film_cpu import LOOKS, resolve
+
+    b, h, w = len(cameras), cameras.height, cameras.width
+    light = Light()
+    lamp = F.pad(lamps(light, cameras), (0, 1), value=light.ambient)
+    clip = F.pad(mesh.vertices.float(), (0, 1), value=1.0) @ cameras.mvp().mT
+    normals, planes, behind = mesh.vertex_normals().float(), _planes(mesh), background.float()
+    source, own_faces, rows, image = _own(mesh)
+    out = behind.expand(b, h, w, 3).contiguous()
+    for view, place in enumerate(cameras.position):
+        seen: Tensor | slice = slice(None)
+        if solid:
+            seen = planes[:, :3] @ place > planes[:, 3]
+        part, faces = _window(clip[view : view + 1], h, w), mesh.faces[seen]
+        size = (part.height * FACTOR, part.width * FACTOR)
+        buffer = rasterize(part.zoom(clip[view : view + 1]), faces, size)[0]
+        arrays = (faces, normals, planes[seen], place, lamp[view])
+        own = (own_faces[seen], rows, image, behind)
+        resolve(
+            buffer.numpy(), FACTOR, JUMP, LOOKS.index(look), *(t.numpy() for t in arrays), source,
+            *(t.numpy() for t in own), part.top, part.left, out[view].numpy(),
+        )  # fmt: skip
+    return out
+
+
+def _planes(mesh: Mesh) -> Tensor:
+    """[F, 4] the normals of the faces, not unit, and how far along them the faces are."""
+    a, b, c = mesh.vertices.float()[mesh.faces].unbind(1)
+    normal = torch.linalg.cross(b - a, c - a)
+    return torch.cat([normal, (normal * a).sum(-1, keepdim=True)], 1)
+
+
+def _own(mesh: Mesh) -> tuple[int, Tensor, Tensor, Tensor]:
+    """Where the mesh's own colours come from, as `resolve` takes it: source, faces, rows, image."""
+    from renderers.kernels.film_cpu import COLORS, PLAIN, TEXTURE
+
+    image, nothing = mesh.material.albedo, torch.zeros(1, 1, 3)
+    if image is not None and mesh.uv is not None and mesh.uv_faces is not None:
+        return TEXTURE, mesh.uv_faces, mesh.uv.float().contiguous(), image.float().contiguous()
+    if mesh.colors is not None:
+        return COLORS, mesh.faces, mesh.colors.float().contiguous(), nothing
+    return PLAIN, mesh.faces, torch.zeros(1, 3), nothing

@@ -1,0 +1,121 @@
+"""A picture's colours from a rasterized buffer, in one pass: float32 tensors on the CPU.
+
+The mathematics is that of `renderers.raster.render_mesh`, of which this is the fast twin where
+nothing but its rgb is wanted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from renderers.kernels.jit import compiled, inlined
+
+Array = Any  # a numpy array; numba's functions are untyped
+LOOKS = ("albedo", "shaded", "textureless", "normal")  # by their numbers here
+PLAIN, COLORS, TEXTURE = 0, 1, 2  # where a mesh's own colour comes from
+CLAY, GREY = np.float32(0.8), np.float32(0.7)
+
+
+@inlined
+def _own(source: int, u: Any, v: Any, corner: Array, rows: Array, image: Array) -> Any:
+    """The albedo at weights u, v of a face whose corners are rows of colours, or of uv."""
+    if source == PLAIN:
+        return GREY, GREY, GREY
+    i, j, k = corner[0], corner[1], corner[2]
+    t = np.float32(1) - u - v
+    if source == COLORS:
+        return (u * rows[i, 0] + v * rows[j, 0] + t * rows[k, 0],
+                u * rows[i, 1] + v * rows[j, 1] + t * rows[k, 1],
+                u * rows[i, 2] + v * rows[j, 2] + t * rows[k, 2])  # fmt: skip
+    h, w = image.shape[0], image.shape[1]
+    x = (u * rows[i, 0] + v * rows[j, 0] + t * rows[k, 0]) * np.float32(w) - np.float32(0.5)
+    y = (np.float32(1) - (u * rows[i, 1] + v * rows[j, 1] + t * rows[k, 1])) * np.float32(h)
+    x = min(max(x, np.float32(0)), np.float32(w - 1))
+    y = min(max(y - np.float32(0.5), np.float32(0)), np.float32(h - 1))
+    x0, y0 = int(x), int(y)
+    x1, y1 = min(x0 + 1, w - 1), min(y0 + 1, h - 1)
+    fx, fy = x - np.float32(x0), y - np.float32(y0)
+    a, b = (np.float32(1) - fx) * (np.float32(1) - fy), fx * (np.float32(1) - fy)
+    c, d = (np.float32(1) - fx) * fy, fx * fy
+    p, q, r, s = image[y0, x0], image[y0, x1], image[y1, x0], image[y1, x1]
+    return (a * p[0] + b * q[0] + c * r[0] + d * s[0],
+            a * p[1] + b * q[1] + c * r[1] + d * s[1],
+            a * p[2] + b * q[2] + c * r[2] + d * s[2])  # fmt: skip
+
+
+@inlined
+def _shaded(
+    look: int, hit: Array, color: Any, corner: Array, normals: Array, plane: Array,
+    camera: Array, lamp: Array,
+) -> Any:  # fmt: skip
+    """The colour of a sample under the lamp [4], its last number the ambient light."""
+    if look == 0:
+        return color
+    i, j, k = corner[0], corner[1], corner[2]
+    u, v = hit[0], hit[1]
+    t = np.float32(1) - u - v
+    x = u * normals[i, 0] + v * normals[j, 0] + t * normals[k, 0]
+    y = u * normals[i, 1] + v * normals[j, 1] + t * normals[k, 1]
+    z = u * normals[i, 2] + v * normals[j, 2] + t * normals[k, 2]
+    length = max(np.sqrt(x * x + y * y + z * z), np.float32(1e-12))
+    ahead = plane[0] * camera[0] + plane[1] * camera[1] + plane[2] * camera[2]
+    if plane[3] - ahead > 0:  # the face is seen from behind
+        length = -length
+    x, y, z = x / length, y / length, z / length
+    if look == 3:
+        half = np.float32(0.5)
+        return (x + 1) * half, (y + 1) * half, (z + 1) * half
+    facing = max(x * lamp[0] + y * lamp[1] + z * lamp[2], np.float32(0))
+    light = lamp[3] + (np.float32(1) - lamp[3]) * facing
+    if look == 2:
+        return CLAY * light, CLAY * light, CLAY * light
+    return color[0] * light, color[1] * light, color[2] * light
+
+
+@compiled
+def resolve(
+    buffer: Array, factor: int, jump: float, look: int, faces: Array, normals: Array,
+    planes: Array, camera: Array, lamp: Array, source: int, own_faces: Array, rows: Array,
+    image: Array, behind: Array, top: int, left: int, out: Array,
+) -> None:  # fmt: skip
+    """Colours into a part of out [H, W, 3] from a buffer [h * factor, w * factor, 4] of that part.
+
+    normals [V, 3] of the vertices; planes [F, 4] hold a face's normal and how far it is from the
+    origin along it; rows are the vertices' colours, or the uv that own_faces name. Pixels without
+    a sample are left alone; where the depth of the samples differs by less than `jump`, one of
+    them is shaded for all.
+    """
+    height, width = buffer.shape[0] // factor, buffer.shape[1] // factor
+    total = factor * factor
+    for row in prange(height):
+        for column in range(width):
+            count, low, high = 0, np.float32(2), np.float32(-2)
+            for s in range(total):
+                hit = buffer[row * factor + s // factor, column * factor + s % factor]
+                if hit[3] > 0:
+                    count += 1
+                    low, high = min(low, hit[2]), max(high, hit[2])
+            if count == 0:
+                continue
+            shown = total
+            if count == total and high - low <= jump * (1 - high):
+                shown = 1
+            red, green, blue = np.float32(0), np.float32(0), np.float32(0)
+            for s in range(shown):
+                hit = buffer[row * factor + s // factor, column * factor + s % factor]
+                face = int(hit[3]) - 1
+                if face < 0:
+                    continue
+                own = _own(source, hit[0], hit[1], own_faces[face], rows, image)
+                r, g, b = _shaded(look, hit, own, faces[face], normals, planes[face], camera, lamp)
+                red += min(max(r, np.float32(0)), np.float32(1))
+                green += min(max(g, np.float32(0)), np.float32(1))
+                blue += min(max(b, np.float32(0)), np.float32(1))
+            bare = np.float32(total - count) / np.float32(total)
+            pixel = out[top + row, left + column]
+            pixel[0] = red / shown + bare * behind[0]
+            pixel[1] = green / shown + bare * behind[1]
+            pixel[2] = blue / shown + bare * behind[2]

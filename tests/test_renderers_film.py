@@ -1,0 +1,88 @@
+"""The fast pictures for films against those of render_mesh, which define them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from renderers.film import film
+from renderers.kernels import set_kernels
+from renderers.raster import render_mesh
+from renderers.shading import LOOKS
+from tests.shapes import cube, sphere
+from threed.cameras import orbit
+from threed.core import Cameras, Material, Mesh
+
+GREY = torch.tensor([0.9, 0.5, 0.1])
+
+
+def textured() -> Mesh:
+    """A ball whose map is its azimuth and height, with noise for a picture."""
+    mesh = sphere(0.7, 20, 30)
+    uv = torch.stack([torch.atan2(mesh.vertices[:, 1], mesh.vertices[:, 0]) / 6.4 + 0.5,
+                      mesh.vertices[:, 2] / 1.4 + 0.5], 1)  # fmt: skip
+    return replace(mesh, uv=uv, uv_faces=mesh.faces, material=Material(torch.rand(24, 32, 3)))
+
+
+def bowl() -> Mesh:
+    """Half a ball, open to the front: its inside shows."""
+    mesh = sphere(0.8, 20, 30)
+    keep = (mesh.vertices[mesh.faces][..., 0] < 0.3).all(1)
+    return replace(mesh, faces=mesh.faces[keep])
+
+
+def box() -> Mesh:
+    return replace(cube(0.4), vertices=cube(0.4).vertices - torch.tensor([0.2, 0.4, 0.6]))
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("make", [textured, bowl, box])
+def test_it_shows_what_render_mesh_shows(make: type[Mesh], look: str) -> None:
+    mesh, cameras = make(), orbit(3, 64, start_deg=10)
+    seen = film(mesh, cameras, background=GREY, look=look)  # type: ignore[arg-type]
+    wanted = render_mesh(mesh, cameras, background=GREY, look=look).rgb  # type: ignore[arg-type]
+    off = (seen - wanted).abs().amax(-1)
+    assert off.mean() < 1e-4
+    # rounding decides now and then whether an outline runs through a pixel
+    assert (off > 2e-3).float().mean() < 1e-3
+
+
+def test_a_mesh_beside_the_picture_and_one_behind_the_camera() -> None:
+    mesh = box()
+    for move in (torch.tensor([0.0, 9, 0]), torch.tensor([4.0, 0, 0])):
+        moved, cameras = replace(mesh, vertices=mesh.vertices + move), orbit(1, 32)
+        wanted = render_mesh(moved, cameras, background=GREY).rgb
+        torch.testing.assert_close(film(moved, cameras, background=GREY), wanted)
+
+
+def test_of_a_solid_the_faces_that_look_away_are_never_missed() -> None:
+    mesh, cameras = textured(), orbit(3, 64, start_deg=10)
+    all_faces = film(mesh, cameras, background=GREY, look="shaded")
+    ahead = film(mesh, cameras, background=GREY, look="shaded", solid=True)
+    assert (all_faces - ahead).abs().mean() < 1e-4
+    # and they are left out: inside out, it shows its far side
+    turned = replace(mesh, faces=mesh.faces.flip(1), uv_faces=mesh.faces.flip(1))
+    assert (film(turned, cameras, background=GREY, solid=True) - all_faces).abs().mean() > 0.01
+
+
+def test_the_reference_kernels_show_the_same() -> None:
+    mesh, cameras = box(), orbit(1, 32)
+    fast = film(mesh, cameras, background=GREY, look="shaded")
+    set_kernels("reference")
+    try:
+        slow = film(mesh, cameras, background=GREY, look="shaded")
+    finally:
+        set_kernels(None)
+    assert (fast - slow).abs().mean() < 1e-3
+
+
+def test_pictures_need_not_be_square() -> None:
+    one = orbit(2, 32)
+    cameras = Cameras(one.c2w, one.fov_y, 24, 40)
+    mesh = textured()
+    seen = film(mesh, cameras, background=GREY)
+    wanted = render_mesh(mesh, cameras, background=GREY).rgb
+    assert seen.shape == (2, 24, 40, 3)
+    assert (seen - wanted).abs().mean() < 1e-4
