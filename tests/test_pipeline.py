@@ -25,8 +25,10 @@ from threed import keeper, pipeline
 from threed.config import Run, Stage, constant
 from threed.core import Cameras, InputError, RenderOutput, Schedule
 from threed.diffusion.backbone import Backbone, load_backbone
+from threed.guides import make_guide
 from threed.keeper import Failure, Progress, Watchdog
-from threed.pipeline import Job, generate, make_guide, optimise, resume, step_generator, weighted
+from threed.optimise import Job, optimise, step_generator, weighted
+from threed.pipeline import generate, resume
 from threed.run import RunFolder
 from threed.scenes.field import Field, FieldSettings
 
@@ -59,7 +61,7 @@ def make_run(steps: int = 12, every: int = 4, **changes: Any) -> Run:
     return Run(seed=3, field=SMALL, preview_every=100, checkpoint_every=every, stages=(stage,))
 
 
-def start(path: Path, run: Run, guide: Any, progress: pipeline.Report | None = None) -> Field:
+def start(path: Path, run: Run, guide: Any, progress: keeper.Report | None = None) -> Field:
     """Optimise from the beginning, or go on, and return the scene."""
     folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, "a mug", run)
     scene = Field(folder.run.field, seed=folder.run.seed)

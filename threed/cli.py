@@ -8,13 +8,17 @@ import json
 import sys
 import time
 import warnings
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO
 
 import typer
 
 from threed import cli_backbones, cli_files, cli_lists
 from threed.cli_show import Display, complain, say
+
+if TYPE_CHECKING:
+    from threed.config import Run
 
 app = typer.Typer(
     name="threed",
@@ -31,10 +35,34 @@ app.command("blender")(cli_files.blender)
 app.command("convert")(cli_backbones.convert)
 app.command("list")(cli_lists.show)
 
+
+class Axis(str, Enum):
+    """Which axis of a mesh's file points up."""
+
+    y = "y"
+    z = "z"
+
+
 Prompt = Annotated[str, typer.Argument(help='What to make, such as "a red mug".')]
 Seed = Annotated[int | None, typer.Option(help="Decides every random number.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="A name of `threed list presets`, or a YAML file."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME=VALUE]...", help="Settings; see `threed list settings`."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="A new folder; outputs/<prompt>-<time> if not given."),
+]
+UpAxis = Annotated[
+    Axis | None,
+    typer.Option(help="The mesh's upward axis, where it is not its format's own."),
+]
 BackboneName = Annotated[
     str | None,
     typer.Option(help="A name of `threed list backbones`, a hub id, or a folder."),
@@ -44,37 +72,70 @@ BackboneName = Annotated[
 @app.command()
 def generate(
     prompt: Prompt,
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME=VALUE]...", help="Settings; see `threed list settings`."),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="A name of `threed list presets`, or a YAML file."),
-    ] = None,
+    settings: Settings = None,
+    preset: Preset = None,
     backbone: BackboneName = None,
     seed: Seed = None,
-    out: Annotated[
+    init: Annotated[
         Path | None,
-        typer.Option(help="A new folder; outputs/<prompt>-<time> if not given."),
+        typer.Option(help="A mesh to refine: .glb, .obj, .ply or .stl."),
     ] = None,
+    up: UpAxis = None,
+    out: Out = None,
     device: Device = None,
+    budget: cli_files.Limits = None,
+    lods: cli_files.Lods = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say how much memory it needs; make nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a 3D asset of a prompt: GLB, OBJ, turntable, preview, report."""
-    from threed.config import DEFAULT_PRESET, load_run, preset_for
     from threed.pipeline import generate as make
+    from threed.pipeline import plan as foresee
     from threed.run import default_folder
 
     named = {"backbone": backbone, "seed": seed, "device": device}
-    words = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
-    if preset is None:
-        preset = DEFAULT_PRESET if backbone is None else preset_for(backbone)
-    run = load_run(preset, [*(settings or ()), *words])
+    settings = cli_files.within(settings, budget, lods)
+    run = _run("make" if init is None else "refine", preset, settings, named)
+    if plan:
+        from threed.cli_plan import print_plan
+
+        print_plan(foresee(run, with_mesh=init is not None), as_json)
+        return
     path = default_folder(prompt) if out is None else out
     began = time.perf_counter()
     with _resumable(path), Display() as display:
-        asset = make(prompt, run, out=path, progress=display)
+        asset = make(prompt, run, init=init, up=_axis(up), out=path, progress=display)
+    _announce(asset.folder, time.perf_counter() - began, as_json)
+
+
+@app.command()
+def texture(
+    mesh: Annotated[Path, typer.Argument(help="The mesh: .glb, .obj, .ply or .stl.")],
+    prompt: Annotated[str, typer.Argument(help='What it is, such as "a dotted red mug".')],
+    settings: Settings = None,
+    keep_uv: Annotated[
+        bool, typer.Option("--keep-uv", help="Bake into the mesh's own texture coordinates.")
+    ] = False,
+    preset: Preset = None,
+    backbone: BackboneName = None,
+    seed: Seed = None,
+    up: UpAxis = None,
+    out: Out = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Paint a mesh as a prompt says; its shape stays. Writes the same files as generate."""
+    from threed.pipeline import texture as paint
+    from threed.run import default_folder
+
+    named = {"backbone": backbone, "seed": seed, "device": device}
+    run = _run("texture", preset, settings, named)
+    path = default_folder(prompt) if out is None else out
+    began = time.perf_counter()
+    with _resumable(path), Display() as display:
+        asset = paint(mesh, prompt, run, keep_uv=keep_uv, up=_axis(up), out=path, progress=display)
     _announce(asset.folder, time.perf_counter() - began, as_json)
 
 
@@ -205,6 +266,24 @@ class _resumable:
         hint = f"go on with: threed resume {self.folder}" if begun else "nothing was begun"
         complain(hint, "interrupted")
         raise typer.Exit(130)
+
+
+def _run(
+    task: Literal["make", "refine", "texture"],
+    preset: str | None,
+    settings: list[str] | None,
+    named: dict[str, Any],
+) -> Run:
+    """The run of a preset, or of the one that suits the task and the backbone."""
+    from threed.config import Run, load_run, preset_for
+
+    words = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
+    name = preset or preset_for(named["backbone"] or Run.backbone, task)
+    return load_run(name, [*(settings or ()), *words])
+
+
+def _axis(up: Axis | None) -> Literal["y", "z"] | None:
+    return None if up is None else up.value
 
 
 def _announce(folder: Path, seconds: float, as_json: bool) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +19,18 @@ import yaml
 from threed.assets import AssetSettings
 from threed.core import InputError, Schedule
 from threed.scenes.field import FieldSettings
-from threed.settings import Range, build, check_ranges, override, plain, read_yaml
+from threed.scenes.paint import PaintSettings
+from threed.scenes.surface import Surface, SurfaceSettings
+from threed.scenes.textured import TexturedSettings
+from threed.settings import (
+    Range,
+    build,
+    check_ranges,
+    did_you_mean,
+    override,
+    plain,
+    read_yaml,
+)
 
 DEFAULT_PRESET = "toybox-mvdream"
 Bounds = tuple[float, float]
@@ -63,11 +75,20 @@ class CriticSettings:
         check_ranges(self)
 
 
+NEED_NORMALS = ("orientation", "smoothness")  # losses that a field has only with normals
+# what weights can be given to, besides the guidance's own, by the scene of a stage
+LOSSES: dict[str, tuple[str, ...]] = {
+    "field": ("sparsity", "opaque", *NEED_NORMALS),
+    "surface": Surface.LOSSES,
+    "textured": (),
+}
+
+
 @dataclass(frozen=True)
 class Stage:
     """One optimisation of one scene."""
 
-    scene: Literal["field"] = "field"  # what is optimised
+    scene: Literal["field", "surface", "textured"] = "field"  # what is optimised
     steps: Annotated[int, Range(1, 1_000_000)] = 400  # optimisation steps
     batch: Annotated[int, Range(1, 256)] = 4  # views a step
     resolution: Annotated[Schedule, Range(8, 2048)] = constant(64)  # pixels a side, by step
@@ -94,6 +115,11 @@ class Stage:
             if self.t_min(step) > self.t_max(step):
                 raise InputError(f"t_min must not exceed t_max, got {self.t_min(step):g} and "
                                  f"{self.t_max(step):g} at step {step}")  # fmt: skip
+        known = {*LOSSES[self.scene], self.guidance, "critic"}
+        for name in self.losses:
+            if name not in known:
+                raise InputError(f"losses: a {self.scene} guided by {self.guidance} has no loss "
+                                 f"{name!r}{did_you_mean(name, known)}")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +132,11 @@ class Run:
     negative: str = ""  # negative prompt
     preview_every: Annotated[int, Range(1)] = 50  # steps between pictures in progress/
     checkpoint_every: Annotated[int, Range(1)] = 50  # steps between checkpoints
+    memory: Annotated[float, Range(0)] = 0.0  # GiB that a run may use; 0: what the device has free
     field: FieldSettings = FieldSettings()
+    surface: SurfaceSettings = SurfaceSettings()
+    textured: TexturedSettings = TexturedSettings()
+    paint: PaintSettings = PaintSettings()  # of surfaces and textured meshes
     stages: tuple[Stage, ...] = (Stage(),)  # optimised one after the other
     asset: AssetSettings = AssetSettings()
 
@@ -117,6 +147,11 @@ class Run:
             raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if not self.stages:
             raise InputError("stages must hold at least one stage, got none")
+        kinds = [stage.scene for stage in self.stages]
+        for index, (before, kind) in enumerate(pairwise(kinds), 1):
+            if kind == "field" != before:
+                raise InputError(f"stages.{index}: a field cannot follow a {before}; fields come "
+                                 "first")  # fmt: skip
 
     def to_yaml(self) -> str:
         """Every setting; `load_run` reads it back to an equal run."""
@@ -146,8 +181,11 @@ def parse_run(text: str, where: str) -> Run:
         raise InputError(f"{where}: {error}") from error
 
 
-def preset_for(backbone: str) -> str:
-    """The preset that suits a backbone, judged by its name, or by the files of a local folder."""
+def preset_for(backbone: str, task: Literal["make", "refine", "texture"] = "make") -> str:
+    """The preset that suits a backbone, judged by its name, or by the files of a local folder.
+
+    The task is to make something of nothing, to refine a mesh, or to paint one.
+    """
     small = backbone.startswith("toybox")
     several = any(word in backbone.lower() for word in ("multiview", "mvdream"))
     config = Path(backbone) / "config.json"  # of a UNet's folder
@@ -160,9 +198,20 @@ def preset_for(backbone: str) -> str:
             several = unet.get("class_embed_type") == "projection"
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{config} is not the configuration of a UNet") from error
-    if small:
-        return "toybox-mvdream" if several else "toybox-sds"
-    return "mvdream" if several else "dreamfusion"
+    return PRESETS[(task, small, several) if task == "make" else (task, small)]
+
+
+# by what is to be done, whether the model is small, and for a start whether it sees several views
+PRESETS: dict[tuple[str, bool] | tuple[str, bool, bool], str] = {
+    ("make", True, True): "toybox-mvdream",
+    ("make", True, False): "toybox-sds",
+    ("make", False, True): "mvdream",
+    ("make", False, False): "dreamfusion",
+    ("refine", True): "toybox-magic3d",
+    ("refine", False): "magic3d",
+    ("texture", True): "toybox-texture",
+    ("texture", False): "texture",
+}
 
 
 def presets() -> dict[str, str]:

@@ -17,7 +17,7 @@ from threed import cameras
 from threed.config import Stage
 from threed.core import InputError, RenderOutput
 from threed.run import Checkpoint, RunFolder
-from threed.scenes.field import Field
+from threed.stages import Scene
 
 LOG_EVERY = 10  # steps between writes to the log, and looks of the watchdog
 RETRIES = 2  # with another seed, before a scene is given up
@@ -93,7 +93,7 @@ class Keeper:
         self,
         folder: RunFolder,
         index: int,
-        scene: Field,
+        scene: Scene,
         guide: Guidance,
         optimizer: torch.optim.Optimizer,
         progress: Report | None,
@@ -173,10 +173,25 @@ class Keeper:
         if not self._watchdog.strikes:
             self.save(step)
 
+    def lost(self, step: int, reason: str) -> int:
+        """Take note that a step could not be made; return how many are done after a rollback.
+
+        InputError if other seeds did not help before.
+        """
+        try:
+            self._flush()
+        except Failure as failure:
+            return self._roll_back(step, failure)
+        return self._roll_back(step, Failure(reason))
+
+    def event(self, step: int, name: str, **details: float) -> None:
+        """Log that something happened before a step was done."""
+        self.folder.log([{"event": name, "stage": self.index, "step": step, **details}])
+
     def _flush(self) -> None:
         """Write the pending readings to the log; raises Failure at the first bad one."""
         pending, self._pending = self._pending, []
-        memory, records, failure = _memory_mb(self.scene.table.device), [], None
+        memory, records, failure = _memory_mb(next(self.scene.parameters()).device), [], None
         numbers: dict[str, float] = {}
         for step, seconds, reading in pending:
             numbers = reading.numbers()

@@ -1,6 +1,7 @@
 """The folder of a run: what was asked, what happened, and where to go on.
 
-    config.yaml  prompt.txt  log.jsonl  progress/*.png  checkpoint.pt  checkpoint.previous.pt
+    config.yaml  prompt.txt  init.pt  log.jsonl  progress/*.png  checkpoint.pt
+    checkpoint.previous.pt
 
 Everything is written aside and renamed; a kill at any moment leaves a folder that can be resumed.
 """
@@ -31,6 +32,7 @@ from threed.config import Run, parse_run
 from threed.core import InputError
 
 NEEDED = 200 * 2**20  # bytes a run may write
+INIT = "init.pt"
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 
 
@@ -60,8 +62,11 @@ class RunFolder:
     run: Run
 
     @staticmethod
-    def create(path: Path, prompt: str, run: Run) -> RunFolder:
-        """Make the folder and write what was asked; InputError if it cannot be or holds a run."""
+    def create(path: Path, prompt: str, run: Run, init: bytes | None = None) -> RunFolder:
+        """Make the folder and write what was asked; InputError if it cannot be or holds a run.
+
+        init is the mesh that the run begins with.
+        """
         refuse_used(path)
         try:
             (path / "progress").mkdir(parents=True)
@@ -72,6 +77,8 @@ class RunFolder:
         if free < NEEDED:
             raise InputError(f"{path}: {free // 2**20} MiB are free on this disk, a run may need "
                              f"{NEEDED // 2**20}; choose another --out")  # fmt: skip
+        if init is not None:
+            write(path / INIT, init)
         write(path / "prompt.txt", prompt.encode())
         write(path / "config.yaml", run.to_yaml().encode())
         return RunFolder(path, prompt, run)
@@ -100,6 +107,12 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    @property
+    def init(self) -> Path | None:
+        """The mesh that the run begins with, if it does with one."""
+        path = self.path / INIT
+        return path if path.exists() else None
 
     @property
     def log_path(self) -> Path:

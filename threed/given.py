@@ -1,0 +1,100 @@
+"""A mesh that a run begins with: read from a file, repaired, put into the unit ball."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from exporters import axes, topology
+from exporters.clean import Repairs, repair
+from exporters.load import load
+from threed.core import InputError, Material, Mesh
+from threed.scenes.placement import Placement
+
+Up = Literal["y", "z"]
+MAX_FACES = 1_000_000
+FILLED = 0.8  # of the unit ball: room for a surface to grow
+PLAIN = {"y": axes.from_y_up, "z": axes.from_z_up}
+BACK = {"y": axes.to_y_up, "z": axes.to_z_up}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A mesh in the unit ball, z up, with whatever colours it has, and where it stood."""
+
+    mesh: Mesh
+    placement: Placement
+
+    def repaired(self) -> tuple[Mesh, Repairs]:
+        """The shape alone, closed and outside out, and what had to be done for it.
+
+        InputError if it has no shape.
+        """
+        bare = Mesh(self.mesh.vertices, self.mesh.faces)
+        whole, done = repair(bare)
+        if float(topology.volumes(whole).sum()) < 0:
+            whole = replace(whole, faces=whole.faces.flip(1))
+        return whole, done
+
+    def to_bytes(self) -> bytes:
+        """All of it; `from_bytes` gives exactly the same."""
+        mesh = self.mesh
+        data: dict[str, Any] = {"format": 1, "placement": asdict(self.placement)}
+        data |= {name: getattr(mesh, name) for name in _PARTS}
+        data["albedo"] = mesh.material.albedo
+        file = io.BytesIO()
+        torch.save(data, file)
+        return file.getvalue()
+
+    @staticmethod
+    def from_file(path: Path) -> Given:
+        """One that was written before; InputError if it is damaged."""
+        try:
+            data = torch.load(path, map_location="cpu", weights_only=True)
+            placement = Placement(**data["placement"])
+            mesh = Mesh(**{name: data[name] for name in _PARTS})
+            return Given(replace(mesh, material=Material(data["albedo"])), placement)
+        except Exception as error:  # torch.load raises whatever it stumbles over
+            raise InputError(f"{path} is damaged or not the mesh of a run") from error
+
+
+_PARTS = ("vertices", "faces", "colors", "uv", "uv_faces")
+
+
+def read_given(path: Path, up: Up | None = None) -> Given:
+    """The mesh of a GLB, OBJ, PLY or STL file, at the scale and place where a run works.
+
+    Formats say which axis points up: y in GLB and OBJ, z in PLY and STL; `up` says it for a file
+    that does otherwise. InputError, with the path and the reason, for what cannot be read or has
+    no extent, and for more than MAX_FACES faces.
+    """
+    mesh = load(path)
+    if len(mesh.faces) > MAX_FACES:
+        raise InputError(f"{path} has {len(mesh.faces):,} faces; at most {MAX_FACES:,} can be "
+                         f"worked on: simplify it first, such as by threed export --budget "
+                         f"faces={MAX_FACES}")  # fmt: skip
+    own: Up = "y" if path.suffix.lower() in (".glb", ".obj") else "z"
+    turn = torch.eye(3)
+    if up is not None and up != own:
+        turn = PLAIN[up](BACK[own](turn)).T
+    used = mesh.vertices[mesh.faces].view(-1, 3).double() @ turn.double().T
+    low, high = used.amin(0), used.amax(0)
+    center = (low + high) / 2
+    radius = float((used - center).norm(dim=-1).max())
+    if not radius > 0:
+        raise InputError(f"{path} has no extent: all its vertices lie at one point")
+    placement = Placement(_rows(turn), _row(center), FILLED / radius)
+    return Given(placement.into(mesh), placement)
+
+
+def _rows(matrix: Tensor) -> Any:
+    return tuple(_row(row) for row in matrix)
+
+
+def _row(values: Tensor) -> Any:
+    return tuple(float(value) for value in values)
