@@ -34,10 +34,15 @@ def meshes() -> list[Any]:
     return [thing for thing in bpy.context.scene.objects if thing.type == "MESH"]
 
 
+def points() -> list[Any]:
+    """Every vertex, in Blender's world."""
+    return [thing.matrix_world @ v.co for thing in meshes() for v in thing.data.vertices]
+
+
 def bounds() -> list[list[float]]:
     """The lower and the upper corner of everything, in Blender's world."""
-    corners = [thing.matrix_world @ v.co for thing in meshes() for v in thing.data.vertices]
-    return [[pick(c[k] for c in corners) for k in range(3)] for pick in (min, max)]
+    every = points()
+    return [[pick(point[k] for point in every) for k in range(3)] for pick in (min, max)]
 
 
 def described(thing: Any) -> dict[str, Any]:
@@ -96,7 +101,8 @@ def look(azimuth_deg: float, elevation_deg: float) -> None:
     """A camera that everything just fits into; azimuth 0 is Blender's front view, from -y."""
     scene = bpy.context.scene
     low, high = (Vector(corner) for corner in bounds())
-    middle, radius = (low + high) / 2, max((high - low).length / 2, 1e-6)
+    middle = (low + high) / 2
+    radius = max(max((point - middle).length for point in points()), 1e-6)
     azimuth, elevation = math.radians(azimuth_deg), math.radians(elevation_deg)
     flat = math.cos(elevation)
     back = Vector((math.sin(azimuth) * flat, -math.cos(azimuth) * flat, math.sin(elevation)))
@@ -109,14 +115,14 @@ def look(azimuth_deg: float, elevation_deg: float) -> None:
     scene.collection.objects.link(camera)
     scene.camera = camera
     lamp = bpy.data.objects.new("lamp", bpy.data.lights.new("lamp", "SUN"))
-    lamp.data.energy = 2.0
+    lamp.data.energy = 1.3  # with the sky, a white surface is just white where it faces the lamp
     lamp.rotation_euler = camera.rotation_euler
     lamp.rotation_euler.rotate_axis("X", math.radians(-35))
     lamp.rotation_euler.rotate_axis("Y", math.radians(-25))
     scene.collection.objects.link(lamp)
     sky = bpy.data.worlds.new("sky")
     sky.use_nodes = True
-    sky.node_tree.nodes["Background"].inputs["Strength"].default_value = 0.6
+    sky.node_tree.nodes["Background"].inputs["Strength"].default_value = 0.55
     sky.node_tree.nodes["Background"].inputs["Color"].default_value = (1, 1, 1, 1)
     scene.world = sky
 

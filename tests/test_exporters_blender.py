@@ -16,8 +16,12 @@ from PIL import Image
 import exporters
 from exporters import blender
 from exporters.blender import Picture, Seen, look
+from exporters.normals import bake_normals
+from exporters.simplify import simplify
+from exporters.transfer import Skin
+from exporters.unwrap import unwrap
 from tests.shapes import cube
-from tests.toys import toy
+from tests.toys import bumpy, toy
 from threed.core import InputError, Mesh
 from threed.toybox.family import WEIGHTS
 from threed.toybox.judge import load_judge
@@ -101,6 +105,24 @@ def test_the_judge_sees_the_toy_in_the_picture_that_cycles_draws(drawn: tuple[Se
     on_white = (rgb * alpha + 1 - alpha).permute(2, 0, 1)[None]
     verdict = load_judge(WEIGHTS / "judge").read(on_white)
     assert (verdict.names("kind"), verdict.names("color")) == (["mug"], ["red"])
+
+
+@real
+def test_a_normal_map_brings_back_the_shape_that_was_lost(tmp_path: Path) -> None:
+    """Blender makes its own tangents: a map in other frames than its would look worse than none."""
+    dense = bumpy()
+    low = unwrap(simplify(dense, 1500), 256)
+    made = {"dense": dense, "low": low, "mapped": bake_normals(low, Skin(dense), 256)}
+    seen = {}
+    for name, mesh in made.items():
+        exporters.save(mesh, tmp_path / f"{name}.glb")
+        look(tmp_path / f"{name}.glb", Picture(tmp_path / f"{name}.png", size=96, samples=16))
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            seen[name] = np.asarray(picture, np.float32) / 255
+    inside = np.minimum(seen["dense"], seen["low"])[..., 3] > 0.99
+    off = {name: np.abs(seen[name] - seen["dense"])[inside].mean() for name in ("low", "mapped")}
+    assert off["low"] > 0.01
+    assert off["mapped"] < 0.5 * off["low"]
 
 
 @real

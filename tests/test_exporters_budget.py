@@ -18,17 +18,8 @@ from exporters.transfer import Skin, weights
 from exporters.unwrap import unwrap
 from renderers.kernels.raster import texture
 from tests.shapes import cube, sphere
+from tests.toys import RADIUS, bumpy
 from threed.core import InputError, Mesh
-
-RADIUS = 0.6
-
-
-def bumpy() -> Mesh:
-    """A sphere with waves that a few hundred faces cannot have."""
-    mesh = sphere(RADIUS, 80, 120)
-    unit = mesh.vertices / RADIUS
-    waves = 1 + 0.02 * torch.sin(18 * unit).sum(1, keepdim=True)
-    return replace(mesh, vertices=mesh.vertices * waves)
 
 
 def on_texels(mesh: Mesh, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,7 +100,7 @@ def test_colours_are_carried_over() -> None:
 
 
 def test_a_normal_map_shows_the_shape_that_was_lost() -> None:
-    dense = replace(bumpy(), colors=None)
+    dense = bumpy()
     mesh = unwrap(simplify(dense, 1500), 256)
     mapped = bake_normals(mesh, Skin(dense), 256)
     assert mapped.material.normal is not None
@@ -147,7 +138,7 @@ def test_normals_along_the_axes_of_the_map() -> None:
 
 def painted() -> Mesh:
     """A sphere with every map, in 256 texels."""
-    mesh = bake(unwrap(replace(bumpy(), colors=None), 256), lambda p, n: 0.5 + 0.5 * p, 256)
+    mesh = bake(unwrap(bumpy(), 256), lambda p, n: 0.5 + 0.5 * p, 256)
     both = torch.zeros(256, 256, 3)
     both[..., 1], both[..., 2] = 0.25, 0.75
     maps = replace(mesh.material, metallic_roughness=both, metallic=0.5, roughness=0.9)
@@ -185,11 +176,11 @@ def test_enough_faces_stay_and_only_the_pictures_shrink() -> None:
 
 
 def test_plain_meshes_stay_plain() -> None:
-    one, two = fit(replace(bumpy(), colors=None), Budget(faces=2000), lods=1)
+    one, two = fit(bumpy(), Budget(faces=2000), lods=1)
     assert len(one.faces) <= 2002
     assert len(two.faces) <= 502
     assert one.uv is None
-    (coloured,) = fit(bumpy(), Budget(faces=500, texture=64))
+    (coloured,) = fit(sphere(RADIUS, 40, 60), Budget(faces=500, texture=64))
     assert coloured.material.albedo is not None
     assert coloured.material.albedo.shape == (64, 64, 3)
 

@@ -1,7 +1,8 @@
-"""Toys of the toybox world as textured meshes: the best asset that a prompt could become."""
+"""Toys of the toybox world as textured meshes, the best assets there could be; a bumpy ball."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mcubes
@@ -12,9 +13,19 @@ from torch import Tensor
 
 from exporters.bake import bake
 from exporters.unwrap import unwrap
+from tests.shapes import sphere
 from threed.core import Mesh
 from threed.toybox.draw import COLOR, Array, _nearest
 from threed.toybox.world import random_toy
+
+RADIUS = 0.6  # of the bumpy ball
+
+
+def bumpy() -> Mesh:
+    """A ball with waves that a few hundred faces cannot have, and no colours."""
+    mesh = sphere(RADIUS, 80, 120)
+    waves = 1 + 0.02 * torch.sin(18 * mesh.vertices / RADIUS).sum(1, keepdim=True)
+    return replace(mesh, vertices=mesh.vertices * waves, colors=None)
 
 
 @njit
