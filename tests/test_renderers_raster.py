@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from renderers import kernels
+from renderers.kernels import raster_cpu
 from renderers.kernels.raster import interpolate, rasterize, texture
 from renderers.raster import render_mesh
 from renderers.shading import CLAY, Light
@@ -304,3 +306,19 @@ def test_samples_within_a_pixel_converge() -> None:
     assert (twice - often).abs().mean() < 0.6 * (once - often).abs().mean()
     with pytest.raises(ValueError, match="antialias_factor must be at least 1, got 0"):
         render_mesh(mesh, cameras, antialias_factor=0)
+
+
+def test_bands_of_rows_are_drawn_as_the_whole() -> None:
+    """What threads share: each draws the rows of a band."""
+    vertices, faces = sphere(8, 10)
+    clip = F.pad(vertices, (0, 1), value=1.0) @ orbit(2, 16).mvp().mT
+    screen = np.empty((*clip.shape[:2], 3), np.float32)
+    raster_cpu._screen(clip.numpy(), 17, 16, screen)
+    found = []
+    for bands in (1, 3, 17):
+        depth = np.full((2, 17, 16), 1.5, np.float32)
+        out = np.zeros((2, 17, 16, 4), np.float32)
+        raster_cpu._rasterize(clip.numpy(), screen, faces.numpy(), bands, depth, out)
+        found.append(out)
+    assert np.count_nonzero(found[0][..., 3]) > 100
+    assert all(np.array_equal(out, found[0]) for out in found[1:])

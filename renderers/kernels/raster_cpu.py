@@ -44,8 +44,13 @@ def _screen(clip: Array, height: int, width: int, out: Array) -> None:
 
 
 @compiled
-def _rasterize(clip: Array, screen: Array, faces: Array, bands: int, out: Array) -> None:
-    """Each task draws all triangles into a band of rows of a view."""
+def _rasterize(
+    clip: Array, screen: Array, faces: Array, bands: int, depth: Array, out: Array
+) -> None:
+    """Each task draws all triangles into a band of rows of a view.
+
+    depth [B, H, W] is z / w once more, where it can be read in fewer steps; just above 1 at first.
+    """
     views, height, width = out.shape[:3]
     for task in prange(views * bands):
         b, band = task // bands, task % bands
@@ -108,14 +113,20 @@ def _rasterize(clip: Array, screen: Array, faces: Array, bands: int, out: Array)
                     x = left + column * right
                     wa, wb, wc = ax * x + ra, bx * x + rb, cx * x + rc
                     total = wa + wb + wc
-                    if min(wa, min(wb, wc)) < 0 or total <= 0:
-                        continue
                     z = np.float32(zx * x + zy * y + z1)
-                    pixel = out[b, row, column]
-                    if z < -1 or z > 1 or (pixel[3] > 0 and z >= pixel[2]):
+                    # one condition, not several: which of them fails cannot be foretold
+                    if not (
+                        (min(wa, min(wb, wc)) >= 0)
+                        & (total > 0)
+                        & (z >= np.float32(-1))
+                        & (z < depth[b, row, column])
+                    ):
                         continue
-                    pixel[0] = wa / total
-                    pixel[1] = wb / total
+                    depth[b, row, column] = z
+                    pixel = out[b, row, column]
+                    scale = 1 / total
+                    pixel[0] = wa * scale
+                    pixel[1] = wb * scale
                     pixel[2] = z
                     pixel[3] = f + 1
 
@@ -187,7 +198,8 @@ class _Rasterize(torch.autograd.Function):
         screen = np.empty((*clip.shape[:2], 3), np.float32)
         _screen(vertices, height, width, screen)
         bands = max(1, min(height, numba.get_num_threads() // max(views, 1)))
-        _rasterize(vertices, screen, array(faces), bands, out.numpy())
+        depth = np.full(out.shape[:3], np.nextafter(np.float32(1), np.float32(2)))
+        _rasterize(vertices, screen, array(faces), bands, depth, out.numpy())
         ctx.save_for_backward(clip, faces, out)
         return out
 
