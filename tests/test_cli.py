@@ -137,6 +137,34 @@ def test_assets_can_be_exported_filmed_and_measured(
     assert "watertight" in threed("report", ply).out
 
 
+def test_assets_can_be_made_and_exported_within_a_budget(
+    threed: Callable[..., Answer], finished: Path, preset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mug"
+    words = ("generate", "a red mug", "--preset", preset, "--out", out)
+    answer = threed(*words, "--budget", "faces=100,texture=32", "--lods", 1)
+    assert (answer.status, answer.err) == (0, "")
+    assert (out / "asset_lod1.glb").is_file()
+    asset = RunFolder.open(out).run.asset
+    assert (asset.faces, asset.texture, asset.lods) == (100, 32, 1)
+    small = tmp_path / "small.glb"
+    answer = threed("export", finished, "--to", small, "--budget", "faces=80", "--lods", 1)
+    assert answer == Answer(0, f"{small}\n{tmp_path / 'small_lod1.glb'}\n", "")
+    assert json.loads(threed("report", small, "--json").out)["faces"] <= 82
+    answer = threed("export", finished, "--to", small, "--budget", "triangles=80")
+    assert_refused(answer, "'triangles=80' is not understood", "faces=5000")
+
+
+def test_blender_that_is_not_there_is_said(
+    threed: Callable[..., Answer], finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("THREED_BLENDER_PYTHON", "no/python")
+    answer = threed("blender", finished, "--render", tmp_path / "mug.png")
+    assert_refused(answer, "THREED_BLENDER_PYTHON is 'no/python'")
+    answer = threed("blender", finished, "--render", tmp_path / "mug.jpg")
+    assert_refused(answer, "must end in .png")
+
+
 def test_image_draws_four_sides_with_a_multi_view_backbone(
     threed: Callable[..., Answer], model: Path, tmp_path: Path
 ) -> None:
@@ -179,7 +207,7 @@ def test_doctor_says_what_there_is_and_why_the_rest_is_not(threed: Callable[...,
 def test_help_is_there_for_every_command(threed: Callable[..., Answer]) -> None:
     answer = threed("--help")
     assert answer.status == 0
-    for name in ("generate", "resume", "image", "export", "turntable", "report", "list",
+    for name in ("generate", "resume", "image", "export", "turntable", "report", "blender", "list",
                  "evaluate", "doctor", "toybox"):  # fmt: skip
         assert name in answer.out
 
