@@ -36,7 +36,7 @@ class DreamFlow(Contrast):
                              "must be one number")  # fmt: skip
         span = level(self.pull.t_max(0)) - level(self.pull.t_min(0))
         if self.levels > min(span, self.steps):
-            raise InputError(f"levels must be at most the {self.steps} steps and the {span} noise "
+            raise InputError(f"noise_levels must be at most the {self.steps} steps and the {span} "
                              f"levels between t_min and t_max, got {self.levels}")  # fmt: skip
 
     @property

@@ -243,8 +243,8 @@ def test_dreamflow_follows_the_probability_flow_at_first_order() -> None:
     ("changes", "message"),
     [
         ({"t_min": Schedule(((0, 0.5), (9, 0.1)))}, "each must be one number"),
-        ({"t_min": constant(0.95)}, "the 49 noise levels between t_min and t_max, got 60"),
-        ({"t_min": constant(0.98), "t_max": constant(0.5)}, "the -480 noise levels"),
+        ({"t_min": constant(0.95)}, "the 49 levels between t_min and t_max, got 60"),
+        ({"t_min": constant(0.98), "t_max": constant(0.5)}, "the -480 levels"),
     ],
 )
 def test_what_gives_no_falling_schedule_is_refused(

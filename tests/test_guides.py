@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from guidance.dreamflow import DreamFlow
 from guidance.prompts import Prompts
 from guidance.vsd import VSD
 from tests import tiny
-from threed.config import CriticSettings, Run, Stage, constant
+from threed import cli
+from threed.config import CriticSettings, Run, Stage, constant, load_run
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.guides import make_critic, make_guide
-from threed.pipeline import Job, optimise
+from threed.optimise import Job, optimise
 from threed.run import RunFolder
 from threed.scenes.field import Field, FieldSettings
 
@@ -40,7 +42,7 @@ def load(folders: dict[str, str], kind: str) -> Backbone:
 
 def make_run(backbone: str, guidance: Any, **changes: Any) -> Run:
     stage = Stage(
-        steps=6, batch=4, resolution=constant(12), guidance=guidance, levels=3,
+        steps=6, batch=4, resolution=constant(12), guidance=guidance, noise_levels=3,
         critic=CriticSettings(warmup=2, learning_rate=1e-3),
     )  # fmt: skip
     return Run(
@@ -126,3 +128,32 @@ def test_a_run_with_a_critic_goes_on_as_if_never_cut(
     assert any(float(value.abs().max()) > 0 for key, value in learned[0].items() if "lora_B" in key)
     log = [json.loads(line) for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
     assert all({guidance, "critic"} <= line.keys() for line in log)
+
+
+@pytest.mark.parametrize(
+    ("name", "paper", "stages"),
+    [
+        ("prolificdreamer", "arXiv:2305.16213", ["field by vsd", "textured by vsd"]),
+        ("dreamflow", "arXiv:2403.14966", ["field by dreamflow", "surface by dreamflow"]),
+        ("toybox-vsd", "arXiv:2305.16213", ["field by vsd"]),
+        ("toybox-dreamflow", "arXiv:2403.14966", ["field by dreamflow"]),
+        ("toybox-mvdream", None, ["field by mvdream"]),
+    ],
+)
+def test_presets_say_what_they_are_made_of(name: str, paper: str | None, stages: list[str]) -> None:
+    answer = CliRunner().invoke(cli.app, ["list", "presets", "--json"])
+    (row,) = [row for row in json.loads(answer.stdout) if row["preset"] == name]
+    assert row["paper"] == paper
+    assert row["stages"] == stages
+    assert row["steps"] == sum(stage.steps for stage in load_run(name).stages)
+
+
+@pytest.mark.parametrize("name", ["dreamflow", "toybox-dreamflow"])
+def test_the_levels_of_dreamflow_presets_fit_their_stages(
+    folders: dict[str, str], name: str
+) -> None:
+    backbone, run = load(folders, "sd15"), load_run(name)
+    for stage in run.stages:
+        guide = make_guide(stage, backbone, run, "a mug")
+        assert isinstance(guide, DreamFlow)
+        assert bool((guide.schedule.diff() < 0).all())

@@ -73,10 +73,20 @@ def _cell(value: Any) -> str:
 
 
 def _presets() -> list[dict[str, Any]]:
-    from threed.config import DEFAULT_PRESET, presets
+    from threed.config import DEFAULT_PRESET, load_run, paper, presets
 
-    return [{"preset": name, "about": about + (" (default)" if name == DEFAULT_PRESET else "")}
-            for name, about in presets().items()]  # fmt: skip
+    rows = []
+    for name, about in presets().items():
+        run = load_run(name)
+        rows.append({
+            "preset": name,
+            "about": about + (" (default)" if name == DEFAULT_PRESET else ""),
+            "paper": paper(name),
+            "stages": [f"{stage.scene} by {stage.guidance}" for stage in run.stages],
+            "steps": sum(stage.steps for stage in run.stages),
+            "backbone": run.backbone,
+        })  # fmt: skip
+    return rows
 
 
 def _backbones() -> list[dict[str, Any]]:

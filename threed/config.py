@@ -100,7 +100,7 @@ class Stage:
     rescale: Annotated[float, Range(0, 1)] = 0.5  # of guided x0 to the spread of unguided x0
     weighting: Literal["sigma2", "uniform", "x0"] = "x0"  # of noise levels (not in dreamflow)
     grad_clip: Annotated[Schedule, Range(above=0)] | None = None  # of the latents' gradient
-    levels: Annotated[int, Range(1, 1000)] = 100  # of noise, t_max down to t_min (dreamflow only)
+    noise_levels: Annotated[int, Range(1, 1000)] = 100  # from t_max to t_min (dreamflow only)
     critic: CriticSettings = CriticSettings()
     view_words: bool = True  # add "front view" and the like to the prompt
     view_blend: Literal["nearest", "linear", "perp_neg"] = "nearest"  # of the words of two views
@@ -222,6 +222,12 @@ def presets() -> dict[str, str]:
             first = entry.read_text(encoding="utf-8").partition("\n")[0]
             found[entry.name.removesuffix(".yaml")] = first.lstrip("# ").strip()
     return dict(sorted(found.items()))
+
+
+def paper(name: str) -> str | None:
+    """The first paper that a preset's comments cite, such as "arXiv:2209.14988"."""
+    found = re.search(r"arXiv:\d+\.\d+", _preset_text(name))
+    return found and found[0]
 
 
 def _preset_text(name: str) -> str:

@@ -50,7 +50,7 @@ def make_guide(stage: Stage, backbone: Backbone, run: Run, prompt: str) -> Guida
     critic, updates = make_critic(stage, prompts, run), stage.critic.updates
     if stage.guidance == "vsd":
         return VSD(prompts, pull, critic, updates)
-    return DreamFlow(prompts, pull, critic, updates, levels=stage.levels, steps=stage.steps)
+    return DreamFlow(prompts, pull, critic, updates, levels=stage.noise_levels, steps=stage.steps)
 
 
 def make_critic(stage: Stage, prompts: Prompts, run: Run) -> LoraCritic:
