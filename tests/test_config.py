@@ -95,7 +95,7 @@ def test_later_words_win() -> None:
         ("lr={-1: 0.1}", "lr: {-1: 0.1} is not allowed; it takes a number, or numbers by step"),
         ("lr={}", "lr: {} is not allowed"),
         ("lr=.nan", "lr: nan is not allowed"),
-        ("guidance=mvdraem", "guidance: .* not allowed; did you mean .mvdream.*one of sds, mvdream"),
+        ("guidance=mvdraem", "guidance: .* not allowed; did you mean .mvdream.*of sds, mvdream"),
         ("t_min=0.99", "t_min must not exceed t_max"),
         ("zoom=[2, 1]", "zoom must go from low to high, got 2 to 1"),
         ("zoom=1", "zoom: 1 is not allowed; it takes a list of 2 numbers"),

@@ -247,8 +247,8 @@ def test_broken_meshes_are_repaired_or_refused_with_the_reason(tmp_path: Path) -
     given = read_given(tmp_path / "broken.ply")
     notes = check_start(run, given)
     assert len(notes) == 1
-    assert notes[0].startswith("the mesh was repaired: ")
-    assert "holes" in notes[0]
+    assert notes[0].startswith("the mesh was repaired (")
+    assert "holes: " in notes[0]
     scene = begin(run, given, CPU)
     assert isinstance(scene, Surface)
     radius = scene.solid().vertices.norm(dim=-1)
@@ -257,7 +257,7 @@ def test_broken_meshes_are_repaired_or_refused_with_the_reason(tmp_path: Path) -
     sheet = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]])
     sheet.export(tmp_path / "sheet.stl")
     with pytest.raises(InputError, match="encloses nothing"):
-        begin(run, read_given(tmp_path / "sheet.stl"), CPU)
+        check_start(run, read_given(tmp_path / "sheet.stl"))
     trimesh.Trimesh([[1, 1, 1]] * 3, [[0, 1, 2]], process=False).export(tmp_path / "point.ply")
     with pytest.raises(InputError, match=r"point\.ply has no extent"):
         read_given(tmp_path / "point.ply")
@@ -343,3 +343,16 @@ def test_the_order_of_scenes_and_the_names_of_losses_are_checked() -> None:
     with pytest.raises(InputError, match="no loss 'laplacien'; did you mean 'laplacian'"):
         Stage(scene="surface", losses={"laplacien": constant(1)})
     assert [s.scene for s in for_mesh(load_run("magic3d")).stages] == ["surface"]
+
+
+def test_the_coarse_stage_of_toybox_is_its_own_preset() -> None:
+    fine, coarse = load_run("toybox-magic3d"), load_run("toybox-mvdream")
+    assert fine.stages[0] == coarse.stages[0]
+    assert replace(fine, stages=coarse.stages) == coarse
+    assert [stage.scene for stage in fine.stages] == ["field", "surface"]
+    painted = load_run("toybox-texture")
+    assert replace(painted, stages=coarse.stages, field=coarse.field, asset=coarse.asset) == coarse
+    for name in ("magic3d", "texture"):
+        refined = load_run(name).stages[-1]
+        assert (refined.resolution(0), refined.weighting) == (512, "sigma2")
+        assert (refined.t_min(0), refined.t_max(3000)) == (0.02, 0.5)

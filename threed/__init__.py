@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "generate": "threed.pipeline",
+    "texture": "threed.pipeline",
     "Asset": "threed.pipeline",
     "Run": "threed.config",
     "load_run": "threed.config",

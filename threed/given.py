@@ -18,6 +18,7 @@ from threed.scenes.placement import Placement
 
 Up = Literal["y", "z"]
 MAX_FACES = 1_000_000
+FLAT = 1e-9  # area of a mesh in the unit ball, world units², up to which it has none
 FILLED = 0.8  # of the unit ball: room for a surface to grow
 PLAIN = {"y": axes.from_y_up, "z": axes.from_z_up}
 BACK = {"y": axes.to_y_up, "z": axes.to_z_up}
@@ -89,7 +90,10 @@ def read_given(path: Path, up: Up | None = None) -> Given:
     if not radius > 0:
         raise InputError(f"{path} has no extent: all its vertices lie at one point")
     placement = Placement(_rows(turn), _row(center), FILLED / radius)
-    return Given(placement.into(mesh), placement)
+    given = Given(placement.into(mesh), placement)
+    if not float(topology.areas(given.mesh).sum()) > FLAT:
+        raise InputError(f"{path} has no surface: none of its faces has an area")
+    return given
 
 
 def _rows(matrix: Tensor) -> Any:

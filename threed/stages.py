@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -53,8 +53,12 @@ def check_start(run: Run, given: Given | None) -> list[str]:
                              "texture")  # fmt: skip
         return []
     if not run.textured.keep_uv:
-        _, done = given.repaired()
-        return [f"the mesh was repaired: {words}"] if (words := _words(done.__dict__)) else []
+        scene = blank(run, run.stages[0].scene)
+        whole, done = given.repaired()
+        if isinstance(scene, Surface):
+            scene.wrap(whole)
+        words = ", ".join(f"{name}: {count:,}" for name, count in asdict(done).items() if count)
+        return [f"the mesh was repaired ({words})"] if words else []
     if any(stage.scene != "textured" for stage in run.stages):
         raise InputError("texture coordinates can be kept only where the shape is: keep_uv needs "
                          "a run of textured stages")  # fmt: skip
@@ -102,8 +106,3 @@ def _painted(scene: Surface | Textured, mesh: Mesh) -> Scene:
     spots = Spots.on(mesh)
     scene.take_colors(spots, colors_of(mesh, spots))
     return scene
-
-
-def _words(done: dict[str, int]) -> str:
-    """What was repaired, such as "2 holes, 5 faces"."""
-    return ", ".join(f"{count:,} {name}" for name, count in done.items() if count)

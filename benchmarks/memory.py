@@ -1,0 +1,86 @@
+"""What `threed generate --plan` foresees beside what stages really take.
+
+    python benchmarks/memory.py [--device cuda]
+
+Each row is a process of its own that runs three steps of one stage on toybox. On a CPU the peak is
+the largest resident size of the process, on a GPU the most that PyTorch had allocated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from threed.cli_show import say
+from threed.config import Run, Stage, constant
+from threed.diffusion.backbone import load_backbone
+from threed.guides import make_guide
+from threed.memory import Chunk
+from threed.optimise import Job, optimise
+from threed.plan import plan_run
+from threed.run import RunFolder
+from threed.stages import begin
+
+MIB = 2**20
+# scene, pixels a side, views, guidance
+CASES = (
+    ("field", 64, 4, "mvdream"),
+    ("field", 128, 4, "mvdream"),
+    ("field", 128, 8, "mvdream"),
+    ("surface", 128, 4, "mvdream"),
+    ("surface", 512, 4, "mvdream"),
+)
+
+
+def run_of(scene: str, size: int, views: int, guidance: str, device: str) -> Run:
+    """Three steps of one stage."""
+    stage = Stage(scene=scene, steps=3, batch=views, resolution=constant(size))  # type: ignore[arg-type]
+    stage = replace(stage, guidance=guidance, losses={})  # type: ignore[arg-type]
+    return Run(device=device, preview_every=1000, stages=(stage,))
+
+
+def measure(case: tuple[str, int, int, str], device: str) -> None:
+    """Plan and run a case in this process, and print both peaks in bytes."""
+    run = run_of(*case, device)
+    backbone = load_backbone(run.backbone, device=run.device)
+    planned = plan_run(run, backbone).stages[0]
+    guide = make_guide(run.stages[0], backbone, run, "a red mug")
+    scene = begin(run, None, backbone.device)
+    with tempfile.TemporaryDirectory() as place:
+        folder = RunFolder.create(Path(place) / "run", "a red mug", run)
+        optimise(Job(folder, 0, scene, guide, backbone.views, Chunk(planned.chunk)))
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if backbone.device.type == "cuda":
+        taken = torch.cuda.max_memory_allocated()
+    say(json.dumps({"planned": planned.peak, "taken": taken}))
+
+
+def main() -> None:
+    """The table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--case", type=int, help="run one row in this process")
+    arguments = parser.parse_args()
+    if arguments.case is not None:
+        measure(CASES[arguments.case], arguments.device)
+        return
+    say("| stage | pictures | planned MiB | taken MiB | ratio |\n|---|---|---|---|---|")
+    for index, (scene, size, views, guidance) in enumerate(CASES):
+        words = [sys.executable, __file__, "--device", arguments.device, "--case", str(index)]
+        answer = subprocess.run(words, capture_output=True, text=True, check=True)
+        found = json.loads(answer.stdout.splitlines()[-1])
+        planned, taken = found["planned"] / MIB, found["taken"] / MIB
+        say(f"| {scene}, {guidance} | {views} of {size}² | {planned:,.0f} | {taken:,.0f} "
+            f"| {planned / taken:.2f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
