@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from exporters import save
+from tests.shapes import cube
 from threed.core import InputError
-from threed.toybox.evaluate import Row, part_of, prompts, side_by_side, table
+from threed.toybox.evaluate import Row, contact_sheet, part_of, prompts, side_by_side, table
 from threed.toybox.judge import Verdict, fronts
 from threed.toybox.looks import Looks, looks, real_looks
 from threed.toybox.world import FINISHES, KINDS
@@ -109,3 +113,16 @@ def test_a_real_toy_looks_like_itself_and_white_toys_have_no_colour() -> None:
     dotted = real_looks("mug", "red", "dotted")
     assert dotted.sharpness > 1.5 * red.sharpness
     assert isinstance(dotted, Looks)
+
+
+def test_a_sheet_shows_two_views_of_each_asset(tmp_path: Path) -> None:
+    files = []
+    for i, color in enumerate(([1.0, 0, 0], [0, 0, 1.0])):
+        files.append(tmp_path / f"{i}.glb")
+        save(replace(cube(), colors=torch.tensor(color).expand(8, 3)), files[-1])
+    contact_sheet(files, tmp_path / "sheet.png", size=32)
+    picture = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
+    assert picture.shape == (32, 4 * 32, 3)
+    red, blue = picture[16, 16], picture[16, 80]
+    assert red[0] > 100 > red[2]
+    assert blue[2] > 100 > blue[0]

@@ -119,6 +119,11 @@ def evaluate_one(
     return row
 
 
+def folder_of(out: Path, prompt: str) -> Path:
+    """The folder of a prompt's run."""
+    return out / prompt.replace(" ", "-")
+
+
 def run_seconds(folder: Path) -> float:
     """From the run's first file to its last, in seconds; wrong if it was interrupted."""
     begin = (folder / "config.yaml").stat().st_mtime
@@ -175,6 +180,23 @@ def side_by_side(rows: Sequence[Row], other: Path) -> str:
     return "\n".join(f"- {name}: {summary(part)}" for name, part in lines)
 
 
+def contact_sheet(assets: Sequence[Path], path: Path, *, size: int = 128) -> None:
+    """Write one picture of mesh files: two views of each, four assets a row."""
+    import torch
+
+    from exporters.load import load
+    from exporters.pictures import framed
+    from renderers.raster import render_mesh
+    from threed.cameras import orbit
+    from threed.diffusion.images import grid, save_image
+
+    views = []
+    for asset in assets:
+        seen = render_mesh(framed(load(asset)), orbit(8, size)[:2], look="shaded")
+        views.append(seen.rgb.permute(0, 3, 1, 2))
+    save_image(grid(torch.cat(views), columns=8), path)
+
+
 def part_of(text: str) -> tuple[int, int]:
     """ "K/N" as (K, N), 1 <= K <= N; InputError for anything else."""
     match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
@@ -208,7 +230,10 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
-    """Generate one prompt of every kind and judge the meshes; can be cut and continued."""
+    """Generate one prompt of every kind and judge the meshes; can be cut and continued.
+
+    Writes a table (table.md) and a picture of all the assets (sheet.png).
+    """
     from threed.toybox.family import WEIGHTS, need
     from threed.toybox.world import FRONTED
 
@@ -217,7 +242,7 @@ def evaluate(
     chosen = [asked for asked in prompts(seed) if asked[1] in FRONTED or not fronted][:limit]
     rows = []
     for asked in chosen[k - 1 :: n]:
-        row = evaluate_one(out / asked[0].replace(" ", "-"), asked, preset, settings or ())
+        row = evaluate_one(folder_of(out, asked[0]), asked, preset, settings or ())
         rows.append(row)
         complain(f"{len(rows)}: {summary([row])}", row.prompt)
     text = table(rows)
@@ -225,4 +250,5 @@ def evaluate(
         text += "\n\n" + side_by_side(rows, against)
     if n == 1:
         (out / "table.md").write_text(text + "\n")
+        contact_sheet([folder_of(out, row.prompt) / "asset.glb" for row in rows], out / "sheet.png")
     say(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)
