@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from guidance import Frozen
 from guidance.dreamflow import DreamFlow
 from guidance.prompts import Prompts
 from guidance.vsd import VSD
@@ -20,9 +21,11 @@ from threed.config import CriticSettings, Run, Stage, constant, load_run
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.guides import make_critic, make_guide
-from threed.optimise import Job, optimise
+from threed.optimise import Job, optimise, random_cameras, teach
 from threed.run import RunFolder
 from threed.scenes.field import Field, FieldSettings
+from threed.scenes.paint import PaintSettings
+from threed.scenes.surface import Surface, SurfaceSettings
 
 SMALL = FieldSettings(
     levels=3, start_levels=3, log2_table=10, max_resolution=24, hidden=16, samples=24, occupancy=12
@@ -133,7 +136,11 @@ def test_a_run_with_a_critic_goes_on_as_if_never_cut(
 @pytest.mark.parametrize(
     ("name", "paper", "stages"),
     [
-        ("prolificdreamer", "arXiv:2305.16213", ["field by vsd", "textured by vsd"]),
+        (
+            "prolificdreamer",
+            "arXiv:2305.16213",
+            ["field by vsd", "surface by sds", "textured by vsd"],
+        ),
         ("dreamflow", "arXiv:2403.14966", ["field by dreamflow", "surface by dreamflow"]),
         ("toybox-vsd", "arXiv:2305.16213", ["field by vsd"]),
         ("toybox-dreamflow", "arXiv:2403.14966", ["field by dreamflow"]),
@@ -157,3 +164,35 @@ def test_the_levels_of_dreamflow_presets_fit_their_stages(
         guide = make_guide(stage, backbone, run, "a mug")
         assert isinstance(guide, DreamFlow)
         assert bool((guide.schedule.diff() < 0).all())
+
+
+def test_normals_alone_teach_a_surface_its_shape_and_not_its_colours(
+    tmp_path: Path, folders: dict[str, str]
+) -> None:
+    stage = Stage(scene="surface", look="normals", steps=1, batch=2, resolution=constant(16))
+    run = Run(backbone=folders["sd15"], device="cpu", stages=(stage,))
+    folder = RunFolder.create(tmp_path / "run", "a mug", run)
+    scene = Surface(SurfaceSettings(grid=12), PaintSettings(levels=2, log2_table=8), seed=0)
+    seen: list[torch.Tensor] = []
+
+    class Left(Frozen):
+        """Wants every normal to point to the left."""
+
+        def __call__(self, image: Any, cameras: Any, step: int, generator: Any) -> Any:
+            seen.append(image.detach())
+            return {"mvdream": image[..., 1].mean()}
+
+    job = Job(folder, 0, scene, Left(), 1)
+    generator = torch.Generator().manual_seed(0)
+    teach(job, 0, random_cameras(stage, 0, 1, generator), generator)
+    (image,) = seen
+    assert float(image.min()) >= 0
+    assert float(image.max()) <= 1
+    assert float(image[0, 0, 0].abs().sum()) == 0, "nothing is black"
+    middle = image[:, 8, 8] * 2 - 1
+    torch.testing.assert_close(middle.norm(dim=-1), torch.ones(2), atol=0.05, rtol=0)
+    moved = {name for name, p in scene.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved
+    assert not any(name.startswith("paint") for name in moved)
+    with pytest.raises(InputError, match="look must be colours for a field"):
+        Stage(look="normals")

@@ -94,6 +94,7 @@ class Stage:
     resolution: Annotated[Schedule, Range(8, 2048)] = constant(64)  # pixels a side, by step
     lr: Annotated[Schedule, Range(above=0, high=1)] = constant(0.01)  # of the table; nets a tenth
     guidance: GuidanceName = "mvdream"  # what judges the pictures
+    look: Literal["colours", "normals"] = "colours"  # what it is shown; normals of surfaces only
     guidance_scale: Annotated[float, Range(0, 1000)] = 10.0  # towards the prompt; 1 is unguided
     t_min: Annotated[Schedule, Range(0, 1)] = constant(0.02)  # least noise level, by step
     t_max: Annotated[Schedule, Range(0, 1)] = constant(0.98)  # greatest noise level, by step
@@ -115,6 +116,9 @@ class Stage:
             if self.t_min(step) > self.t_max(step):
                 raise InputError(f"t_min must not exceed t_max, got {self.t_min(step):g} and "
                                  f"{self.t_max(step):g} at step {step}")  # fmt: skip
+        if self.look == "normals" and self.scene != "surface":
+            raise InputError(f"look must be colours for a {self.scene}: only a surface has normals "
+                             "that learn from pictures of them")  # fmt: skip
         known = {*LOSSES[self.scene], self.guidance, "critic"}
         for name in self.losses:
             if name not in known:

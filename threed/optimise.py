@@ -107,11 +107,17 @@ def teach_in_memory(
 def teach(job: Job, step: int, views: Cameras, generator: torch.Generator) -> Taught:
     """Show the guide the scene, and leave the gradient of all losses in it."""
     picture = look(job, step, views, generator)
-    losses = job.guide(picture.rgb, views, step, generator)
+    image = picture.rgb if job.stage.look == "colours" else normal_map(picture)
+    losses = job.guide(image, views, step, generator)
     total = weighted(losses, picture, job.stage.losses, step)
     job.scene.zero_grad(set_to_none=True)
     total.backward()
     return Taught(picture, losses, total)
+
+
+def normal_map(picture: RenderOutput) -> Tensor:
+    """[B, H, W, 3] in [0, 1] world-space normals as colours, -1..1 becoming 0..1; black outside."""
+    return (picture.normal + picture.opacity) / 2
 
 
 def step_generator(seed: int, stage: int, step: int, attempt: int = 0) -> torch.Generator:
