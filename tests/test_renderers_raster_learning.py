@@ -59,3 +59,20 @@ def test_the_radius_of_a_sphere_is_found_from_its_outline(kernel: str) -> None:
     radius = torch.tensor(0.45, requires_grad=True)
     descend(radius, picture, picture(torch.tensor(0.6)), lr=0.02)
     assert radius.item() == pytest.approx(0.6, abs=4e-3)
+
+
+@pytest.mark.parametrize("rows", [10, 60])
+def test_the_gradient_of_what_is_covered_is_how_it_grows(rows: int) -> None:
+    """Also of triangles far smaller than a pixel, whose outlines no pixel's own triangle has."""
+    ball = sphere(1.0, rows, 3 * rows // 2)
+
+    def covered(radius: Tensor, size: int) -> Tensor:
+        cameras = orbit(2, size, elevation_deg=20)
+        vertices = radius * ball.vertices
+        return render(vertices, ball.faces, cameras, shade=lambda p, n: n).opacity.mean()
+
+    radius = torch.tensor(0.6, requires_grad=True)
+    (slope,) = torch.autograd.grad(covered(radius, 48), radius)
+    with torch.no_grad():
+        grown = (covered(radius + 0.02, 384) - covered(radius - 0.02, 384)) / 0.04
+    torch.testing.assert_close(slope, grown, rtol=0.025, atol=0)

@@ -13,8 +13,8 @@ from numba import prange
 from torch import Tensor
 
 from renderers.kernels.jit import array, compiled, inlined, serial
-from renderers.kernels.raster_reference import WALK
 
+WALK = 128  # as in raster_reference
 Array = Any  # a numpy array; numba's functions are untyped
 
 

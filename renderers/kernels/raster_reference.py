@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 2**22  # triangle-pixel pairs looked at together
-WALK = 16  # triangles between two neighbouring pixels that are looked through for an outline
+WALK = 128  # triangles between two neighbouring pixels that are looked through for an outline
 
 
 def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
