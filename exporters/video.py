@@ -17,7 +17,6 @@ from threed.core import InputError, Mesh
 
 FPS = 30
 BACKGROUND = 0.92  # a light, neutral grey
-TOGETHER = 8  # frames drawn at once
 QUALITY = "18"  # x264's constant rate factor: visually lossless
 
 
@@ -48,10 +47,7 @@ def turntable(
 
 def _frames(mesh: Mesh, frames: int, size: int, look: Look) -> Iterator[VideoFrame]:
     mesh = pictures.framed(mesh)
-    cameras = orbit(frames, size)
     background, solid = torch.full((3,), BACKGROUND), topology.is_solid(mesh)
-    for first in range(0, frames, TOGETHER):
-        views = cameras[first : first + TOGETHER]
-        seen = film(mesh, views, background=background, look=look, solid=solid)
-        for image in pictures.bytes_of(seen).numpy():
-            yield VideoFrame.from_ndarray(image, format="rgb24")
+    views = orbit(frames, size)
+    for image in film(mesh, views, background=background, look=look, solid=solid):
+        yield VideoFrame.from_ndarray(pictures.bytes_of(image).numpy(), format="rgb24")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +17,6 @@ from threed.core import Cameras, Mesh
 FACTOR = 2  # samples along each side of a pixel
 
 
-@torch.no_grad()
 def film(
     mesh: Mesh,
     cameras: Cameras,
@@ -23,40 +24,45 @@ def film(
     background: Tensor,
     look: Look = "albedo",
     solid: bool = False,
-) -> Tensor:
-    """[B, H, W, 3] sRGB: the rgb of `renderers.raster.render_mesh`, over a background [3].
+) -> Iterator[Tensor]:
+    """One picture [H, W, 3] sRGB for each camera: the rgb of `renderers.raster.render_mesh`.
 
-    `solid` says that the mesh is closed, its faces look outwards, and the cameras stand outside: so
-    that nobody can see the faces that look away. On the CPU in one pass over each picture's
-    samples, about three times cheaper; elsewhere, and with the reference kernels, by render_mesh.
+    Over a background [3]. `solid` says that the mesh is closed, its faces look outwards, and the
+    cameras stand outside: so that nobody can see the faces that look away. On the CPU in one pass
+    over each picture's samples, about three times cheaper; elsewhere, and with the reference
+    kernels, by render_mesh. No gradient.
     """
     if select(mesh.vertices.device.type) != "cpu":
-        return render_mesh(
-            mesh, cameras, background=background, look=look, antialias_factor=FACTOR
-        ).rgb
+        for view in range(len(cameras)):
+            camera = cameras[view : view + 1]
+            seen = render_mesh(
+                mesh, camera, background=background, look=look, antialias_factor=FACTOR
+            )
+            yield seen.rgb[0]
+        return
     from renderers.kernels.film_cpu import LOOKS, resolve
 
-    b, h, w = len(cameras), cameras.height, cameras.width
+    h, w = cameras.height, cameras.width
     light = Light()
     lamp = F.pad(lamps(light, cameras), (0, 1), value=light.ambient)
     clip = F.pad(mesh.vertices.float(), (0, 1), value=1.0) @ cameras.mvp().mT
     normals, planes, behind = mesh.vertex_normals().float(), _planes(mesh), background.float()
     source, own_faces, rows, image = _own(mesh)
-    out = behind.expand(b, h, w, 3).contiguous()
     for view, place in enumerate(cameras.position):
-        seen: Tensor | slice = slice(None)
+        ahead: Tensor | slice = slice(None)
         if solid:
-            seen = planes[:, :3] @ place > planes[:, 3]
-        part, faces = _window(clip[view : view + 1], h, w), mesh.faces[seen]
+            ahead = planes[:, :3] @ place > planes[:, 3]
+        part, faces = _window(clip[view : view + 1], h, w), mesh.faces[ahead]
         size = (part.height * FACTOR, part.width * FACTOR)
         buffer = rasterize(part.zoom(clip[view : view + 1]), faces, size)[0]
-        arrays = (faces, normals, planes[seen], place, lamp[view])
-        own = (own_faces[seen], rows, image, behind)
+        arrays = (faces, normals, planes[ahead], place, lamp[view])
+        own = (own_faces[ahead], rows, image, behind)
+        out = behind.expand(h, w, 3).contiguous()
         resolve(
             buffer.numpy(), FACTOR, JUMP, LOOKS.index(look), *(t.numpy() for t in arrays), source,
-            *(t.numpy() for t in own), part.top, part.left, out[view].numpy(),
+            *(t.numpy() for t in own), part.top, part.left, out.numpy(),
         )  # fmt: skip
-    return out
+        yield out
 
 
 def _planes(mesh: Mesh) -> Tensor:

@@ -6,14 +6,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
-from renderers.film import film
+from renderers import film as films
 from renderers.kernels import set_kernels
 from renderers.raster import render_mesh
-from renderers.shading import LOOKS
+from renderers.shading import LOOKS, Look
 from tests.shapes import cube, sphere
 from threed.cameras import orbit
 from threed.core import Cameras, Material, Mesh
+
+
+def film(
+    mesh: Mesh, cameras: Cameras, *, background: Tensor, look: Look = "albedo", solid: bool = False
+) -> Tensor:
+    """[B, H, W, 3] all pictures of a film."""
+    seen = films.film(mesh, cameras, background=background, look=look, solid=solid)
+    return torch.stack(list(seen))
+
 
 GREY = torch.tensor([0.9, 0.5, 0.1])
 

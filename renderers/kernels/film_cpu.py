@@ -19,12 +19,14 @@ PLAIN, COLORS, TEXTURE = 0, 1, 2  # where a mesh's own colour comes from
 CLAY, GREY = np.float32(0.8), np.float32(0.7)
 
 
+# indices, not slices, all through: each slice of an array would count references
+
+
 @inlined
-def _own(source: int, u: Any, v: Any, corner: Array, rows: Array, image: Array) -> Any:
-    """The albedo at weights u, v of a face whose corners are rows of colours, or of uv."""
+def _own(source: int, u: Any, v: Any, i: int, j: int, k: int, rows: Array, image: Array) -> Any:
+    """The albedo at weights u, v of a face whose corners i, j, k are rows of colours, or of uv."""
     if source == PLAIN:
         return GREY, GREY, GREY
-    i, j, k = corner[0], corner[1], corner[2]
     t = np.float32(1) - u - v
     if source == COLORS:
         return (u * rows[i, 0] + v * rows[j, 0] + t * rows[k, 0],
@@ -40,31 +42,29 @@ def _own(source: int, u: Any, v: Any, corner: Array, rows: Array, image: Array) 
     fx, fy = x - np.float32(x0), y - np.float32(y0)
     a, b = (np.float32(1) - fx) * (np.float32(1) - fy), fx * (np.float32(1) - fy)
     c, d = (np.float32(1) - fx) * fy, fx * fy
-    p, q, r, s = image[y0, x0], image[y0, x1], image[y1, x0], image[y1, x1]
-    return (a * p[0] + b * q[0] + c * r[0] + d * s[0],
-            a * p[1] + b * q[1] + c * r[1] + d * s[1],
-            a * p[2] + b * q[2] + c * r[2] + d * s[2])  # fmt: skip
+    return (
+        a * image[y0, x0, 0] + b * image[y0, x1, 0] + c * image[y1, x0, 0] + d * image[y1, x1, 0],
+        a * image[y0, x0, 1] + b * image[y0, x1, 1] + c * image[y1, x0, 1] + d * image[y1, x1, 1],
+        a * image[y0, x0, 2] + b * image[y0, x1, 2] + c * image[y1, x0, 2] + d * image[y1, x1, 2],
+    )
 
 
 @inlined
 def _shaded(
-    look: int, hit: Array, color: Any, corner: Array, normals: Array, plane: Array,
-    camera: Array, lamp: Array,
+    look: int, u: Any, v: Any, i: int, j: int, k: int, color: Any, normals: Array, away: bool,
+    lamp: Array,
 ) -> Any:  # fmt: skip
     """The colour of a sample under the lamp [4], its last number the ambient light."""
     if look == 0:
         return color
-    i, j, k = corner[0], corner[1], corner[2]
-    u, v = hit[0], hit[1]
     t = np.float32(1) - u - v
     x = u * normals[i, 0] + v * normals[j, 0] + t * normals[k, 0]
     y = u * normals[i, 1] + v * normals[j, 1] + t * normals[k, 1]
     z = u * normals[i, 2] + v * normals[j, 2] + t * normals[k, 2]
-    length = max(np.sqrt(x * x + y * y + z * z), np.float32(1e-12))
-    ahead = plane[0] * camera[0] + plane[1] * camera[1] + plane[2] * camera[2]
-    if plane[3] - ahead > 0:  # the face is seen from behind
-        length = -length
-    x, y, z = x / length, y / length, z / length
+    scale = np.float32(1) / max(np.sqrt(x * x + y * y + z * z), np.float32(1e-12))
+    if away:
+        scale = -scale
+    x, y, z = x * scale, y * scale, z * scale
     if look == 3:
         half = np.float32(0.5)
         return (x + 1) * half, (y + 1) * half, (z + 1) * half
@@ -93,11 +93,12 @@ def resolve(
     for row in prange(height):
         for column in range(width):
             count, low, high = 0, np.float32(2), np.float32(-2)
+            y, x = row * factor, column * factor
             for s in range(total):
-                hit = buffer[row * factor + s // factor, column * factor + s % factor]
-                if hit[3] > 0:
+                sy, sx = y + s // factor, x + s % factor
+                if buffer[sy, sx, 3] > 0:
                     count += 1
-                    low, high = min(low, hit[2]), max(high, hit[2])
+                    low, high = min(low, buffer[sy, sx, 2]), max(high, buffer[sy, sx, 2])
             if count == 0:
                 continue
             shown = total
@@ -105,17 +106,23 @@ def resolve(
                 shown = 1
             red, green, blue = np.float32(0), np.float32(0), np.float32(0)
             for s in range(shown):
-                hit = buffer[row * factor + s // factor, column * factor + s % factor]
-                face = int(hit[3]) - 1
+                sy, sx = y + s // factor, x + s % factor
+                face = int(buffer[sy, sx, 3]) - 1
                 if face < 0:
                     continue
-                own = _own(source, hit[0], hit[1], own_faces[face], rows, image)
-                r, g, b = _shaded(look, hit, own, faces[face], normals, planes[face], camera, lamp)
+                u, v = buffer[sy, sx, 0], buffer[sy, sx, 1]
+                i, j, k = own_faces[face, 0], own_faces[face, 1], own_faces[face, 2]
+                own = _own(source, u, v, i, j, k, rows, image)
+                ahead = (planes[face, 0] * camera[0] + planes[face, 1] * camera[1]
+                         + planes[face, 2] * camera[2])  # fmt: skip
+                i, j, k = faces[face, 0], faces[face, 1], faces[face, 2]
+                away = planes[face, 3] > ahead  # the face is seen from behind
+                r, g, b = _shaded(look, u, v, i, j, k, own, normals, away, lamp)
                 red += min(max(r, np.float32(0)), np.float32(1))
                 green += min(max(g, np.float32(0)), np.float32(1))
                 blue += min(max(b, np.float32(0)), np.float32(1))
             bare = np.float32(total - count) / np.float32(total)
-            pixel = out[top + row, left + column]
-            pixel[0] = red / shown + bare * behind[0]
-            pixel[1] = green / shown + bare * behind[1]
-            pixel[2] = blue / shown + bare * behind[2]
+            share = np.float32(1) / np.float32(shown)
+            out[top + row, left + column, 0] = red * share + bare * behind[0]
+            out[top + row, left + column, 1] = green * share + bare * behind[1]
+            out[top + row, left + column, 2] = blue * share + bare * behind[2]
