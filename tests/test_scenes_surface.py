@@ -40,6 +40,7 @@ def test_it_takes_the_shape_and_colours_of_a_mesh() -> None:
     assert (scene.solid().vertices.norm(dim=-1) - 0.6).abs().max() < 0.02
     spots = Spots.on(mesh, 4096)
     colors = colors_of(mesh, spots)
+    assert colors is not None
     scene.take_colors(spots, colors)
     assert (scene.color(spots.points, spots.normals) - colors).abs().mean() < 0.04
 
@@ -158,9 +159,9 @@ def test_spots_lie_evenly_on_a_mesh_and_see_its_texture() -> None:
     assert float(spots.points.mean(0)[:2].sub(0.5).abs().max()) < 0.02
     assert torch.equal(spots.normals, torch.tensor([0.0, 0, 1]).expand(8192, 3))
     seen = colors_of(quad, spots)
+    assert seen is not None
     assert (seen[:, 0] - spots.points[:, 0]).abs().max() < 0.02
-    assert torch.equal(colors_of(replace(quad, material=Material()), spots).unique(),
-                       torch.tensor([0.7]))  # fmt: skip
+    assert colors_of(replace(quad, material=Material()), spots) is None
 
 
 def test_a_placement_comes_back() -> None:

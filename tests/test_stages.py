@@ -348,7 +348,7 @@ def test_the_order_of_scenes_and_the_names_of_losses_are_checked() -> None:
 def test_the_coarse_stage_of_toybox_is_its_own_preset() -> None:
     fine, coarse = load_run("toybox-magic3d"), load_run("toybox-mvdream")
     assert fine.stages[0] == coarse.stages[0]
-    assert replace(fine, stages=coarse.stages) == coarse
+    assert replace(fine, stages=coarse.stages, surface=coarse.surface) == coarse
     assert [stage.scene for stage in fine.stages] == ["field", "surface"]
     painted = load_run("toybox-texture")
     assert replace(painted, stages=coarse.stages, field=coarse.field, asset=coarse.asset) == coarse

@@ -104,5 +104,7 @@ def follow(before: Scene, run: Run, kind: str, device: torch.device) -> Scene:
 
 def _painted(scene: Surface | Textured, mesh: Mesh) -> Scene:
     spots = Spots.on(mesh)
-    scene.take_colors(spots, colors_of(mesh, spots))
+    colors = colors_of(mesh, spots)
+    if colors is not None:
+        scene.take_colors(spots, colors)
     return scene

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from renderers import kernels
 from renderers.kernels.raster import texture
-from renderers.raster import PLAIN
 from threed.core import InputError, Mesh
 
 PIECE = 2**15  # points the network sees at once
@@ -121,15 +120,15 @@ class Spots:
         return Spots(here[:, :3], F.normalize(here[:, 3:], dim=-1), faces, weights)
 
 
-def colors_of(mesh: Mesh, spots: Spots) -> Tensor:
-    """[N, 3] sRGB of a mesh at its spots: its texture, else its vertices' colours, else grey."""
+def colors_of(mesh: Mesh, spots: Spots) -> Tensor | None:
+    """[N, 3] sRGB of a mesh at its spots: its texture, else its vertices' colours, if any."""
     image = mesh.material.albedo
     if image is not None and mesh.uv is not None and mesh.uv_faces is not None:
         uv = _mix(mesh.uv[mesh.uv_faces[spots.faces]], spots.weights)
         return texture(image, uv[None, None])[0, 0]
     if mesh.colors is not None:
         return _mix(mesh.colors[mesh.faces[spots.faces]], spots.weights)
-    return torch.full_like(spots.points, PLAIN)
+    return None
 
 
 def _mix(corners: Tensor, weights: Tensor) -> Tensor:
