@@ -199,3 +199,21 @@ def test_two_loras_do_not_meet(load: Load) -> None:
     with pytest.raises(RuntimeError, match="stop"), one.active():
         raise RuntimeError("stop")
     assert torch.equal(out(), plain), "switched off after an error, too"
+
+
+@pytest.mark.parametrize("kind", ["sd15", "multiview"])
+def test_a_model_of_half_precision_has_a_critic_of_full(tmp_path: Path, kind: Kind) -> None:
+    folder = tiny_folder(tmp_path / kind, kind)
+    backbone = load_backbone(str(folder), device="cpu", dtype=torch.bfloat16)
+    assert isinstance(backbone, StableDiffusion)
+    critic = make_critic(backbone)
+    z, t, generator = inputs()
+    losses = [float(critic.learn(z, t, orbit(4, 32), step, generator)) for step in range(2)]
+    assert all(0 < loss < 1e4 for loss in losses)
+    weights = list(critic.lora.parameters.values())
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert all(bool(weight.isfinite().all()) for weight in weights)
+    changed = [key for key, weight in critic.lora.parameters.items()
+               if "lora_B" in key and weight.any()]  # fmt: skip
+    assert len(changed) == len(weights) // 2, "every layer has learned"
+    assert critic.noise(z, t, orbit(4, 32)).dtype == torch.float32
