@@ -136,8 +136,10 @@ def _mesh(part: Any, kind: str, path: Path) -> Mesh:
     visual = part.visual
     image = _image(getattr(visual, "material", None), ("baseColorTexture", "image"), path)
     mesh = _mapped(mesh, getattr(visual, "uv", None), faces)
-    if image is not None and mesh.uv is not None:
-        return replace(mesh, material=_material(visual.material, image, path))
+    if mesh.uv is not None and getattr(visual, "material", None) is not None:
+        mesh = replace(mesh, material=_material(visual.material, image, path))
+    if mesh.material.albedo is not None:
+        return mesh
     colors = _vertex_colors(part, kind)
     if colors is not None:
         own = torch.zeros_like(vertices).index_copy_(0, index, colors)
@@ -185,7 +187,7 @@ def _image(material: Any, names: tuple[str, ...], path: Path) -> Tensor | None:
     return torch.from_numpy(pixels)
 
 
-def _material(material: Any, albedo: Tensor, path: Path) -> Material:
+def _material(material: Any, albedo: Tensor | None, path: Path) -> Material:
     def factor(name: str, default: float) -> float:
         value = getattr(material, name, None)
         return default if value is None else min(max(float(value), 0.0), 1.0)

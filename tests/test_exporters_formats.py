@@ -110,6 +110,16 @@ def test_every_map_of_a_glb_comes_back(tmp_path: Path) -> None:
     assert part.visual.material.normalTexture.size == (64, 64)
 
 
+def test_a_normal_map_needs_no_colours(tmp_path: Path) -> None:
+    mesh = mapped()
+    bare = replace(mesh, material=replace(mesh.material, albedo=None), colors=None)
+    exporters.save(bare, tmp_path / "toy.glb")
+    back = load(tmp_path / "toy.glb")
+    assert back.material.normal is not None
+    assert (back.material.albedo, back.colors) == (None, None)
+    assert (back.material.metallic, back.material.roughness) == (0.25, 0.5)
+
+
 def test_a_map_without_a_picture_is_kept(tmp_path: Path) -> None:
     mesh = replace(textured(), material=Material(), colors=torch.rand(len(textured().vertices), 3))
     exporters.save(mesh, tmp_path / "toy.glb")
