@@ -161,4 +161,5 @@ def main() -> None:
     sys.stdout.write(f"\n{MARK}{json.dumps(found)}\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
