@@ -68,14 +68,21 @@ def test_empty_folders_are_welcome(tmp_path: Path) -> None:
     assert RunFolder.create(tmp_path / "new", "a red mug", Run()).prompt == "a red mug"
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the super-user may write")
-def test_read_only_folders_are_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(InputError, match="cannot be made: Permission denied"):
-            RunFolder.create(tmp_path / "run", "a red mug", Run())
-    finally:
-        tmp_path.chmod(0o700)
+def test_read_only_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    if os.geteuid() == 0:  # the superuser may write everywhere: the system's refusal is played
+        make = Path.mkdir
+
+        def refuse(self: Path, *arguments: Any, **options: Any) -> None:
+            if locked in self.parents:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+            make(self, *arguments, **options)
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match="cannot be made: Permission denied"):
+        RunFolder.create(locked / "run", "a red mug", Run())
+    assert list(locked.iterdir()) == []
 
 
 def test_a_read_only_file_system_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
