@@ -23,7 +23,7 @@ from threed.memory import SMALLEST
 GIB = 2**30
 FLOAT = 4  # bytes
 ADAM = 4  # copies of what is learned: itself, its gradient, and two moments
-PROCESS = 560 * 2**20  # bytes of Python, torch and numba on the CPU, before any work
+PROCESS = 640 * 2**20  # bytes of Python, torch and numba on the CPU, before any work
 LOOSE = 1.15  # of what was counted: fragments, buffers of the libraries
 HIT = 0.25  # samples in occupied cells, of those along the diameter of every ray's ball
 SEEN = 0.15  # samples whose normal is looked up, at four further places
