@@ -260,7 +260,7 @@ def test_weights_of_unknown_losses_name_those_that_exist(
 ) -> None:
     words = ("generate", "a red mug", "losses.sparsty=1", "--preset", preset)
     answer = threed(*words, "--out", tmp_path / "run")
-    assert_refused(answer, "losses.sparsty", "mvdream, opaque, orientation, smoothness, sparsity")
+    assert_refused(answer, "sparsty", "did you mean 'sparsity'", "mvdream, opaque, orientation")
 
 
 def test_usage_mistakes_exit_with_2(threed: Callable[..., Answer]) -> None:
