@@ -16,7 +16,7 @@ from guidance import Frozen
 from guidance.distill import WEIGHTS, Pull, distill, encode_render, inject
 from guidance.prompts import Prompts
 from threed.core import Cameras
-from threed.diffusion.score import alpha_sigma, plain, score
+from threed.diffusion.score import Score, alpha_sigma, plain, score
 
 LATE = 200  # NFSD: below this noise level the unconditional estimate is left whole
 STRIDE = 200  # ISM: noise levels an inversion's step goes, at most ...
@@ -44,11 +44,7 @@ class Classifier(Frozen):
 
         texts = [self.prompts.text(cameras), self.prompts.same(self.prompts.negative, cameras)]
         estimate = score(self.prompts.backbone, texts, added)
-        loss = distill(
-            self.prompts.backbone, self.pull, image, step, generator,
-            lambda seen: estimate(seen.x, seen.t),
-        )  # fmt: skip
-        return {"csd": loss}
+        return {"csd": _loss(self, estimate, image, step, generator)}
 
 
 @dataclass(frozen=True)
@@ -75,11 +71,7 @@ class NoiseFree(Frozen):
         texts = [self.prompts.text(cameras), self.prompts.same("", cameras),
                  self.prompts.same(self.prompts.negative, cameras)]  # fmt: skip
         estimate = score(self.prompts.backbone, texts, denoised)
-        loss = distill(
-            self.prompts.backbone, self.pull, image, step, generator,
-            lambda seen: estimate(seen.x, seen.t),
-        )  # fmt: skip
-        return {"nfsd": loss}
+        return {"nfsd": _loss(self, estimate, image, step, generator)}
 
 
 @dataclass(frozen=True)
@@ -123,3 +115,13 @@ class Interval(Frozen):
         table = self.prompts.backbone.alphas_cumprod
         (alpha, sigma), (after, more) = alpha_sigma(table, here), alpha_sigma(table, there)
         return after * (x - sigma * noise) / alpha + more * noise
+
+
+def _loss(
+    guide: Classifier | NoiseFree, estimate: Score, image: Tensor, step: int, generator: Generator
+) -> Tensor:
+    """The loss whose gradient is w(t) times the estimate at the noised render."""
+    return distill(
+        guide.prompts.backbone, guide.pull, image, step, generator,
+        lambda seen: estimate(seen.x, seen.t),
+    )  # fmt: skip

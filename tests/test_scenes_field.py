@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from renderers import kernels, volume
 from threed.cameras import orbit, random_views
 from threed.core import Cameras, InputError, RenderOutput
+from threed.scenes import hashgrid
 from threed.scenes.field import Field, FieldSettings
 
 SMALL = FieldSettings(
@@ -264,4 +265,4 @@ def test_settings_that_make_no_field(change: dict[str, int], message: str) -> No
 
 def test_resolutions_grow_geometrically() -> None:
     settings = FieldSettings(levels=5, base_resolution=8, max_resolution=128)
-    assert settings.resolutions().tolist() == [8, 16, 32, 64, 128]
+    assert hashgrid.resolutions(settings).tolist() == [8, 16, 32, 64, 128]

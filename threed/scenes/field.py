@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from renderers import kernels, volume
-from threed.core import Cameras, InputError, RenderOutput
+from threed.core import Cameras, RenderOutput
+from threed.scenes import hashgrid
 
 PIECE = 2**15  # points the networks see at once: twice as fast as all of them
 
@@ -40,21 +41,12 @@ class FieldSettings:
 
     def __post_init__(self) -> None:
         """InputError for values that make no field."""
-        for name in ("levels", "features", "base_resolution", "hidden", "occupancy", "samples",
-                     "level_every", "occupancy_every", "start_levels"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise InputError(f"field: {name} must be at least 1, got {getattr(self, name)}")
-        if self.max_resolution < self.base_resolution:
-            raise InputError(f"field: max_resolution must be at least base_resolution "
-                             f"{self.base_resolution}, got {self.max_resolution}")  # fmt: skip
-        if not 4 <= self.log2_table <= 24:
-            raise InputError(f"field: log2_table must be in 4..24, got {self.log2_table}")
-
-    def resolutions(self) -> Tensor:
-        """[levels] int64, in geometric progression from base to max."""
-        exponent = torch.linspace(0, 1, self.levels, dtype=torch.float64)
-        growth = self.max_resolution / self.base_resolution
-        return (self.base_resolution * growth**exponent).round().long()
+        hashgrid.check(
+            self,
+            "field",
+            ("levels", "features", "base_resolution", "hidden", "occupancy", "samples",
+             "level_every", "occupancy_every", "start_levels"),
+        )  # fmt: skip
 
 
 class Field(nn.Module):
@@ -74,11 +66,10 @@ class Field(nn.Module):
         self.settings = s = settings or FieldSettings()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            rows = s.levels * 2**s.log2_table
-            self.table = nn.Parameter(torch.empty(rows, s.features).uniform_(-1e-4, 1e-4))
-            self.mlp = _mlp(s.levels * s.features, s.hidden, 4)
+            self.table = hashgrid.table(s)
+            self.mlp = hashgrid.mlp(s.levels * s.features, s.hidden, 4)
             self.background = Sky() if s.background == "learned" else None
-        self.register_buffer("resolutions", s.resolutions(), persistent=False)
+        self.register_buffer("resolutions", hashgrid.resolutions(s), persistent=False)
         cells = (s.occupancy,) * 3
         self.register_buffer("remembered", torch.zeros(cells))
         self.register_buffer("occupied", torch.ones(cells, dtype=torch.bool))
@@ -188,13 +179,9 @@ class Sky(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mlp = _mlp(9, 16, 3)
+        self.mlp = hashgrid.mlp(9, 16, 3)
 
     def forward(self, directions: Tensor) -> Tensor:
         """Colours, sRGB in (0, 1)."""
         angle = directions * torch.pi
         return torch.sigmoid(self.mlp(torch.cat([directions, angle.sin(), angle.cos()], -1)))
-
-
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))

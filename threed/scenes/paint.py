@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from renderers import kernels
 from renderers.kernels.raster import texture
 from threed.core import InputError, Mesh
+from threed.scenes import hashgrid
 
 PIECE = 2**15  # points the network sees at once
 SAMPLES = 2**13  # points of the surface in a step of copying its colours
@@ -32,22 +33,9 @@ class PaintSettings:
 
     def __post_init__(self) -> None:
         """InputError for values that make no paint."""
-        for name in ("levels", "features", "base_resolution", "hidden"):
-            if getattr(self, name) < 1:
-                raise InputError(f"paint: {name} must be at least 1, got {getattr(self, name)}")
+        hashgrid.check(self, "paint", ("levels", "features", "base_resolution", "hidden"))
         if self.copy_steps < 0:
             raise InputError(f"paint: copy_steps must be at least 0, got {self.copy_steps}")
-        if self.max_resolution < self.base_resolution:
-            raise InputError(f"paint: max_resolution must be at least base_resolution "
-                             f"{self.base_resolution}, got {self.max_resolution}")  # fmt: skip
-        if not 4 <= self.log2_table <= 24:
-            raise InputError(f"paint: log2_table must be in 4..24, got {self.log2_table}")
-
-    def resolutions(self) -> Tensor:
-        """[levels] int64, in geometric progression from base to max."""
-        exponent = torch.linspace(0, 1, self.levels, dtype=torch.float64)
-        growth = self.max_resolution / self.base_resolution
-        return (self.base_resolution * growth**exponent).round().long()
 
 
 class Paint(nn.Module):
@@ -60,12 +48,9 @@ class Paint(nn.Module):
         self.settings = s = settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            rows = s.levels * 2**s.log2_table
-            self.table = nn.Parameter(torch.empty(rows, s.features).uniform_(-1e-4, 1e-4))
-            self.mlp = nn.Sequential(
-                nn.Linear(s.levels * s.features, s.hidden), nn.ReLU(), nn.Linear(s.hidden, 3)
-            )
-        self.register_buffer("resolutions", s.resolutions(), persistent=False)
+            self.table = hashgrid.table(s)
+            self.mlp = hashgrid.mlp(s.levels * s.features, s.hidden, 3)
+        self.register_buffer("resolutions", hashgrid.resolutions(s), persistent=False)
 
     def forward(self, points: Tensor) -> Tensor:
         """Colours [N, 3], sRGB in (0, 1), at points [N, 3] in world units; no gradient to these."""
