@@ -22,6 +22,7 @@ from threed.toybox.shelf import Shelf
 from threed.toybox.training import Job, generators
 from threed.toybox.world import FRONTED, KINDS
 
+FRONT_SHARE = 2.5  # times as often come kinds with a front where views are learned
 CROP = 32  # pixels a side of what the VAE sees in most steps: four times as many toys
 
 
@@ -103,11 +104,11 @@ def vae_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int) -> Jo
 
 def judge_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int) -> Job:
     """Kind, colour, finish and view of held-out toys, coloured and in clay, blurred and noisy."""
-    fronted = np.array([kind in FRONTED for kind in KINDS])
+    fronted, often = np.array([kind in FRONTED for kind in KINDS]), _often(shelf)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         rng, generator = generators(seed, step)
-        sets, views = _pick(rng, shelf, budget.batch)
+        sets, views = _pick(rng, shelf, budget.batch, often)
         logits = model(spoil(shelf.images(sets, views), generator).to(device))
         kind, color, finish, _ = torch.from_numpy(shelf.labels[sets]).to(device).T
         view = torch.from_numpy(_views(shelf, sets, views)).to(device)
@@ -134,11 +135,13 @@ def unet_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int, weig
     alphas = torch.as_tensor(family.new_scheduler().alphas_cumprod).to(device)
     unet = family.new_unet(multiview=True)
     install(unet)
+    often = _often(shelf)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         rng, generator = generators(seed, step)
         count = shelf.pictures.shape[1] if step % 3 else 1
-        sets = np.repeat(rng.integers(0, len(shelf), budget.batch // count), count)
+        share = often if count > 1 else None
+        sets = np.repeat(rng.choice(len(shelf), budget.batch // count, p=share), count)
         views = (np.arange(len(sets)) if count > 1 else rng.integers(0, 4, len(sets))) % 4
         captions = shelf.captions(rng, sets, views, view_words=0.6 if count == 1 else 0.4)
         captions = ["" if rng.uniform() < 0.1 else text for text in captions]
@@ -256,9 +259,16 @@ def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images + noise).clamp(0, 1)
 
 
-def _pick(rng: Any, shelf: Shelf, n: int) -> tuple[Any, Any]:
-    """n random pictures: their sets and views."""
-    return rng.integers(0, len(shelf), n), rng.integers(0, shelf.pictures.shape[1], n)
+def _pick(rng: Any, shelf: Shelf, n: int, often: Any = None) -> tuple[Any, Any]:
+    """n random pictures: their sets, each as often as told, and views."""
+    return rng.choice(len(shelf), n, p=often), rng.integers(0, shelf.pictures.shape[1], n)
+
+
+def _often(shelf: Shelf) -> Any:
+    """[N] how often each set is to be drawn, so that there is enough to learn views from."""
+    fronted = np.array([kind in FRONTED for kind in KINDS])[shelf.labels[:, 0]]
+    weight = np.where(fronted, FRONT_SHARE, 1.0)
+    return weight / weight.sum()
 
 
 def _views(shelf: Shelf, sets: Any, views: Any) -> Any:

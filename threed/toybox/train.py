@@ -19,7 +19,7 @@ from threed.toybox.shelf import VIEWS, Shelf, fill_shelf
 from threed.toybox.training import fit
 
 SETS = {"cpu": 15_000, "cuda": 60_000}  # of four pictures each
-JUDGE_SETS = {"cpu": 6_000, "cuda": 20_000}
+JUDGE_SETS = {"cpu": 12_000, "cuda": 20_000}
 SEEDS = {"train": 1, "judge": 2, "test": 3}  # the worlds of the family, the judge, and measuring
 Say = Callable[[str], None]
 
