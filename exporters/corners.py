@@ -19,6 +19,7 @@ class Corners:
     position: Tensor  # [N, 3] float32, y up
     normal: Tensor  # [N, 3] float32, unit, y up; smooth across the seams
     uv: Tensor | None  # [N, 2] float32, (0, 0) is the lower left corner
+    v_down: Tensor | None  # [N] float32, v counted from the top
     color: Tensor | None  # [N, 3] float32 sRGB
     tangent: Tensor | None  # [N, 4] float32, unit, y up, and the side of the bitangent: 1 or -1
     faces: Tensor  # [F, 3] int64
@@ -33,7 +34,7 @@ def corners(mesh: Mesh, *, tangents: bool | None = None) -> Corners:
     painted = mesh.uv is not None and mesh.material.albedo is not None
     color = None if mesh.colors is None or painted else mesh.colors.float().clamp(0, 1)
     if mesh.uv is None or mesh.uv_faces is None:
-        return Corners(place, normal, None, color, None, mesh.faces)
+        return Corners(place, normal, None, None, color, None, mesh.faces)
     if tangents is None:
         tangents = mesh.material.normal is not None
     flat = mesh.uv.float()
@@ -43,9 +44,10 @@ def corners(mesh: Mesh, *, tangents: bool | None = None) -> Corners:
     keys, index = torch.unique(keys, return_inverse=True)
     if tangents:
         keys = keys // 2
-    vertex, uv = keys // len(flat), flat[keys % len(flat)]
+    vertex, row = keys // len(flat), keys % len(flat)
+    down = 1 - flat[:, 1] if mesh.v_down is None else mesh.v_down.float()
     color = None if color is None else color[vertex]
-    rows = Corners(place[vertex], normal[vertex], uv, color, None, index)
+    rows = Corners(place[vertex], normal[vertex], flat[row], down[row], color, None, index)
     return replace(rows, tangent=_tangents(rows)) if tangents else rows
 
 

@@ -114,10 +114,8 @@ def _attributes(rows: Corners, blob: _Blob) -> dict[str, int]:
         "POSITION": blob.vectors(rows.position, bounds=True),
         "NORMAL": blob.vectors(rows.normal),
     }
-    if rows.uv is not None:
-        # glTF counts v from the top
-        flipped = torch.stack([rows.uv[:, 0], 1 - rows.uv[:, 1]], 1)
-        attributes["TEXCOORD_0"] = blob.vectors(flipped)
+    if rows.uv is not None and rows.v_down is not None:
+        attributes["TEXCOORD_0"] = blob.vectors(torch.stack([rows.uv[:, 0], rows.v_down], 1))
     if rows.tangent is not None:
         attributes["TANGENT"] = blob.vectors(rows.tangent)
     if rows.color is not None:

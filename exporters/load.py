@@ -25,6 +25,7 @@ READERS = (".glb", ".obj", ".ply", ".stl")
 MAX_BYTES = 512 * 2**20  # of a file
 MAX_FACES = 5_000_000
 MAX_PIXELS = 8192**2  # of a texture
+AS_WRITTEN = "_threed_uv"  # a glTF file's texture coordinates, before trimesh turns them over
 
 
 def load(path: Path) -> Mesh:
@@ -104,6 +105,8 @@ class _Folder(Resolver):  # type: ignore[misc]
 def _parse(content: bytes, kind: str, path: Path) -> Any:
     """trimesh's mesh of the file, or None if it holds no triangle."""
     folder = _Folder(path)
+    if kind == ".glb":
+        content = _with_uv_as_written(content)
     scene = trimesh.load_scene(BytesIO(content), file_type=kind[1:], resolver=folder, process=False)
     if folder.refused is not None:
         raise folder.refused
@@ -135,7 +138,7 @@ def _mesh(part: Any, kind: str, path: Path) -> Mesh:
     mesh = Mesh(vertices, index[faces])
     visual = part.visual
     image = _image(getattr(visual, "material", None), ("baseColorTexture", "image"), path)
-    mesh = _mapped(mesh, getattr(visual, "uv", None), faces)
+    mesh = _mapped(mesh, *_coordinates(part), faces)
     if mesh.uv is not None and getattr(visual, "material", None) is not None:
         mesh = replace(mesh, material=_material(visual.material, image, path))
     if mesh.material.albedo is not None:
@@ -148,13 +151,43 @@ def _mesh(part: Any, kind: str, path: Path) -> Mesh:
     return mesh if plain is None else replace(mesh, colors=plain.expand(vertices.shape).clone())
 
 
-def _mapped(mesh: Mesh, uv: Any, faces: Tensor) -> Mesh:
+def _with_uv_as_written(content: bytes) -> bytes:
+    """A GLB in which AS_WRITTEN is another name of the texture coordinates."""
+    size = int.from_bytes(content[12:16], "little")
+    text, rest = json.loads(content[20 : 20 + size]), content[20 + size :]
+    for mesh in text.get("meshes", []):
+        for part in mesh["primitives"]:
+            if "TEXCOORD_0" in part["attributes"]:
+                part["attributes"][AS_WRITTEN] = part["attributes"]["TEXCOORD_0"]
+    data = json.dumps(text).encode()
+    data += b" " * (-len(data) % 4)
+    head = struct.pack("<4sIII4s", b"glTF", 2, 20 + len(data) + len(rest), len(data), b"JSON")
+    return head + data + rest
+
+
+def _coordinates(part: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Texture coordinates [N, 2] of a part, and v as its file counts it where that is down."""
+    written = part.vertex_attributes.get(AS_WRITTEN)
+    if written is not None and written.dtype == np.float32:
+        u, v = torch.from_numpy(written).unbind(1)
+        return torch.stack([u, 1 - v], 1), v
+    uv = getattr(part.visual, "uv", None)
+    return None if uv is None else torch.from_numpy(np.asarray(uv, np.float32)), None
+
+
+def _mapped(mesh: Mesh, uv: Tensor | None, down: Tensor | None, faces: Tensor) -> Mesh:
     """The mesh with the file's texture coordinates, if it has one for each of its vertices."""
     if uv is None or len(uv) <= int(faces.max()):
         return mesh
-    flat = _into_unit(torch.from_numpy(np.asarray(uv, np.float32))[faces])
-    rows, corner = _distinct(flat.view(-1, 2))
-    return replace(mesh, uv=rows, uv_faces=corner.view(-1, 3))
+    flat = uv[faces]
+    within = ((flat >= 0) & (flat <= 1)).all(-1, keepdim=True).all(1, keepdim=True)
+    flat = torch.where(within, flat, _into_unit(flat))
+    if down is not None:  # where a face was moved, what was written is no more
+        down = torch.where(within[..., 0], down[faces], 1 - flat[..., 1])
+        flat = torch.cat([flat, down[..., None]], -1)
+    rows, corner = _distinct(flat.flatten(0, 1))
+    down = None if down is None else rows[:, 2]
+    return replace(mesh, uv=rows[:, :2], uv_faces=corner.view(-1, 3), v_down=down)
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:

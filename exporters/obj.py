@@ -43,7 +43,7 @@ def _geometry(mesh: Mesh, material: str, extras: Extras) -> str:
     ]  # fmt: skip
     corner = [mesh.faces + 1]
     if mesh.uv is not None and mesh.uv_faces is not None:
-        lines += _rows("vt %.7g %.7g", mesh.uv)
+        lines += _rows("vt %.9g %.9g", mesh.uv)
         corner.append(mesh.uv_faces + 1)
     lines += _rows("vn %.5f %.5f %.5f", axes.to_y_up(normal))
     lines += ["s 1", "usemtl surface"]

@@ -29,7 +29,7 @@ class _Map:
 
     def on(self, mesh: Mesh) -> Mesh:
         """The mesh with this map."""
-        return replace(mesh, uv=self.uv, uv_faces=self.faces)
+        return replace(mesh, uv=self.uv, uv_faces=self.faces, v_down=None)
 
 
 def unwrap(mesh: Mesh, texture: int = 1024) -> Mesh:

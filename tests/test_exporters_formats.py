@@ -11,6 +11,7 @@ import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,68 @@ def test_the_texture_comes_back_in_its_place(tmp_path: Path, suffix: str) -> Non
         assert math.dist(place[q], u) < 1e-3
     if suffix == ".glb":
         assert (back.material.metallic, back.material.roughness) == (0.25, 0.5)
+
+
+def as_written(content: bytes) -> tuple[int, Any, Any]:
+    """Where a GLB of ours has its texture coordinates, these [N, 2], and its faces [F, 3]."""
+    size = int.from_bytes(content[12:16], "little")
+    text, data = json.loads(content[20 : 20 + size]), 28 + size
+    (part,) = text["meshes"][0]["primitives"]
+
+    def rows(number: int, dtype: str, width: int) -> tuple[int, Any]:
+        view = text["bufferViews"][text["accessors"][number]["bufferView"]]
+        first = data + view["byteOffset"]
+        raw = content[first : first + view["byteLength"]]
+        return first, np.frombuffer(raw, dtype).reshape(-1, width)
+
+    first, uv = rows(part["attributes"]["TEXCOORD_0"], "<f4", 2)
+    return first, uv, rows(part["indices"], "<u2", 3)[1]
+
+
+def test_texture_coordinates_of_a_glb_come_out_bit_by_bit(tmp_path: Path) -> None:
+    """Also where 1 - v has another value in float32, or in float64."""
+    exporters.save(textured(), tmp_path / "toy.glb")
+    content = (tmp_path / "toy.glb").read_bytes()
+    first, uv, _ = as_written(content)
+    numbers = np.random.default_rng(0).random(uv.shape, np.float32)
+    numbers[: len(uv) // 2, 1] **= 9
+    hard = [0, 1, 1e-45, 1e-12, 2**-24, 0.1, 1 / 3, np.nextafter(np.float32(1), np.float32(0))]
+    numbers[: len(hard), 1] = hard
+    content = content[:first] + numbers.tobytes() + content[first + numbers.nbytes :]
+    (tmp_path / "theirs.glb").write_bytes(content)
+    mesh = load(tmp_path / "theirs.glb")
+    exporters.save(mesh, tmp_path / "ours.glb")
+    _, written, faces = as_written((tmp_path / "ours.glb").read_bytes())
+    _, _, own_faces = as_written(content)
+    assert np.array_equal(written[faces].view(np.uint32), numbers[own_faces].view(np.uint32))
+    assert mesh.uv is not None
+    assert mesh.v_down is not None
+    with pytest.raises(ValueError, match="v_down is not 1 - v of uv"):
+        replace(mesh, uv=mesh.uv * 0.5)
+    with pytest.raises(ValueError, match="one number for each row of uv"):
+        replace(mesh, v_down=mesh.v_down[1:])
+
+
+def test_texture_coordinates_of_an_obj_come_out_bit_by_bit(tmp_path: Path) -> None:
+    mesh = textured()
+    assert mesh.uv is not None
+    mesh = replace(mesh, uv=torch.rand(mesh.uv.shape) ** 9)
+    exporters.save(mesh, tmp_path / "a.obj")
+    back = load(tmp_path / "a.obj")
+    assert mesh.uv_faces is not None
+    assert mesh.uv is not None
+    assert back.uv is not None
+    assert back.uv_faces is not None
+    assert torch.equal(back.uv[back.uv_faces], mesh.uv[mesh.uv_faces])
+
+
+def test_a_face_at_the_border_of_a_texture_stays_there(tmp_path: Path) -> None:
+    mesh = textured()
+    assert mesh.uv is not None
+    exporters.save(replace(mesh, uv=torch.ones_like(mesh.uv)), tmp_path / "a.obj")
+    back = load(tmp_path / "a.obj")
+    assert back.uv is not None
+    assert back.uv.tolist() == [[1.0, 1.0]]
 
 
 def test_every_map_of_a_glb_comes_back(tmp_path: Path) -> None:

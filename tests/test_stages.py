@@ -222,14 +222,15 @@ def test_a_mesh_of_any_scale_comes_into_the_ball_upright(tmp_path: Path, kind: s
 
 def test_a_given_mesh_is_kept_exactly(tmp_path: Path) -> None:
     mesh = shapes.sphere()
-    mesh = replace(mesh, uv=torch.rand(9, 2), uv_faces=torch.randint(9, mesh.faces.shape))
+    uv = torch.rand(9, 2)
+    mesh = replace(mesh, uv=uv, uv_faces=torch.randint(9, mesh.faces.shape), v_down=1 - uv[:, 1])
     mesh = replace(mesh, material=replace(mesh.material, albedo=torch.rand(4, 5, 3)))
     given = Given(mesh, read_given(mug(tmp_path)).placement)
     path = tmp_path / "init.pt"
     path.write_bytes(given.to_bytes())
     again = Given.from_file(path)
     assert again.placement == given.placement
-    for name in ("vertices", "faces", "colors", "uv", "uv_faces"):
+    for name in ("vertices", "faces", "colors", "uv", "uv_faces", "v_down"):
         assert torch.equal(getattr(again.mesh, name), getattr(mesh, name))
     assert again.mesh.material.albedo is not None
     assert torch.equal(again.mesh.material.albedo, mesh.material.albedo)  # type: ignore[arg-type]
@@ -282,6 +283,9 @@ def test_a_mesh_is_painted_in_its_own_map_where_it_stood_and_resumed(
     assert after.uv is not None
     assert after.uv_faces is not None
     assert torch.equal(before.uv[before.uv_faces], after.uv[after.uv_faces]), "bit by bit"
+    assert before.v_down is not None
+    assert after.v_down is not None
+    assert torch.equal(before.v_down[before.uv_faces], after.v_down[after.uv_faces])
     assert torch.allclose(before.vertices[before.faces], after.vertices[after.faces], rtol=1e-5)
     assert after.material.albedo is not None
     assert {p.name for p in whole.folder.iterdir()} >= {
@@ -330,7 +334,7 @@ def test_what_cannot_begin_with_a_mesh_is_said_before_a_folder_is_made(
             generate("a red mug", run, init=init, out=out)
     assert not out.exists()
     flat = load(path)
-    flat = replace(flat, uv=torch.zeros(1, 2), uv_faces=torch.zeros_like(flat.faces))
+    flat = replace(flat, uv=torch.zeros(1, 2), uv_faces=torch.zeros_like(flat.faces), v_down=None)
     with pytest.raises(InputError, match="cover nothing"):
         check_start(kept, Given(flat, read_given(path).placement))
 

@@ -132,6 +132,8 @@ class Mesh:
     colors: Tensor | None = None  # [V, 3] sRGB in [0, 1]
     uv: Tensor | None = None  # [T, 2] in [0, 1]
     uv_faces: Tensor | None = None  # [F, 3] int64 into uv
+    # [T] 1 - v, where a file counts v from the top: 1 - v rounds, and what is kept must not change
+    v_down: Tensor | None = None
     material: Material = field(default_factory=Material)
 
     def __post_init__(self) -> None:
@@ -152,6 +154,7 @@ class Mesh:
                 raise ValueError(f"uv_faces must be {list(self.faces.shape)}, like faces, "
                                  f"got {list(self.uv_faces.shape)}")  # fmt: skip
             _check_range("uv_faces", self.uv_faces, len(self.uv), "uv")
+        _check_flipped(self.uv, self.v_down)
 
     def vertex_normals(self) -> Tensor:
         """[V, 3] unit normals, face normals weighted by area."""
@@ -172,6 +175,15 @@ def _check_rows(name: str, value: Tensor, width: int) -> None:
         raise ValueError(f"{name} must be [N, {width}], got {list(value.shape)}")
     if len(value) == 0:
         raise ValueError(f"{name} is empty: there is nothing to write")
+
+
+def _check_flipped(uv: Tensor | None, v_down: Tensor | None) -> None:
+    if v_down is None:
+        return
+    if uv is None or v_down.shape != (len(uv),):
+        raise ValueError(f"v_down must be one number for each row of uv, got {list(v_down.shape)}")
+    if not bool(((v_down + uv[:, 1] - 1).abs() < 1e-5).all()):
+        raise ValueError("v_down is not 1 - v of uv: give both, or neither")
 
 
 def _check_range(name: str, value: Tensor, count: int, what: str) -> None:

@@ -58,13 +58,13 @@ class Given:
         try:
             data = torch.load(path, map_location="cpu", weights_only=True)
             placement = Placement(**data["placement"])
-            mesh = Mesh(**{name: data[name] for name in _PARTS})
+            mesh = Mesh(**{name: data.get(name) for name in _PARTS})
             return Given(replace(mesh, material=Material(data["albedo"])), placement)
         except Exception as error:  # torch.load raises whatever it stumbles over
             raise InputError(f"{path} is damaged or not the mesh of a run") from error
 
 
-_PARTS = ("vertices", "faces", "colors", "uv", "uv_faces")
+_PARTS = ("vertices", "faces", "colors", "uv", "uv_faces", "v_down")
 
 
 def read_given(path: Path, up: Up | None = None) -> Given:
