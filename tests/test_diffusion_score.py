@@ -63,6 +63,16 @@ def test_conditions_of_one_shape_share_one_call() -> None:
     assert backbone.batches == [4]
 
 
+def test_conditions_serve_any_multiple_of_their_batch_in_their_order() -> None:
+    pair = Condition(torch.tensor([2.0, 3.0])[:, None, None].expand(2, 3, 5))
+    backbone = Linear()
+    x, t = torch.randn(6, 4, 8, 8), torch.arange(6)
+    guided = score(backbone, [pair, condition(1.0)], cfg(5.0))
+    factors = torch.tensor([6.0, 11.0] * 3)[:, None, None, None]
+    torch.testing.assert_close(guided(x, t), x * factors)
+    assert backbone.batches == [12]
+
+
 def test_what_cannot_be_stacked_gets_a_call_of_its_own() -> None:
     backbone = Linear()
     edited = replace(condition(2.0), attention=(Views(2),))

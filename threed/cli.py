@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO
 
 import typer
 
-from threed import cli_backbones, cli_files, cli_lists
+from threed import cli_backbones, cli_files, cli_lists, cli_systems
 from threed.cli_show import Display, complain, say
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ app.command("report")(cli_files.report)
 app.command("blender")(cli_files.blender)
 app.command("convert")(cli_backbones.convert)
 app.command("list")(cli_lists.show)
+app.command("image")(cli_systems.image)
 
 
 class Axis(str, Enum):
@@ -155,54 +156,6 @@ def resume(
         with _resumable(folder), Display() as display:
             go_on(folder, progress=display)
     _announce(folder, time.perf_counter() - began, as_json)
-
-
-@app.command()
-def image(
-    prompt: Prompt,
-    out: Annotated[Path, typer.Option(help="The picture's file: .png, .jpg or .webp.")],
-    backbone: BackboneName = None,
-    views: Annotated[
-        int | None,
-        typer.Option(min=1, help="4: sides of one thing, by toybox-multiview if not said."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Decides every random number.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Of the sampler.")] = 30,
-    guidance: Annotated[float, typer.Option(min=0, help="Towards the prompt; 1 is none.")] = 5.0,
-    negative: Annotated[str, typer.Option(help="What to keep away from.")] = "",
-    n: Annotated[int, typer.Option("-n", min=1, max=64, help="Pictures, side by side.")] = 1,
-    size: Annotated[
-        int | None,
-        typer.Option(min=8, help="Pixels a side; the backbone's own if not given."),
-    ] = None,
-    device: Device = None,
-) -> None:
-    """Make pictures of a prompt. A multi-view backbone shows four sides of one thing."""
-    from guidance.prompts import check_prompt, prompt_warnings
-    from threed.cameras import orbit
-    from threed.diffusion.backbone import load_backbone
-    from threed.diffusion.images import FORMATS, grid, make_images, save_image
-
-    text = check_prompt(prompt)
-    if out.suffix.lower() not in FORMATS:
-        raise typer.BadParameter(f"--out must end in one of {', '.join(FORMATS)}, got {out}")
-    several = "toybox-multiview" if (views or 1) > 1 else "toybox"
-    model = load_backbone(backbone or several, device=device or "auto")
-    if views not in (None, model.views):
-        raise typer.BadParameter(f"--views {views}: backbone {model.name!r} sees {model.views} at "
-                                 "once")  # fmt: skip
-    for warning in prompt_warnings(model, text):
-        complain(warning, "warning")
-    cameras = None
-    if model.views > 1:
-        n = model.views
-        cameras = orbit(n, size or model.image_size).to(model.device)
-    pictures = make_images(
-        model, text, n=n, steps=steps, guidance_scale=guidance, negative=negative, seed=seed,
-        size=size, cameras=cameras,
-    )  # fmt: skip
-    save_image(grid(pictures, columns=4), out)
-    say(str(out))
 
 
 @app.command()

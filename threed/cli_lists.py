@@ -19,18 +19,20 @@ class What(str, Enum):
     backbones = "backbones"
     toybox = "toybox"
     settings = "settings"
+    systems = "systems"
 
 
 def show(
     what: Annotated[What, typer.Argument(help="What to list.")] = What.presets,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List presets, backbones, the words of toybox, or every setting."""
+    """List presets, backbones, systems, the words of toybox, or every setting."""
     rows = {
         What.presets: _presets,
         What.backbones: _backbones,
         What.toybox: _toybox,
         What.settings: _settings,
+        What.systems: _systems,
     }[what]()
     if as_json:
         say(json.dumps(rows, indent=2))
@@ -114,3 +116,10 @@ def _settings() -> list[dict[str, Any]]:
 
     return [{"setting": item.name, "default": json.dumps(item.default), "takes": item.allowed,
              "meaning": item.meaning} for item in describe(Run)]  # fmt: skip
+
+
+def _systems() -> list[dict[str, Any]]:
+    from threed.systems import SYSTEMS
+    from threed.systems.system import describe
+
+    return [describe(system) for system in SYSTEMS.values()]

@@ -21,7 +21,10 @@ Combine = Callable[[Sequence[Tensor], Tensor, Tensor], Tensor]
 
 
 def score(backbone: Backbone, conditions: Sequence[Condition], combine: Combine) -> Score:
-    """The Score of several conditions of B items each. What can share a UNet call does."""
+    """The Score of several conditions of B items each. What can share a UNet call does.
+
+    It takes any multiple of B items: every B neighbours get the conditions in their order.
+    """
     groups: list[list[int]] = []
     for i, condition in enumerate(conditions):
         fitting = (g for g in groups if stackable(conditions[g[0]], condition))
@@ -30,11 +33,16 @@ def score(backbone: Backbone, conditions: Sequence[Condition], combine: Combine)
             groups.append([i])
         else:
             group.append(i)
-    batches = [(group, stack([conditions[i] for i in group])) for group in groups]
+
+    def batches(times: int) -> list[Condition]:
+        return [stack([conditions[i].repeat(times) for i in group]) for group in groups]
+
+    once = batches(1)
 
     def noise(x: Tensor, t: Tensor) -> Tensor:
+        times = max(len(x) // len(conditions[0]), 1)
         noises = [x] * len(conditions)
-        for group, condition in batches:
+        for group, condition in zip(groups, once if times == 1 else batches(times)):
             n = len(group)
             out = backbone.predict_noise(x.repeat(n, 1, 1, 1), t.repeat(n), condition)
             for i, part in zip(group, out.chunk(n)):

@@ -1,0 +1,236 @@
+"""`threed image`: pictures of a prompt, by the backbone alone or by one of the systems.
+
+What a user may tell a system are options of one name everywhere: a command takes those of OPTIONS
+and hands them to read_request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from threed.cli_show import complain, say
+
+if TYPE_CHECKING:
+    from threed.diffusion.backbone import Backbone
+    from threed.systems import Request, System
+
+Value = TypeVar("Value")
+Words = list[str] | None
+
+SystemName = Annotated[str | None, typer.Option("--system", help="See `threed list systems`.")]
+Knobs = Annotated[
+    Words, typer.Argument(metavar="[NAME=VALUE]...", help="Knobs of the system, such as cross=0.6.")
+]
+Source = Annotated[str | None, typer.Option(help="The prompt of the picture to start from.")]
+Picture = Annotated[Path | None, typer.Option("--image", help="A picture to start from.")]
+Weights = Annotated[Path | None, typer.Option(help="What a trained system learned.")]
+Control = Annotated[
+    Words, typer.Option(metavar="KIND:FILE", help="A map to follow, such as edges:e.png; repeat.")
+]
+Weigh = Annotated[
+    Words, typer.Option(metavar="WORD:FACTOR", help="More or less of a word; repeat.")
+]
+Blend = Annotated[
+    Words, typer.Option(metavar="WORD", help="Change the picture only around it; repeat.")
+]
+Move = Annotated[
+    Words, typer.Option(metavar="WORD:DX,DY", help="By fractions of the picture, right and down.")
+]
+Resize = Annotated[Words, typer.Option(metavar="WORD:FACTOR", help="Of its area; repeat.")]
+Appearance = Annotated[
+    Words, typer.Option(metavar="WORD:FILE", help="Let it look like the one in a picture.")
+]
+Layout = Annotated[
+    Words, typer.Option(metavar="WORD:FILE", help="Put it where and as it is in a picture.")
+]
+
+
+def image(
+    prompt: Annotated[str, typer.Argument(help='What to make, such as "a red mug".')],
+    out: Annotated[Path, typer.Option(help="The picture's file: .png, .jpg or .webp.")],
+    knobs: Knobs = None,
+    system: SystemName = None,
+    source: Source = None,
+    picture: Picture = None,
+    control: Control = None,
+    weights: Weights = None,
+    weigh: Weigh = None,
+    blend: Blend = None,
+    move: Move = None,
+    resize: Resize = None,
+    appearance: Appearance = None,
+    layout: Layout = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="A name of `threed list backbones`, a hub id, or a folder."),
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(min=1, help="4: sides of one thing, by toybox-multiview if not said."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides every random number.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Of the sampler.")] = 30,
+    guidance: Annotated[float, typer.Option(min=0, help="Towards the prompt; 1 is none.")] = 5.0,
+    negative: Annotated[str, typer.Option(help="What to keep away from.")] = "",
+    n: Annotated[int, typer.Option("-n", min=1, max=64, help="Pictures, side by side.")] = 1,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Pixels a side; the backbone's own if not given."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Make pictures of a prompt. A multi-view backbone shows four sides of one thing.
+
+    With --system, one of `threed list systems` guides; one that edits shows its source first.
+    """
+    from guidance.prompts import check_prompt
+    from threed.diffusion.images import FORMATS, grid, save_image
+
+    text = check_prompt(prompt)
+    if out.suffix.lower() not in FORMATS:
+        raise typer.BadParameter(f"--out must end in one of {', '.join(FORMATS)}, got {out}")
+    inputs = {
+        "source": source, "image": picture, "control": control, "weights": weights, "weigh": weigh,
+        "blend": blend, "move": move, "resize": resize, "appearance": appearance, "layout": layout,
+    }  # fmt: skip
+    found, request = read_request(system, text, inputs, knobs)
+    common: dict[str, Any] = {"steps": steps, "scale": guidance, "negative": negative}
+    if found is None:
+        model = _model(text, backbone, views, device)
+        pictures = _plain(model, text, n=n, seed=seed, size=size, **common)
+    else:
+        if views not in (None, 1):
+            raise typer.BadParameter(f"--views {views}: a system makes single pictures")
+        model = _model(text, backbone, 1, device)
+        pictures = _by_system(model, found, request, n=n, seed=seed, size=size, **common)
+    save_image(grid(pictures, columns=4), out)
+    say(str(out))
+
+
+def read_request(
+    system: str | None, prompt: str, inputs: Mapping[str, Any], knobs: Sequence[str] | None
+) -> tuple[System | None, Request]:
+    """The system of that name, and what it is told: inputs are the options' values by name.
+
+    InputError for options that the system does not take or misses, or that cannot be read.
+    Without a system, none may be given.
+    """
+    from threed.core import InputError
+    from threed.systems import Request, find_system
+
+    readers: dict[str, Callable[[str, str], Any]] = {
+        "control": _file, "weigh": _number, "resize": _number, "move": _shift,
+        "appearance": _file, "layout": _file,
+    }  # fmt: skip
+    given: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if name in readers:
+            given[name] = tuple(_pairs(f"--{name}", value or (), readers[name]))
+        else:
+            given[name] = tuple(value) if isinstance(value, list) else value
+    given = {name: value for name, value in given.items() if value not in (None, ())}
+    if system is None:
+        if given or knobs:
+            first = f"--{next(iter(given))}" if given else (knobs or [""])[0]
+            raise InputError(f"{first} is for a system: say which with --system "
+                             "(threed list systems)")  # fmt: skip
+        return None, Request(prompt)
+    found = find_system(system)
+    request = Request(prompt, knobs=found.read_knobs(knobs or ()), **given)
+    found.check(request)
+    return found, request
+
+
+def _pairs(
+    option: str, values: Sequence[str], reader: Callable[[str, str], Value]
+) -> list[tuple[str, Value]]:
+    """WORD:VALUE, each of an option's values."""
+    from threed.core import InputError
+
+    pairs = []
+    for value in values:
+        word, colon, text = value.partition(":")
+        if not word or not colon or not text:
+            raise InputError(f"{option} {value}: a word, a colon and a value are needed")
+        pairs.append((word, reader(option, text)))
+    return pairs
+
+
+def _file(option: str, text: str) -> Path:
+    return Path(text)
+
+
+def _number(option: str, text: str) -> float:
+    (value,) = _numbers(option, text, 1)
+    return value
+
+
+def _shift(option: str, text: str) -> tuple[float, float]:
+    dx, dy = _numbers(option, text, 2)
+    return dx, dy
+
+
+def _numbers(option: str, text: str, count: int) -> list[float]:
+    from math import isfinite
+
+    from threed.core import InputError
+
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != count or not all(map(isfinite, values)):
+        what = "a number" if count == 1 else f"{count} numbers with commas between them"
+        raise InputError(f"{option}: {what} must follow the colon, got {text!r}")
+    return values
+
+
+def _model(text: str, name: str | None, views: int | None, device: str | None) -> Backbone:
+    """The backbone, with warnings about what the prompt asks of it."""
+    from guidance.prompts import prompt_warnings
+    from threed.diffusion.backbone import load_backbone
+
+    several = "toybox-multiview" if (views or 1) > 1 else "toybox"
+    model = load_backbone(name or several, device=device or "auto")
+    if views not in (None, model.views):
+        raise typer.BadParameter(f"--views {views}: backbone {model.name!r} sees {model.views} at "
+                                 "once")  # fmt: skip
+    for warning in prompt_warnings(model, text):
+        complain(warning, "warning")
+    return model
+
+
+def _plain(
+    model: Backbone, text: str, *, n: int, seed: int, size: int | None, steps: int, scale: float,
+    negative: str,
+) -> Any:  # fmt: skip
+    """Pictures by the backbone alone."""
+    from threed.cameras import orbit
+    from threed.diffusion.images import make_images
+
+    cameras = None
+    if model.views > 1:
+        n = model.views
+        cameras = orbit(n, size or model.image_size).to(model.device)
+    return make_images(
+        model, text, n=n, steps=steps, guidance_scale=scale, negative=negative, seed=seed,
+        size=size, cameras=cameras,
+    )  # fmt: skip
+
+
+def _by_system(
+    model: Backbone, system: System, request: Request, *, n: int, seed: int, size: int | None,
+    **common: Any,
+) -> Any:  # fmt: skip
+    """Pictures by a system: of each group all rows, source first."""
+    from dataclasses import replace
+
+    from threed.systems.system import paint
+
+    request = replace(request, size=size or model.image_size, **common)
+    ready = system.prepare(model, request)
+    return paint(model, ready, n=n, steps=request.steps, seed=seed, size=request.size)

@@ -1,0 +1,208 @@
+"""What a system is to those who use it: a row of the table, a request, and a Score to sample."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from threed.core import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.sampler import make_scheduler, sample
+from threed.diffusion.score import Score
+
+Knob = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user may tell a system. Each field besides the first five is an input of some system.
+
+    Words are words of the prompt (of the source prompt where a system says so). Lengths are
+    fractions of the picture, to the right and down.
+    """
+
+    prompt: str
+    negative: str = ""
+    scale: float = 5.0  # of classifier-free guidance towards the prompt
+    steps: int = 30  # of the sampler
+    size: int = 64  # pixels a side
+    source: str | None = None  # a prompt
+    image: Path | None = None
+    weights: Path | None = None  # what a trained system learned: a folder or a file
+    control: tuple[tuple[str, Path], ...] = ()  # (kind, picture)
+    weigh: tuple[tuple[str, float], ...] = ()  # (word, factor)
+    blend: tuple[str, ...] = ()  # words
+    move: tuple[tuple[str, tuple[float, float]], ...] = ()  # (word, (dx, dy))
+    resize: tuple[tuple[str, float], ...] = ()  # (word, factor)
+    appearance: tuple[tuple[str, Path], ...] = ()  # (word, picture)
+    layout: tuple[tuple[str, Path], ...] = ()  # (word, picture)
+    knobs: Mapping[str, Knob] = field(default_factory=dict)  # keyword arguments of build
+
+    def given(self) -> tuple[str, ...]:
+        """The names of the inputs that are there."""
+        always = ("prompt", "negative", "scale", "steps", "size", "knobs")
+        names = (f.name for f in fields(self) if f.name not in always)
+        return tuple(name for name in names if getattr(self, name) not in (None, ()))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A Score, and what else a sampler has to know about it."""
+
+    score: Score  # over n groups of `rows` neighbours
+    rows: int = 1  # pictures of a group: they share their noise, and the last is the result
+    start: Tensor | None = None  # [1, C, h, w] to begin from, where noise is not what is meant
+
+    def alone(self) -> Score:
+        """The Score of the result only, for distillation: all rows of a group see the same x."""
+        if self.rows == 1:
+            return self.score
+
+        def noise(x: Tensor, t: Tensor) -> Tensor:
+            together = self.score(
+                x.repeat_interleave(self.rows, 0), t.repeat_interleave(self.rows, 0)
+            )
+            return together[self.rows - 1 :: self.rows]
+
+        return noise
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing that a system is told besides the prompt: a field of Request."""
+
+    name: str
+    about: str
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class System:
+    """One published system. Its file holds `build`, and the training of its own weights."""
+
+    name: str  # as in `threed image --system NAME`
+    paper: str  # its title
+    arxiv: str  # "2208.01626"
+    claim: str  # what it does, in one line
+    inputs: tuple[Input, ...]
+    trains: str  # what has to be trained: "nothing", or which nets
+    seams: tuple[str, ...]  # where it touches a diffusion step; docs/architecture.md
+    build: Callable[..., Score]  # (backbone, inputs..., *, knobs...) -> Score
+    prepare: Callable[[Backbone, Request], Ready]  # builds it from what a user says
+
+    def knobs(self) -> dict[str, Knob]:
+        """The keyword arguments of build that are plain numbers or words, with their defaults."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return {
+            p.name: p.default
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY and isinstance(p.default, bool | int | float | str)
+        }
+
+    def check(self, request: Request) -> None:
+        """InputError if an input is missing, or one is given that the system does not take."""
+        known, given = {i.name: i for i in self.inputs}, request.given()
+        takes = ", ".join(f"--{name}" for name in known) or "none"
+        for name in given:
+            if name not in known:
+                raise InputError(f"system {self.name!r} takes no --{name}; its inputs: {takes}")
+        for item in self.inputs:
+            if item.required and item.name not in given:
+                raise InputError(f"system {self.name!r} needs --{item.name}: {item.about}")
+
+    def read_knobs(self, words: Sequence[str]) -> dict[str, Knob]:
+        """NAME=VALUE of the command line as keyword arguments of build. InputError if not one."""
+        known = self.knobs()
+        values = {}
+        for word in words:
+            name, equals, text = word.partition("=")
+            if not equals or name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                lines = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
+                raise InputError(
+                    f"{word}: no such knob of system {self.name!r}{hint} There are, with their "
+                    f"defaults: {lines}"
+                )
+            values[name] = _parsed(name, text, known[name])
+        return values
+
+
+def _parsed(name: str, text: str, default: Knob) -> Knob:
+    """The text as a value of the default's type."""
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"{name} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    if isinstance(default, str):
+        return text
+    try:
+        value = type(default)(text)
+    except ValueError:
+        kind = "whole number" if isinstance(default, int) else "number"
+        raise InputError(f"{name} must be a {kind}, got {text!r}") from None
+    if value != value or abs(value) == float("inf"):
+        raise InputError(f"{name} must be a finite number, got {text!r}")
+    return value
+
+
+def latent_size(backbone: Backbone, size: int) -> int:
+    """Latents a side of a picture of `size` pixels. InputError if the UNet cannot halve it."""
+    if size <= 0 or size % (8 * backbone.factor):
+        raise InputError(
+            f"size must be a multiple of {8 * backbone.factor} pixels for backbone "
+            f"{backbone.name!r}, got {size}"
+        )
+    return size // backbone.factor
+
+
+def paint(
+    backbone: Backbone,
+    ready: Ready,
+    *,
+    n: int = 1,
+    steps: int = 30,
+    seed: int = 0,
+    size: int | None = None,
+    sampler: str = "ddim",
+) -> Tensor:
+    """[n * rows, 3, size, size] in [0, 1]: n groups of neighbours, the last of each the result.
+
+    Noise is drawn as in make_images: with one row and neutral knobs the pictures are the same.
+    """
+    if not 1 <= steps <= 1000:
+        raise InputError(f"steps must be from 1 to 1000, got {steps}")
+    side = latent_size(backbone, backbone.image_size if size is None else size)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((n, backbone.latent_channels, side, side), generator=generator)
+    if ready.start is not None:
+        noise = ready.start.expand(n, -1, -1, -1)
+    latents = sample(
+        ready.score,
+        make_scheduler(sampler, backbone.scheduler_config),
+        noise.to(backbone.device).repeat_interleave(ready.rows, 0),
+        steps=steps,
+        generator=generator,
+    )
+    return backbone.decode_latents(latents)
+
+
+def describe(system: System) -> dict[str, Any]:
+    """A line of `threed list systems`."""
+    inputs = [f"--{i.name}{' (needed)' if i.required else ''}" for i in system.inputs]
+    return {
+        "system": system.name,
+        "claim": system.claim,
+        "inputs": inputs,
+        "knobs": [f"{name}={value}" for name, value in system.knobs().items()],
+        "trains": system.trains,
+        "touches": list(system.seams),
+        "paper": f"{system.paper} (arXiv:{system.arxiv})",
+    }
