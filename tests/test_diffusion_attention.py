@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,7 +12,16 @@ from torch import Tensor
 from tests.tiny import tiny_folder
 from threed.cameras import orbit
 from threed.core import InputError
-from threed.diffusion.attention import Attend, Change, Layer, Views, install, plain
+from threed.diffusion.attention import (
+    Attend,
+    Change,
+    Layer,
+    Record,
+    Rewrite,
+    Views,
+    install,
+    plain,
+)
 from threed.diffusion.backbone import load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.stable_diffusion import StableDiffusion
@@ -26,27 +35,6 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
     return loaded
 
 
-@dataclass(eq=False)
-class Record:
-    """Keeps the attention weights of one kind of layer, and changes nothing."""
-
-    cross: bool
-    kept: dict[str, Tensor] = field(default_factory=dict)
-
-    def __call__(self, layer: Layer, attend: Attend) -> Attend:
-        if layer.cross != self.cross:
-            return attend
-
-        def recorded(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
-            def keep(weights: Tensor) -> Tensor:
-                self.kept[layer.name] = weights if change is None else change(weights)
-                return self.kept[layer.name]
-
-            return attend(q, k, v, keep)
-
-        return recorded
-
-
 @dataclass(frozen=True)
 class Twice:
     """Every key and value twice: softmax attention cannot tell."""
@@ -58,14 +46,11 @@ class Twice:
         return doubled
 
 
-@dataclass(frozen=True)
-class Uniform:
-    """Looks at everything equally."""
+UNIFORM = Rewrite(lambda layer: True, lambda layer, w: torch.full_like(w, 1 / w.shape[-1]))
 
-    def __call__(self, layer: Layer, attend: Attend) -> Attend:
-        return lambda q, k, v, change=None: attend(
-            q, k, v, lambda w: torch.full_like(w, 1 / w.shape[-1])
-        )
+
+def crossing(layer: Layer) -> bool:
+    return layer.cross
 
 
 def inputs(backbone: StableDiffusion) -> tuple[Tensor, Tensor, Condition]:
@@ -92,35 +77,69 @@ def test_recording_keeps_the_weights_and_the_result(
     backbone: StableDiffusion, cross: bool, keys: set[int]
 ) -> None:
     x, t, condition = inputs(backbone)
-    record = Record(cross)
+    record = Record(lambda layer: layer.cross == cross)
     noise = backbone.predict_noise(x, t, replace(condition, attention=(record,)))
     torch.testing.assert_close(noise, backbone.predict_noise(x, t, condition), atol=1e-5, rtol=1e-5)
     assert record.kept
-    for name, weights in record.kept.items():
-        assert name.endswith("attn2" if cross else "attn1")
+    for layer, weights in record.kept.items():
+        assert layer.name.endswith("attn2" if cross else "attn1")
         assert weights.shape[-1] in keys
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+def test_recorded_values_are_the_projected_features(backbone: StableDiffusion) -> None:
+    x, t, condition = inputs(backbone)
+    record = Record(crossing, values=True)
+    noise = backbone.predict_noise(x, t, replace(condition, attention=(record,)))
+    assert torch.equal(noise, backbone.predict_noise(x, t, condition))  # fused all the same
+    for layer, values in record.kept.items():
+        to_v = backbone.unet.get_submodule(layer.name).to_v
+        torch.testing.assert_close(values, to_v(condition.tokens))
+
+
+def test_layers_know_their_place_their_size_and_when_they_run(backbone: StableDiffusion) -> None:
+    condition = backbone.encode_text(["a hat"])
+    record = Record(lambda layer: True)
+    backbone.predict_noise(
+        torch.randn(1, 4, 12, 6), torch.tensor([5]), replace(condition, attention=(record,))
+    )
+    assert [layer.order for layer in record.kept] == list(range(len(record.kept)))
+    assert [layer.place for layer in record.kept] == ["down"] * 2 + ["mid"] * 2 + ["up"] * 4
+    for layer, weights in record.kept.items():
+        height, width = layer.shape(12, 6)
+        assert (height, width) == (6, 3)
+        assert weights.shape[1] == height * width
 
 
 def test_edits_compose_from_the_outside_in(backbone: StableDiffusion) -> None:
     x, t, condition = inputs(backbone)
     expected = backbone.predict_noise(x, t, condition)
-    outside, inside = Record(cross=True), Record(cross=True)
+    outside, inside = Record(crossing), Record(crossing)
     edits = (outside, Twice(), inside)
     noise = backbone.predict_noise(x, t, replace(condition, attention=edits))
     torch.testing.assert_close(noise, expected, atol=1e-5, rtol=1e-5)
     # the inner one runs on the weights last asked for: both see the doubled keys
     assert {w.shape[-1] for w in inside.kept.values()} == {2 * condition.tokens.shape[1]}
-    for name, weights in inside.kept.items():
+    for layer, weights in inside.kept.items():
         left, right = weights.chunk(2, -1)
         torch.testing.assert_close(left, right)
-        torch.testing.assert_close(outside.kept[name], weights)
+        torch.testing.assert_close(outside.kept[layer], weights)
+
+
+def test_of_two_rewritings_the_outer_has_the_last_word(backbone: StableDiffusion) -> None:
+    x, t, condition = inputs(backbone)
+    first = Rewrite(crossing, lambda layer, w: w[..., :1].expand_as(w))
+    seen, before = Record(crossing), Record(crossing)
+    backbone.predict_noise(x, t, replace(condition, attention=(seen, UNIFORM, first, before)))
+    for layer, weights in seen.kept.items():
+        torch.testing.assert_close(weights, torch.full_like(weights, 1 / 32))
+        assert float((before.kept[layer] - weights).abs().max()) > 1e-4
 
 
 def test_replaced_weights_reach_the_result_and_only_this_call(backbone: StableDiffusion) -> None:
     x, t, condition = inputs(backbone)
     expected = backbone.predict_noise(x, t, condition)
-    changed = backbone.predict_noise(x, t, replace(condition, attention=(Uniform(),)))
+    changed = backbone.predict_noise(x, t, replace(condition, attention=(UNIFORM,)))
     assert float((changed - expected).abs().max()) > 1e-4
     assert torch.equal(backbone.predict_noise(x, t, condition), expected)
 

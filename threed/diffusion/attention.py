@@ -3,13 +3,14 @@
 An edit makes an attention function out of an attention function, as guidance makes a model out of
 a model, so edits compose: (outer, inner) is outer(layer, inner(layer, fused attention)). An edit
 may change queries, keys or values, add tokens or a second attention, or read and replace the
-weights; attention is fused unless an edit asks for the weights.
+weights (Rewrite, Record); attention is fused unless an edit asks for the weights. Of several edits
+that change the weights the inner one comes first, so that an outer Record sees what is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from threed.core import InputError
 Change = Callable[[Tensor], Tensor]  # attention weights [B, heads, L, S] -> the same shape
 
 
+PLACES = ("down", "mid", "up")
+
+
 @dataclass(frozen=True)
 class Layer:
     """Where in the UNet an attention takes place."""
@@ -27,6 +31,18 @@ class Layer:
     name: str  # "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
     cross: bool  # attends to the text, not to the picture itself
     heads: int
+    halvings: int = 0  # how often the latents' sides are halved by then
+    order: int = 0  # of all attentions, as they run
+
+    @property
+    def place(self) -> str:
+        """Of PLACES: on the way down, in the middle, or on the way up."""
+        return self.name.partition("_")[0]
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the layer's tokens, for latents of a height and a width."""
+        size = 2**self.halvings
+        return -(-height // size), -(-width // size)
 
 
 class Attend(Protocol):
@@ -83,6 +99,57 @@ class Views:
         return joined
 
 
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """Other attention weights in the layers that it is for, from the weights that there are."""
+
+    where: Callable[[Layer], bool]
+    change: Callable[[Layer, Tensor], Tensor]  # [B, heads, L, S] -> the same shape
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        """The edit's own change, then that of the edits outside."""
+        if not self.where(layer):
+            return attend
+
+        def rewritten(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+            def both(weights: Tensor) -> Tensor:
+                weights = self.change(layer, weights)
+                return weights if change is None else change(weights)
+
+            return attend(q, k, v, both)
+
+        return rewritten
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """Keeps the attention weights [B, L, S] of a call, the mean over heads, and changes nothing.
+
+    With `values`, keeps the values [B, S, C] instead, and attention stays fused. What is kept has
+    its graph: energies of attention are differentiable.
+    """
+
+    where: Callable[[Layer], bool]
+    values: bool = False
+    kept: dict[Layer, Tensor] = field(default_factory=dict)
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        """Read what passes by."""
+        if not self.where(layer):
+            return attend
+
+        def recorded(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+            def keep(weights: Tensor) -> Tensor:
+                self.kept[layer] = weights.mean(1)
+                return weights if change is None else change(weights)
+
+            if self.values:
+                self.kept[layer] = v
+            return attend(q, k, v, change if self.values else keep)
+
+        return recorded
+
+
 class Processor:
     """What runs inside one diffusers Attention module."""
 
@@ -125,14 +192,26 @@ def install(unet: nn.Module) -> None:
 
     InputError if its layers are not the plain ones of Stable Diffusion.
     """
-    for name, attn in unet.named_modules():
-        if hasattr(attn, "set_processor"):
-            extras = [part for part in _EXTRAS if getattr(attn, part, None)]
-            if extras or attn.rescale_output_factor != 1:
-                raise InputError(
-                    f"the UNet's attention {name} is unlike Stable Diffusion's "
-                    f"({', '.join(extras) or 'rescaled output'}); such models are not supported"
-                )
-            attn.set_processor(
-                Processor(Layer(name, cross=name.endswith("attn2"), heads=attn.heads))
+    found = {name: attn for name, attn in unet.named_modules() if hasattr(attn, "set_processor")}
+    for name, attn in found.items():
+        extras = [part for part in _EXTRAS if getattr(attn, part, None)]
+        if extras or attn.rescale_output_factor != 1:
+            raise InputError(
+                f"the UNet's attention {name} is unlike Stable Diffusion's "
+                f"({', '.join(extras) or 'rescaled output'}); such models are not supported"
             )
+    depth = len(unet.get_submodule("down_blocks"))
+    # modules are listed down, up, middle; they run down, middle, up
+    ordered = sorted(found, key=lambda name: PLACES.index(name.partition("_")[0]))
+    for order, name in enumerate(ordered):
+        attn: Any = found[name]
+        layer = Layer(name, name.endswith("attn2"), attn.heads, _halvings(name, depth), order)
+        attn.set_processor(Processor(layer))
+
+
+def _halvings(name: str, depth: int) -> int:
+    """How often the latents are halved where a module of a UNet of `depth` blocks stands."""
+    place, block = name.partition("_")[0], name.split(".")[1]
+    if place == "mid":
+        return depth - 1
+    return int(block) if place == "down" else depth - 1 - int(block)
