@@ -19,6 +19,7 @@ from torch import Tensor
 
 from renderers.kernels import Samples
 from renderers.kernels.jit import compiled, exact, inlined, inlined_exact
+from renderers.kernels.rows import add_to_rows, read_rows
 
 BLOCK = 128  # points located at once: their corners and fractions stay in the first cache
 STOP = np.float32(1e-4)  # as in field_reference
@@ -79,11 +80,11 @@ def _locate(points: Array, count: int, cell: int, rows: int, row: Array, part: A
 
 @functools.cache
 def _encode(features: int) -> Callable[..., None]:
-    """Reads the table; compiled for one number of features, a fifth faster than for any."""
+    """Reads the table; compiled for one number of features."""
 
     @compiled
     def encode(points: Array, table: Array, cells: Array, active: int, out: Array) -> None:
-        n, rows = len(points), table.shape[1]
+        n, rows, levels = len(points), table.shape[1], len(cells)
         for block in prange((n + BLOCK - 1) // BLOCK):
             first = block * BLOCK
             count = min(n - first, BLOCK)
@@ -94,20 +95,8 @@ def _encode(features: int) -> Callable[..., None]:
                 grid = table[level]
                 _locate(here, count, cells[level], rows, row, part)
                 for p in range(count):
-                    x, y, z = part[p], part[BLOCK + p], part[2 * BLOCK + p]
-                    for f in range(features):
-                        a, b = grid[row[p], f], grid[row[BLOCK + p], f]
-                        c, d = grid[row[2 * BLOCK + p], f], grid[row[3 * BLOCK + p], f]
-                        e, g = grid[row[4 * BLOCK + p], f], grid[row[5 * BLOCK + p], f]
-                        h, k = grid[row[6 * BLOCK + p], f], grid[row[7 * BLOCK + p], f]
-                        a, c, e, h = (
-                            a + x * (b - a),
-                            c + x * (d - c),
-                            e + x * (g - e),
-                            h + x * (k - h),
-                        )
-                        a, e = a + y * (c - a), e + y * (h - e)
-                        out[first + p, level * features + f] = a + z * (e - a)
+                    place = (first + p) * levels + level
+                    read_rows(grid, row, part, p, out, place, features, BLOCK)
 
     return encode
 
@@ -118,7 +107,7 @@ def _encode_backward(features: int) -> Callable[..., None]:
 
     @compiled
     def backward(points: Array, grad: Array, cells: Array, active: int, out: Array) -> None:
-        n, rows = len(points), out.shape[1]
+        n, rows, levels = len(points), out.shape[1], len(cells)
         for level in prange(active):
             grid = out[level]
             row = np.empty(8 * BLOCK, np.uint32)
@@ -129,21 +118,8 @@ def _encode_backward(features: int) -> Callable[..., None]:
                 _block(points, first, count, here)
                 _locate(here, count, cells[level], rows, row, part)
                 for p in range(count):
-                    x, y, z = part[p], part[BLOCK + p], part[2 * BLOCK + p]
-                    for f in range(features):
-                        total = grad[first + p, level * features + f]
-                        high = total * z
-                        low = total - high
-                        c, k = low * y, high * y
-                        a, e = low - c, high - k
-                        grid[row[p], f] += a - a * x
-                        grid[row[BLOCK + p], f] += a * x
-                        grid[row[2 * BLOCK + p], f] += c - c * x
-                        grid[row[3 * BLOCK + p], f] += c * x
-                        grid[row[4 * BLOCK + p], f] += e - e * x
-                        grid[row[5 * BLOCK + p], f] += e * x
-                        grid[row[6 * BLOCK + p], f] += k - k * x
-                        grid[row[7 * BLOCK + p], f] += k * x
+                    place = (first + p) * levels + level
+                    add_to_rows(grid, row, part, p, grad, place, features, BLOCK)
 
     return backward
 
@@ -180,19 +156,26 @@ def hash_encode(points: Tensor, table: Tensor, resolutions: Tensor, active_level
     return features
 
 
+@inlined
+def _three(rows: Array, i: int) -> Any:
+    """A row of [N, 3] as a tuple: a view of an array made in a loop costs more than it holds."""
+    return rows[i, 0], rows[i, 1], rows[i, 2]
+
+
 @inlined_exact
-def _occupied(origin: Array, direction: Array, t: Any, occupancy: Array) -> Any:
-    size = occupancy.shape[0]
-    half = np.float32(size) / np.float32(2)
-    x = math.floor((origin[0] + t * direction[0] + _1) * half)
-    y = math.floor((origin[1] + t * direction[1] + _1) * half)
-    z = math.floor((origin[2] + t * direction[2] + _1) * half)
-    inside = 0 <= x < size and 0 <= y < size and 0 <= z < size
-    return inside and occupancy[x, y, z]
+def _occupied(origin: Any, direction: Any, t: Any, occupancy: Array) -> Any:
+    size = np.float32(occupancy.shape[0])
+    half = size / np.float32(2)
+    x = (origin[0] + t * direction[0] + _1) * half
+    y = (origin[1] + t * direction[1] + _1) * half
+    z = (origin[2] + t * direction[2] + _1) * half
+    inside = _0 <= x < size and _0 <= y < size and _0 <= z < size
+    # by way of int32: there is no instruction from a float to an unsigned number before AVX-512
+    return inside and occupancy[_u(np.int32(x)), _u(np.int32(y)), _u(np.int32(z))]
 
 
 @inlined
-def _crossing(origin: Array, direction: Array, box: Array) -> Any:
+def _crossing(origin: Any, direction: Any, box: Array) -> Any:
     """Distances at which a ray enters and leaves the box [2, 3]; leaving first if it misses."""
     enter, leave = np.float32(-1e9), np.float32(1e9)
     for axis in range(3):
@@ -222,15 +205,16 @@ def _march_count(
     Exact, like the filling: a sample on a cell's border must be in the same cell for both.
     """
     for ray in prange(len(origins)):
-        near, far, jitter = bounds[ray, 0], bounds[ray, 1], bounds[ray, 2]
-        enter, leave = _crossing(origins[ray], directions[ray], box)
+        near, far, jitter = _three(bounds, ray)
+        origin, direction = _three(origins, ray), _three(directions, ray)
+        enter, leave = _crossing(origin, direction, box)
         # a step more on both sides: rounding must not lose a sample
         far = min(far, leave + step)
         k = max(np.float32(math.floor((enter - near) / step - jitter)) - _1, np.float32(0))
         count, first = 0, k
         t = near + (k + jitter) * step
         while t < far:
-            if _occupied(origins[ray], directions[ray], t, occupancy):
+            if _occupied(origin, direction, t, occupancy):
                 if count == 0:
                     first = k
                 count += 1
@@ -253,12 +237,14 @@ def _march_fill(
     ts: Array,
 ) -> None:
     for ray in prange(len(origins)):
+        near, _, jitter = _three(bounds, ray)
+        origin, direction = _three(origins, ray), _three(directions, ray)
         place = packed[ray, 0]
         end = place + packed[ray, 1]
         k = firsts[ray]
         while place < end:
-            t = bounds[ray, 0] + (k + bounds[ray, 2]) * step
-            if _occupied(origins[ray], directions[ray], t, occupancy):
+            t = near + (k + jitter) * step
+            if _occupied(origin, direction, t, occupancy):
                 index[place] = ray
                 ts[place] = t
                 place += 1
@@ -305,18 +291,16 @@ def _composite(
 ) -> None:  # fmt: skip
     for ray in prange(len(packed)):
         start, end = packed[ray, 0], packed[ray, 0] + packed[ray, 1]
-        optical = _0
+        front = _1
         for i in range(start, end):
-            front = np.exp(-optical)
             if front < STOP:
                 weights[i:end] = _0
                 behind[i:end] = _0
                 break
-            here = density[i] * dt[i]
-            optical += here
-            w = front * -np.float32(math.expm1(-here))
+            w = front * -np.float32(math.expm1(-density[i] * dt[i]))
+            front -= w
             weights[i] = w
-            behind[i] = np.exp(-optical)
+            behind[i] = front
             totals[ray, 0] += w
             totals[ray, 1] += w * t[i]
             for c in range(values.shape[1]):
