@@ -47,8 +47,8 @@ def test_depth_and_parts_lie_on_the_solids() -> None:
     rows = toy.packed()
     for index in range(2):
         picture = draw.draw(
-            rows, 0, np.array(toy.second, np.float32), cameras.c2w[index].numpy(),
-            float(cameras.fov_y[index]), 48, Light(), WHITE, samples=1,
+            rows, cameras.c2w[index].numpy(), float(cameras.fov_y[index]), 48, Light(), WHITE,
+            samples=1,
         )  # fmt: skip
         one = cameras[slice(index, index + 1)]
         points = surface_points(one, [picture.depth])

@@ -15,7 +15,7 @@ from exporters.bake import bake
 from exporters.unwrap import unwrap
 from tests.shapes import sphere
 from threed.core import Mesh
-from threed.toybox.draw import COLOR, Array, _nearest
+from threed.toybox.draw import COLOR, CUT, Array, _carved
 from threed.toybox.world import random_toy
 
 RADIUS = 0.6  # of the bumpy ball
@@ -30,10 +30,14 @@ def bumpy() -> Mesh:
 
 @njit
 def _solids(parts: Any, points: Any, distance: Any, owner: Any) -> None:
-    every = np.arange(len(parts))
     for i in range(len(points)):
         x, y, z = points[i]
-        distance[i], owner[i] = _nearest(parts, every, len(parts), x, y, z)
+        distance[i] = 1e9
+        for j in range(len(parts)):
+            if parts[j, CUT] < 0.5:
+                d, which = _carved(parts, j, x, y, z)
+                if d < distance[i]:
+                    distance[i], owner[i] = d, which
 
 
 def solids(parts: Array, points: Array) -> tuple[Array, Array]:

@@ -50,25 +50,37 @@ def caption(rng: np.random.Generator, label: Label, view: str | None = None) -> 
     The view word is said only where it is given; the finish, the colour and the background are
     left out now and then, so that prompts may be short.
     """
-    kind = KINDS[label.kind]
-    if kind in SYNONYMS and rng.uniform() < 0.15:
-        kind = str(rng.choice(SYNONYMS[kind]))
-    words = [kind]
     color, finish = list(COLORS)[label.color], FINISHES[label.finish]
-    extra = [color] if rng.uniform() < 0.92 else []
-    if finish != "plain" and rng.uniform() < 0.85:
-        extra.insert(int(rng.integers(len(extra) + 1)), finish)
-    elif finish == "plain" and rng.uniform() < 0.1:
-        extra.insert(0, finish)
-    text = " ".join([*extra, *words])
+    text = toy_words(rng, KINDS[label.kind], color, finish)
     opening = str(rng.choice(OPENINGS, p=(0.6, 0.08, 0.06, 0.06, 0.08, 0.04, 0.08)))
     if opening.endswith("a") and text[0] in "aeiou":
         opening += "n"
     text = f"{opening} {text}".strip()
     if rng.uniform() < 0.3:
-        ground = BACKGROUNDS[label.background]
-        text += f" on {'an' if ground[0] in 'aeiou' else 'a'} {ground} background"
+        text += f" on {a(BACKGROUNDS[label.background])} background"
     return f"{text}, {view} view" if view else text
+
+
+def toy_words(
+    rng: np.random.Generator, kind: str, color: str, finish: str, drop: float = 0.08
+) -> str:
+    """What a toy is called, without an article: "striped blue teapot".
+
+    The kind may be a synonym; the colour is left out in a share `drop`, the finish now and then.
+    """
+    if kind in SYNONYMS and rng.uniform() < 0.15:
+        kind = str(rng.choice(SYNONYMS[kind]))
+    extra = [color] if rng.uniform() < 1 - drop else []
+    if finish != "plain" and rng.uniform() < 0.85:
+        extra.insert(int(rng.integers(len(extra) + 1)), finish)
+    elif finish == "plain" and rng.uniform() < 0.1:
+        extra.insert(0, finish)
+    return " ".join([*extra, kind])
+
+
+def a(text: str) -> str:
+    """The text with its article."""
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 
 def vocabulary() -> list[str]:

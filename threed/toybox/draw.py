@@ -17,8 +17,10 @@ Array = NDArray[np.float32]
 ELLIPSOID, BOX, FRUSTUM, TORUS = 0, 1, 2, 3
 PLAIN, STRIPED, DOTTED, CHECKERED = 0, 1, 2, 3
 
-# columns of a packed part
-SHAPE, CUT, CENTER, ROTATION, SIZE, COLOR, PATTERNED, BOUND, WIDTH = 0, 1, 2, 5, 14, 18, 21, 22, 23
+# columns of a packed part; FRAME is where its finish lives: origin, size, cosine and sine of a turn
+# about z; GROUP is what its pixels are counted for
+SHAPE, CUT, CENTER, ROTATION, SIZE, COLOR = 0, 1, 2, 5, 14, 18
+FINISH, BOUND, SECOND, FRAME, GROUP, WIDTH = 21, 22, 23, 26, 32, 33
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,15 @@ class Picture:
     """What one camera sees, with its truth; row 0 is the top."""
 
     rgb: Array  # [H, W, 3] sRGB in [0, 1] over the background
-    alpha: Array  # [H, W] share of the pixel that the toy covers
+    alpha: Array  # [H, W] share of the pixel that is covered
     depth: Array  # [H, W] distance along the ray, world units; 0 where empty
     normal: Array  # [H, W, 3] world space, unit length; 0 where empty
     part: NDArray[np.int32]  # [H, W] index of the part seen, -1 where empty
+    cover: Array  # [H, W, G] share of the pixel that each group of parts covers
 
 
 def draw(
     parts: Array,
-    finish: int,
-    second: Array,
     c2w: Array,
     fov_y: float,
     size: int,
@@ -53,21 +54,25 @@ def draw(
 ) -> Picture:
     """Draw packed parts [P, WIDTH] from one camera.
 
-    finish is PLAIN, STRIPED, DOTTED or CHECKERED and second [3] its other colour; c2w [4, 4] and
-    fov_y (radians) as in threed.core.Cameras; background [2, 3] holds the colours of the top and
-    the bottom row; samples² rays are averaged in a pixel.
+    c2w [4, 4] and fov_y (radians) as in threed.core.Cameras; background is a picture [size, size,
+    3], or [2, 3] the colours of the top and the bottom row; samples² rays are averaged in a pixel.
     """
+    if background.shape == (2, 3):
+        mix = np.linspace(0, 1, size)[:, None]
+        rows = background[0] * (1 - mix) + background[1] * mix
+        background = np.repeat(rows[:, None].astype(np.float32), size, axis=1)
     rgb = np.empty((size, size, 3), np.float32)
     alpha = np.empty((size, size), np.float32)
     depth = np.empty((size, size), np.float32)
     normal = np.empty((size, size, 3), np.float32)
     part = np.empty((size, size), np.int32)
+    cover = np.zeros((size, size, int(parts[:, GROUP].max()) + 1), np.float32)
     lamp = np.array([*light.direction, light.ambient], np.float32)
     _draw(
-        parts, finish, second, c2w, float(np.tan(fov_y / 2)), samples, lamp, background,
-        rgb, alpha, depth, normal, part,
+        parts, c2w, float(np.tan(fov_y / 2)), samples, lamp, background,
+        rgb, alpha, depth, normal, part, cover,
     )  # fmt: skip
-    return Picture(rgb, alpha, depth, normal, part)
+    return Picture(rgb, alpha, depth, normal, part, cover)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -103,49 +108,59 @@ def _solid(q: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _nearest(parts: Any, near: Any, count: Any, x: Any, y: Any, z: Any) -> Any:
-    """Distance to the union of the listed parts, and which part's surface that is.
-
-    A cut part is taken away from the solid before it in the list.
-    """
-    best, which = 1e9, -1
-    current, owner = 1e9, -1
-    for k in range(count):
-        i = near[k]
-        d = _solid(parts[i], x, y, z)
-        if parts[i, 1] > 0.5:
-            if -d > current:
-                current, owner = -d, i
-        else:
-            if current < best:
-                best, which = current, owner
-            current, owner = d, i
-    if current < best:
-        best, which = current, owner
-    return best, which
+def _carved(parts: Any, i: Any, x: Any, y: Any, z: Any) -> Any:
+    """Distance to solid i less the cut parts right after it, and which part's surface that is."""
+    distance, owner = _solid(parts[i], x, y, z), i
+    for j in range(i + 1, len(parts)):
+        if parts[j, 1] < 0.5:
+            break
+        d = -_solid(parts[j], x, y, z)
+        if d > distance:
+            distance, owner = d, j
+    return distance, owner
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _reach(parts: Any, ox: Any, oy: Any, oz: Any, dx: Any, dy: Any, dz: Any, near: Any) -> Any:
-    """List the parts whose bounding ball the ray meets; returns (how many, t in, t out)."""
-    count, start, end = 0, 1e9, -1e9
+def _hit(parts: Any, ox: Any, oy: Any, oz: Any, dx: Any, dy: Any, dz: Any) -> Any:
+    """The part that a ray meets first, -1 for none, and how far away.
+
+    Each solid is traced by itself, so that what one pixel shows of it depends on nothing else: an
+    added hat changes no pixel that it does not cover.
+    """
+    which, best = -1, 1e9
     for i in range(len(parts)):
+        if parts[i, 1] > 0.5:
+            continue
         cx, cy, cz = parts[i, 2] - ox, parts[i, 3] - oy, parts[i, 4] - oz
         along = cx * dx + cy * dy + cz * dz
         gap = cx * cx + cy * cy + cz * cz - along * along
         r2 = parts[i, 22] * parts[i, 22]
-        if gap < r2:
-            half = np.sqrt(r2 - gap)
-            near[count] = i
-            count += 1
-            if parts[i, 1] < 0.5:
-                start, end = min(start, along - half), max(end, along + half)
-    return count, start, end
+        if gap >= r2:
+            continue
+        half = np.sqrt(r2 - gap)
+        t, end = along - half, along + half
+        if t >= best:
+            continue
+        for _ in range(80):
+            d, owner = _carved(parts, i, ox + t * dx, oy + t * dy, oz + t * dz)
+            if d < 1.5e-3:
+                if t < best:
+                    which, best = owner, t
+                break
+            t += 0.9 * d
+            if t > end or t >= best:
+                break
+    return which, best
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _is_second(finish: Any, x: Any, y: Any, z: Any) -> Any:
-    """Whether a point of a patterned part has the finish's second colour."""
+def _is_second(q: Any, x: Any, y: Any, z: Any) -> Any:
+    """Whether a point of packed part q has the finish's second colour."""
+    finish = int(q[21])
+    if finish == 0:
+        return False
+    dx, dy, dz = (x - q[26]) / q[29], (y - q[27]) / q[29], (z - q[28]) / q[29]
+    x, y, z = q[30] * dx + q[31] * dy, q[30] * dy - q[31] * dx, dz
     if finish == 1:
         return (z * 4.2 + 0.25) % 1.0 < 0.45
     if finish == 2:
@@ -159,14 +174,12 @@ def _is_second(finish: Any, x: Any, y: Any, z: Any) -> Any:
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _draw(
-    parts: Any, finish: Any, second: Any, c2w: Any, tan: Any, samples: Any, lamp: Any,
-    background: Any, rgb: Any, alpha: Any, depth: Any, normal: Any, part: Any,
+    parts: Any, c2w: Any, tan: Any, samples: Any, lamp: Any, background: Any,
+    rgb: Any, alpha: Any, depth: Any, normal: Any, part: Any, cover: Any,
 ) -> None:  # fmt: skip
     size = rgb.shape[0]
-    near = np.empty(len(parts), np.int64)
     ox, oy, oz = c2w[0, 3], c2w[1, 3], c2w[2, 3]
     for row in range(size):
-        mix = row / max(size - 1, 1)
         for column in range(size):
             total = np.zeros(3)
             n = np.zeros(3)
@@ -179,20 +192,10 @@ def _draw(
                 dz = c2w[2, 0] * u + c2w[2, 1] * v - c2w[2, 2]
                 length = np.sqrt(dx * dx + dy * dy + dz * dz)
                 dx, dy, dz = dx / length, dy / length, dz / length
-                which = -1
-                count, t, end = _reach(parts, ox, oy, oz, dx, dy, dz, near)
-                if count:
-                    for _ in range(80):
-                        d, i = _nearest(parts, near, count, ox + t * dx, oy + t * dy, oz + t * dz)
-                        if d < 1.5e-3:
-                            which = i
-                            break
-                        t += 0.9 * d
-                        if t > end:
-                            break
+                which, t = _hit(parts, ox, oy, oz, dx, dy, dz)
                 if which < 0:
                     for c in range(3):
-                        total[c] += background[0, c] * (1 - mix) + background[1, c] * mix
+                        total[c] += background[row, column, c]
                     continue
                 x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
                 q = parts[which]
@@ -209,9 +212,9 @@ def _draw(
                 gx, gy, gz = gx / length, gy / length, gz / length
                 facing = max(gx * lamp[0] + gy * lamp[1] + gz * lamp[2], 0.0)
                 shade = lamp[3] * (0.9 + 0.1 * gz) + (1 - lamp[3]) * facing
-                other = q[21] > 0.5 and _is_second(finish, x, y, z)
+                other = _is_second(q, x, y, z)
                 for c in range(3):
-                    base = second[c] if other else q[18 + c]
+                    base = q[23 + c] if other else q[18 + c]
                     total[c] += min(base * shade * 1.04, 1.0)
                 n[0] += gx
                 n[1] += gy
@@ -219,6 +222,7 @@ def _draw(
                 far += t
                 hits += 1
                 seen = which
+                cover[row, column, int(q[32])] += 1.0 / (samples * samples)
             rays = samples * samples
             for c in range(3):
                 rgb[row, column, c] = total[c] / rays

@@ -85,8 +85,17 @@ def rotation(turn_deg: Vector) -> Array:
     return (about_z @ about_y @ about_x).astype(np.float32)
 
 
-def pack(parts: Sequence[Part], scale: float = 1.0, shift: Vector = (0.0, 0.0, 0.0)) -> Array:
-    """[P, WIDTH] rows for draw.draw, after x -> scale * x + shift."""
+def pack(
+    parts: Sequence[Part],
+    scale: float = 1.0,
+    shift: Vector = (0.0, 0.0, 0.0),
+    finish: int = draw.PLAIN,
+    second: Vector = (0.0, 0.0, 0.0),
+) -> Array:
+    """[P, WIDTH] rows for draw.draw, after x -> scale * x + shift.
+
+    Patterned parts get the finish, whose other colour is `second`.
+    """
     rows = np.zeros((len(parts), draw.WIDTH), np.float32)
     for row, part in zip(rows, parts):
         row[draw.SHAPE], row[draw.CUT] = part.shape, part.cut
@@ -94,6 +103,46 @@ def pack(parts: Sequence[Part], scale: float = 1.0, shift: Vector = (0.0, 0.0, 0
         row[draw.ROTATION : draw.ROTATION + 9] = rotation(part.turn_deg).T.ravel()
         row[draw.SIZE : draw.SIZE + 4] = scale * np.array(part.size)
         row[draw.COLOR : draw.COLOR + 3] = part.color
-        row[draw.PATTERNED] = part.patterned
+        row[draw.FINISH] = finish if part.patterned else draw.PLAIN
         row[draw.BOUND] = scale * part.bound() + 0.01
+        row[draw.SECOND : draw.SECOND + 3] = second
+        row[draw.FRAME : draw.FRAME + 6] = (0, 0, 0, 1, 1, 0)
     return rows
+
+
+def place(
+    rows: Array, scale: float = 1.0, shift: Vector = (0.0, 0.0, 0.0), turn_deg: float = 0.0
+) -> Array:
+    """The same parts [P, WIDTH] after x -> scale * turned(x) + shift, their finish with them."""
+    placed = rows.copy()
+    turn = rotation((0.0, 0.0, turn_deg))
+    for column in (draw.CENTER, draw.FRAME):
+        at = slice(column, column + 3)
+        placed[:, at] = scale * rows[:, at] @ turn.T + np.array(shift, np.float32)
+    own = rows[:, draw.ROTATION : draw.ROTATION + 9].reshape(-1, 3, 3)
+    placed[:, draw.ROTATION : draw.ROTATION + 9] = (own @ turn.T).reshape(-1, 9)
+    size = slice(draw.SIZE, draw.SIZE + 4)
+    placed[:, size] = scale * rows[:, size]
+    placed[:, draw.BOUND] = scale * (rows[:, draw.BOUND] - 0.01) + 0.01
+    placed[:, draw.FRAME + 3] = scale * rows[:, draw.FRAME + 3]
+    cos, sin = rows[:, draw.FRAME + 4], rows[:, draw.FRAME + 5]
+    placed[:, draw.FRAME + 4] = turn[0, 0] * cos - turn[1, 0] * sin
+    placed[:, draw.FRAME + 5] = turn[1, 0] * cos + turn[0, 0] * sin
+    return placed
+
+
+def extents(rows: Array) -> Array:
+    """[2, 3] the lowest and highest coordinates of the boxes around the solids of packed parts."""
+    low, high = np.full(3, np.inf, np.float32), np.full(3, -np.inf, np.float32)
+    for row in rows[rows[:, draw.CUT] < 0.5]:
+        a, b, c, _ = row[draw.SIZE : draw.SIZE + 4]
+        half = {draw.ELLIPSOID: (a, b, c), draw.BOX: (a, b, c), draw.TORUS: (a + b, a + b, b),
+                draw.FRUSTUM: (max(a, b), max(a, b), c)}[int(row[draw.SHAPE])]  # fmt: skip
+        turn = row[draw.ROTATION : draw.ROTATION + 9].reshape(3, 3).T
+        size = np.array(half, np.float32)
+        # an ellipsoid's box is tighter than its corner's
+        round_ = row[draw.SHAPE] == draw.ELLIPSOID
+        reach = np.sqrt((turn**2) @ size**2) if round_ else np.abs(turn) @ size
+        center = row[draw.CENTER : draw.CENTER + 3]
+        low, high = np.minimum(low, center - reach), np.maximum(high, center + reach)
+    return np.stack([low, high])

@@ -14,7 +14,7 @@ from threed.cameras import VIEWS
 from threed.core import Cameras
 from threed.toybox.draw import Array, Light, Picture, draw
 from threed.toybox.kinds import FRONTED, RECIPES
-from threed.toybox.parts import Part, Vector, pack
+from threed.toybox.parts import Part, Vector, extents, pack
 
 KINDS = tuple(RECIPES)
 FINISHES = ("plain", "striped", "dotted", "checkered")
@@ -57,28 +57,11 @@ class Toy:
 
     def packed(self) -> Array:
         """[P, WIDTH] the parts, centred and scaled into the ball of radius RADIUS."""
-        rows = pack(self.parts)
-        solid = [(r, p) for r, p in zip(rows, self.parts) if not p.cut]
-        reach = np.array([_extent(p) for _, p in solid])  # [S, 2, 3]
-        low, high = reach[:, 0].min(0), reach[:, 1].max(0)
+        low, high = extents(pack(self.parts))
         middle, scale = (low + high) / 2, RADIUS / float(np.linalg.norm((high - low) / 2))
         scale = min(scale * 1.12, 0.86 / float(np.max(high - low) / 2))
         x, y, z = (-scale * middle).tolist()
-        return pack(self.parts, scale, (x, y, z))
-
-
-def _extent(part: Part) -> Array:
-    """[2, 3] the corners of the box around a part."""
-    from threed.toybox.parts import rotation
-
-    a, b, c, _ = part.size
-    half = {0: (a, b, c), 1: (a, b, c), 2: (max(a, b), max(a, b), c), 3: (a + b, a + b, b)}
-    turn = rotation(part.turn_deg)
-    size = np.array(half[part.shape], np.float32)
-    # an ellipsoid's box is tighter than its corner's
-    reach = np.sqrt((turn**2) @ size**2) if part.shape == 0 else np.abs(turn) @ size
-    center = np.array(part.center, np.float32)
-    return np.stack([center - reach, center + reach]).astype(np.float32)
+        return pack(self.parts, scale, (x, y, z), FINISHES.index(self.finish), self.second)
 
 
 @dataclass(frozen=True)
@@ -135,10 +118,9 @@ def draw_set(
     toy: Toy, cameras: Cameras, light: Light, background: Array, *, name: str = "white"
 ) -> Set:
     """Draw a toy from every camera; background [2, 3] as from random_background."""
-    parts, second = toy.packed(), np.array(toy.second, np.float32)
-    finish = FINISHES.index(toy.finish)
+    parts = toy.packed()
     pictures = tuple(
-        draw(parts, finish, second, c2w, fov, cameras.height, light, background)
+        draw(parts, c2w, fov, cameras.height, light, background)
         for c2w, fov in zip(cameras.c2w.numpy(), cameras.fov_y.tolist())
     )
     return Set(toy, cameras, pictures, name)
