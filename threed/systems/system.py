@@ -38,11 +38,16 @@ class Request:
     weights: Path | None = None  # what a trained system learned: a folder or a file
     control: tuple[tuple[str, Path], ...] = ()  # (kind, picture)
     weigh: tuple[tuple[str, float], ...] = ()  # (word, factor)
+    hold: tuple[tuple[str, tuple[float, float]], ...] = ()  # (word, (from, until)), of the sampling
     blend: tuple[str, ...] = ()  # words
     move: tuple[tuple[str, tuple[float, float]], ...] = ()  # (word, (dx, dy))
     resize: tuple[tuple[str, float], ...] = ()  # (word, factor)
+    keep: tuple[str, ...] = ()  # words
     appearance: tuple[tuple[str, Path], ...] = ()  # (word, picture)
     layout: tuple[tuple[str, Path], ...] = ()  # (word, picture)
+    planner: str | None = None  # what divides the picture: see planners.find_planner
+    split: str | None = None  # regions in columns and rows: "1;2,1,1"
+    region: tuple[str, ...] = ()  # their prompts
     knobs: Mapping[str, Knob] = field(default_factory=dict)  # keyword arguments of build
 
     def given(self) -> tuple[str, ...]:

@@ -1,0 +1,172 @@
+"""RPG (arXiv:2401.11708): recaption, plan and generate.
+
+A planner divides the picture into regions with a prompt each, and complementary regional diffusion
+gives each region the noise of its own prompt, mixed with that of the whole prompt at the base
+ratio. Nothing is trained.
+
+Two ways: "attention" is what the published code does, every cross-attention once for each prompt
+over the whole picture, cut to the regions. "latents" is what the paper describes: at every step a
+whole picture is predicted from each prompt, made as small as its region, and put there. Since each
+step starts from pictures that are small already, that makes them smaller and smaller; here it ends
+at `resize_until`, when it is decided what is where, and from then on the pictures are cut, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from threed.core import InputError
+from threed.diffusion.attention import Attend, Change, Layer
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.condition import Condition
+from threed.diffusion.score import Combine, Score, alpha_sigma, cfg, score
+from threed.systems.planners import find_planner
+from threed.systems.plans import Plan, Region, read_regions
+from threed.systems.system import Input, Ready, Request, System
+
+WAYS = ("attention", "latents")
+
+
+def build(
+    backbone: Backbone,
+    plan: Plan,
+    *,
+    negative: str = "",
+    scale: float = 5.0,
+    way: str = "attention",
+    base_ratio: float = 0.2,
+    resize_until: float = 0.7,
+) -> Score:
+    """The Score of a plan: base_ratio 1 is the whole prompt alone, 0 the regions' alone.
+
+    resize_until (way "latents") is the noise level, as a share of the 1000, down to which whole
+    pictures are made small. InputError for another way, and for shares outside 0..1.
+    """
+    if way not in WAYS:
+        raise InputError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
+    for name, share in (("base_ratio", base_ratio), ("resize_until", resize_until)):
+        if not 0 <= share <= 1:
+            raise InputError(f"{name} must be in 0..1, got {share:g}")
+    prompts = [region.prompt for region in plan.regions]
+    texts = backbone.encode_text([plan.prompt, *prompts, negative])
+    whole, *parts, other = (texts.select(torch.tensor([i])) for i in range(len(prompts) + 2))
+    if base_ratio == 1:
+        return score(backbone, [whole, other], cfg(scale))
+    if way == "latents":
+        mixed = resized(plan.regions, base_ratio, scale, resize_until, backbone.alphas_cumprod)
+        return score(backbone, [whole, *parts, other], mixed)
+    side_by_side = joined([whole, *parts]), joined([other] * (len(parts) + 1))
+
+    def noise(x: Tensor, t: Tensor) -> Tensor:
+        edit = Regions(plan.regions, base_ratio, x.shape[-2], x.shape[-1])
+        both = [replace(condition, attention=(edit,)) for condition in side_by_side]
+        return score(backbone, both, cfg(scale))(x, t)
+
+    return noise
+
+
+def joined(conditions: Sequence[Condition]) -> Condition:
+    """The tokens of all one after the other; the rest is the first's."""
+    return replace(conditions[0], tokens=torch.cat([c.tokens for c in conditions], 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Cross-attention to each region's tokens, where the region is.
+
+    The tokens are the whole prompt's and then each region's, equally many. All pixels attend to
+    each prompt by itself; of what comes of it a region keeps its own pixels, mixed with the whole
+    prompt's share.
+    """
+
+    regions: tuple[Region, ...]
+    base_ratio: float
+    height: int  # of the latents
+    width: int
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        """Divide the tokens, and put the outputs together."""
+        if not layer.cross:
+            return attend
+
+        def regional(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+            size = layer.shape(self.height, self.width)
+            keys, values = (x.chunk(len(self.regions) + 1, 1) for x in (k, v))
+            whole, *parts = (
+                attend(q, key, value, change).unflatten(1, size) for key, value in zip(keys, values)
+            )
+            out = whole.clone()
+            for region, part in zip(self.regions, parts):
+                rows, columns = region.pixels(*size)
+                here = (slice(None), rows, columns)
+                out[here] = torch.lerp(part[here], whole[here], self.base_ratio)
+            return out.flatten(1, 2)
+
+        return regional
+
+
+def resized(
+    regions: Sequence[Region], base_ratio: float, scale: float, until: float, alphas_cumprod: Tensor
+) -> Combine:
+    """Guidance over [whole prompt, regions' prompts, unconditional], put together in x0.
+
+    The paper does it to latents of the next step. In x0 it is the same but for the noise, which
+    would lose its strength by being made small.
+    """
+
+    def combine(noises: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:
+        *texts, other = noises
+        alpha, sigma = alpha_sigma(alphas_cumprod, t)
+        whole, *parts = ((x - sigma * torch.lerp(other, text, scale)) / alpha for text in texts)
+        early = (t >= 1000 * until)[:, None, None, None]
+        clean = whole.clone()
+        for region, part in zip(regions, parts):
+            rows, columns = region.pixels(*x.shape[-2:])
+            here = (..., rows, columns)
+            cut = part[here]
+            if cut.numel() == 0:
+                continue
+            small = F.interpolate(part, cut.shape[-2:], mode="bilinear", antialias=True)
+            clean[here] = torch.lerp(torch.where(early, small, cut), whole[here], base_ratio)
+        return (x - alpha * clean) / sigma
+
+    return combine
+
+
+def planned(request: Request) -> Plan:
+    """The plan of a request: its own regions, or those that its planner finds for the prompt."""
+    if request.region:
+        return read_regions(request.prompt, request.region, request.split)
+    if request.split is not None:
+        raise InputError(f"the split {request.split!r} needs a --region for each of its regions")
+    return find_planner(request.planner or "rules")(request.prompt)
+
+
+def prepare(backbone: Backbone, request: Request) -> Ready:
+    """The Score of a request's plan."""
+    options: dict[str, Any] = {"negative": request.negative, "scale": request.scale}
+    options |= request.knobs
+    return Ready(build(backbone, planned(request), **options))
+
+
+SYSTEM = System(
+    name="rpg",
+    paper="Mastering Text-to-Image Diffusion: Recaptioning, Planning, and Generating",
+    arxiv="2401.11708",
+    claim="several things in one picture, each with its own attributes, where they belong",
+    inputs=(
+        Input("planner", "rules, http://HOST/v1#MODEL, or a language model's name or folder"),
+        Input("split", "regions in columns and rows: 1,1 or 1;2,1,1"),
+        Input("region", "a prompt for each region of a split, or LEFT,TOP,RIGHT,BOTTOM:PROMPT"),
+    ),
+    trains="nothing",
+    seams=("attention", "blend"),
+    build=build,
+    prepare=prepare,
+)
