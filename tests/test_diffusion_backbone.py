@@ -249,6 +249,18 @@ def test_toybox_is_found_in_the_package(hub: Path, tmp_path: Path) -> None:
     assert "On this machine: toybox; fetched" in message(lambda: find("toybox-multiview"))
 
 
+def test_mvdream_is_a_folder_that_is_made_once(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = message(lambda: find("mvdream"))
+    assert "there is no folder mvdream here, which is made once" in text
+    assert "threed convert sd-v2.1-base-4view.pt --like sd21-base --out mvdream" in text
+    tiny_folder(tmp_path / "mvdream")
+    found = load_backbone("mvdream", device="cpu")
+    assert found.name == "mvdream"
+
+
 def test_offline_and_absent_names_what_would_work(hub: Path) -> None:
     for name in ("sd15", "somebody/something"):
         text = message(lambda name=name: find(name))  # type: ignore[misc]

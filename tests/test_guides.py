@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,13 @@ from guidance.prompts import Prompts
 from guidance.vsd import VSD
 from tests import tiny
 from threed import cli
+from threed import optimise as optimising
 from threed.config import CriticSettings, Run, Stage, constant, load_run
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.guides import make_critic, make_guide
-from threed.optimise import Job, optimise, random_cameras, teach
+from threed.memory import Chunk
+from threed.optimise import Job, Taught, optimise, random_cameras, teach
 from threed.run import RunFolder
 from threed.scenes.field import Field, FieldSettings
 from threed.scenes.paint import PaintSettings
@@ -141,7 +144,11 @@ def test_a_run_with_a_critic_goes_on_as_if_never_cut(
             "arXiv:2305.16213",
             ["field by vsd", "surface by sds", "textured by vsd"],
         ),
-        ("dreamflow", "arXiv:2403.14966", ["field by dreamflow", "surface by dreamflow"]),
+        (
+            "dreamflow",
+            "arXiv:2403.14966",
+            ["field by dreamflow", "surface by dreamflow", "surface by dreamflow"],
+        ),
         ("toybox-vsd", "arXiv:2305.16213", ["field by vsd"]),
         ("toybox-dreamflow", "arXiv:2403.14966", ["field by dreamflow"]),
         ("toybox-mvdream", None, ["field by mvdream"]),
@@ -196,3 +203,33 @@ def test_normals_alone_teach_a_surface_its_shape_and_not_its_colours(
     assert not any(name.startswith("paint") for name in moved)
     with pytest.raises(InputError, match="look must be colours for a field"):
         Stage(look="normals")
+
+
+def test_a_step_that_ran_out_of_memory_teaches_the_critic_once(
+    tmp_path: Path, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(folders["sd15"], "vsd", steps=2)
+
+    def learned(path: Path, chunk: Chunk) -> dict[str, torch.Tensor]:
+        backbone = load_backbone(run.backbone, device="cpu")
+        guide = make_guide(run.stages[0], backbone, run, "a mug")
+        folder, scene = RunFolder.create(path, "a mug", run), Field(run.field, seed=run.seed)
+        optimise(Job(folder, 0, scene, guide, 1, chunk))
+        lora: dict[str, torch.Tensor] = copy.deepcopy(guide.state_dict()["lora"])
+        return lora | {"table": scene.table.detach()}
+
+    whole = learned(tmp_path / "whole", Chunk(2048))
+    tries: list[int] = []
+
+    def short_after_learning(job: Job, step: int, *rest: Any) -> Taught:
+        taught = teach(job, step, *rest)
+        tries.append(step)
+        if tries == [0, 1]:  # the second step's first try
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return taught
+
+    monkeypatch.setattr(optimising, "teach", short_after_learning)
+    again = learned(tmp_path / "again", Chunk(4096))
+    assert tries == [0, 1, 1]
+    for name, value in whole.items():
+        torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6, msg=name)

@@ -24,7 +24,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 def peak(run: Run, backbone: Backbone) -> int:
-    return plan_run(run, backbone).peak
+    return plan_run(run, lambda _: [backbone]).peak
 
 
 def test_more_of_anything_needs_more(backbone: Backbone) -> None:
@@ -45,11 +45,11 @@ def test_more_of_anything_needs_more(backbone: Backbone) -> None:
 
 def test_chunks_are_halved_until_it_fits(backbone: Backbone) -> None:
     stage = Stage(resolution=constant(256))
-    plenty = plan_run(Run(memory=1000, stages=(stage,)), backbone)
+    plenty = plan_run(Run(memory=1000, stages=(stage,)), lambda _: [backbone])
     assert plenty.stages[0].chunk == BUDGET
     assert plenty.limit == 1000 * GIB
     limit = 0.6 * plenty.peak / GIB
-    tight = plan_run(Run(memory=limit, stages=(stage,)), backbone)
+    tight = plan_run(Run(memory=limit, stages=(stage,)), lambda _: [backbone])
     chunk = tight.stages[0].chunk
     assert SMALLEST <= chunk < BUDGET
     assert BUDGET % chunk == 0
@@ -58,7 +58,7 @@ def test_chunks_are_halved_until_it_fits(backbone: Backbone) -> None:
 
 
 def test_what_cannot_fit_is_refused_with_the_reason(backbone: Backbone) -> None:
-    plan = plan_run(Run(memory=0.1), backbone)
+    plan = plan_run(Run(memory=0.1), lambda _: [backbone])
     message = r"stage 0: field needs about 0\.\d GiB on cpu, even in chunks of 1024, and 0\.1 may"
     with pytest.raises(InputError, match=message):
         plan.check()
@@ -72,7 +72,7 @@ def test_the_limit_is_what_is_free(backbone: Backbone, monkeypatch: pytest.Monke
     cgroup = tmp_path / "memory.max"
     monkeypatch.setattr("threed.plan.CGROUP", cgroup)
     cgroup.write_text(str(2**28))
-    assert plan_run(Run(), backbone).limit == 2**28
+    assert plan_run(Run(), lambda _: [backbone]).limit == 2**28
     cgroup.write_text("max\n")
     assert free_memory(backbone.device) > 2**28
 

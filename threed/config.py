@@ -35,6 +35,7 @@ from threed.settings import (
 DEFAULT_PRESET = "toybox-mvdream"
 Bounds = tuple[float, float]
 GuidanceName = Literal["sds", "mvdream", "vsd", "dreamflow", "csd", "nfsd", "ism"]
+WITH_CRITIC = ("vsd", "dreamflow")  # guidances that train a net of their own
 
 
 def constant(value: float) -> Schedule:
@@ -89,7 +90,9 @@ class Stage:
     """One optimisation of one scene."""
 
     scene: Literal["field", "surface", "textured"] = "field"  # what is optimised
+    backbone: str | None = None  # what guides this stage; null: the run's own
     steps: Annotated[int, Range(1, 1_000_000)] = 400  # optimisation steps
+    particles: Annotated[int, Range(1, 16)] = 1  # scenes that take turns; they share the critic
     batch: Annotated[int, Range(1, 256)] = 4  # views a step
     resolution: Annotated[Schedule, Range(8, 2048)] = constant(64)  # pixels a side, by step
     lr: Annotated[Schedule, Range(above=0, high=1)] = constant(0.01)  # of the table; nets a tenth
@@ -119,6 +122,10 @@ class Stage:
         if self.look == "normals" and self.scene != "surface":
             raise InputError(f"look must be colours for a {self.scene}: only a surface has normals "
                              "that learn from pictures of them")  # fmt: skip
+        if self.particles > 1 and self.guidance not in WITH_CRITIC:
+            raise InputError(f"particles share a critic, and {self.guidance} has none, got "
+                             f"{self.particles}: use guidance=vsd or dreamflow, or several "
+                             "seeds")  # fmt: skip
         known = {*LOSSES[self.scene], self.guidance, "critic"}
         for name in self.losses:
             if name not in known:
@@ -142,10 +149,11 @@ class Run:
     textured: TexturedSettings = TexturedSettings()
     paint: PaintSettings = PaintSettings()  # of surfaces and textured meshes
     stages: tuple[Stage, ...] = (Stage(),)  # optimised one after the other
+    particle_assets: Literal["all", "first"] = "all"  # which of the last stage's become assets
     asset: AssetSettings = AssetSettings()
 
     def __post_init__(self) -> None:
-        """InputError for values out of range, an unknown device, or no stage."""
+        """InputError for values out of range, an unknown device, or stages that cannot follow."""
         check_ranges(self)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
@@ -156,6 +164,14 @@ class Run:
             if kind == "field" != before:
                 raise InputError(f"stages.{index}: a field cannot follow a {before}; fields come "
                                  "first")  # fmt: skip
+        for index, (first, then) in enumerate(pairwise(self.stages), 1):
+            if then.particles > first.particles:
+                raise InputError(f"stages.{index}: particles can only become fewer, got "
+                                 f"{then.particles} after {first.particles}")  # fmt: skip
+
+    def backbone_of(self, stage: Stage) -> str:
+        """The name of what guides a stage."""
+        return stage.backbone or self.backbone
 
     def to_yaml(self) -> str:
         """Every setting; `load_run` reads it back to an equal run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from guidance import Guidance
 from guidance.critic import LoraCritic
@@ -13,7 +13,7 @@ from guidance.prompts import Prompts
 from guidance.sds import SDS
 from guidance.variants import Classifier, Interval, NoiseFree
 from guidance.vsd import VSD
-from threed.config import Run, Stage
+from threed.config import WITH_CRITIC, Run, Stage
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.diffusion.stable_diffusion import StableDiffusion
@@ -28,13 +28,43 @@ FROZEN: dict[str, Callable[[Prompts, Pull], Guidance]] = {
 """Guidances without a net of their own."""
 
 
-def make_guide(stage: Stage, backbone: Backbone, run: Run, prompt: str) -> Guidance:
-    """The guidance that a stage names; InputError if the backbone cannot serve it."""
+class Backbones:
+    """The models of a run's stages, loaded when asked for, those of one stage at a time."""
+
+    def __init__(self, run: Run, say: Callable[[str], None] = lambda _: None) -> None:
+        self.run, self._say = run, say
+        self._held: dict[str, Backbone] = {}
+
+    def of(self, stage: Stage) -> tuple[Backbone, ...]:
+        """What guides a stage, and its critic's model if that is another; any others are let go."""
+        names = list(self._names(stage))
+        self._held = {name: model for name, model in self._held.items() if name in names}
+        return tuple(self._load(name) for name in names)
+
+    def _names(self, stage: Stage) -> Iterator[str]:
+        yield self.run.backbone_of(stage)
+        if stage.guidance in WITH_CRITIC and stage.critic.model is not None:
+            yield stage.critic.model
+
+    def _load(self, name: str) -> Backbone:
+        if name not in self._held:
+            self._say(f"loading {name}")
+            self._held[name] = load_backbone(name, device=self.run.device)
+        return self._held[name]
+
+
+def make_guide(
+    stage: Stage, backbone: Backbone, run: Run, prompt: str, other: Backbone | None = None
+) -> Guidance:
+    """The guidance that a stage names; InputError if the backbone cannot serve it.
+
+    other: critic.model, where it is loaded already.
+    """
     many = backbone.views > 1
     if stage.guidance == ("sds" if many else "mvdream"):
-        kind, other = ("multi-view", "mvdream") if many else ("single-view", "sds")
+        kind, right = ("multi-view", "mvdream") if many else ("single-view", "sds")
         raise InputError(f"the backbone {backbone.name!r} is {kind}, but guidance is "
-                         f"{stage.guidance!r}: use guidance={other}, or its preset")  # fmt: skip
+                         f"{stage.guidance!r}: use guidance={right}, or its preset")  # fmt: skip
     if stage.batch % backbone.views:
         raise InputError(f"batch must be a multiple of the {backbone.views} views of "
                          f"{backbone.name!r}, got {stage.batch}")  # fmt: skip
@@ -47,13 +77,15 @@ def make_guide(stage: Stage, backbone: Backbone, run: Run, prompt: str) -> Guida
     )  # fmt: skip
     if stage.guidance in FROZEN:
         return FROZEN[stage.guidance](prompts, pull)
-    critic, updates = make_critic(stage, prompts, run), stage.critic.updates
+    critic, updates = make_critic(stage, prompts, run, other), stage.critic.updates
     if stage.guidance == "vsd":
         return VSD(prompts, pull, critic, updates)
     return DreamFlow(prompts, pull, critic, updates, levels=stage.noise_levels, steps=stage.steps)
 
 
-def make_critic(stage: Stage, prompts: Prompts, run: Run) -> LoraCritic:
+def make_critic(
+    stage: Stage, prompts: Prompts, run: Run, other: Backbone | None = None
+) -> LoraCritic:
     """The critic of a stage: in the backbone itself, or in another model of the same latents.
 
     InputError if the other model's latents, noise levels or views differ.
@@ -61,7 +93,7 @@ def make_critic(stage: Stage, prompts: Prompts, run: Run) -> LoraCritic:
     settings, base = stage.critic, prompts.backbone
     backbone = base
     if settings.model is not None:
-        backbone = load_backbone(settings.model, device=str(base.device))
+        backbone = other or load_backbone(settings.model, device=str(base.device))
         for what in ("latent_channels", "factor", "views"):
             if getattr(backbone, what) != getattr(base, what):
                 raise InputError(f"critic.model {settings.model!r} cannot judge the latents of "
@@ -71,7 +103,9 @@ def make_critic(stage: Stage, prompts: Prompts, run: Run) -> LoraCritic:
             raise InputError(f"critic.model {settings.model!r} has other noise levels than "
                              f"{base.name!r}")  # fmt: skip
         prompts = Prompts(backbone, prompts.prompt, view_words=False)
-    assert isinstance(backbone, StableDiffusion)
+    if not isinstance(backbone, StableDiffusion):
+        raise InputError(f"{stage.guidance} trains a LoRA in a UNet, and {backbone.name!r} has a "
+                         "transformer: use guidance=sds, csd, nfsd or ism with it")  # fmt: skip
     return LoraCritic(
         prompts, backbone, rank=settings.rank, learning_rate=settings.learning_rate,
         warmup=settings.warmup, dropout=settings.dropout, seed=run.seed,

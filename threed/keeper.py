@@ -17,7 +17,7 @@ from threed import cameras
 from threed.config import Stage
 from threed.core import InputError, RenderOutput
 from threed.run import Checkpoint, RunFolder
-from threed.stages import Scene
+from threed.stages import Scene, each
 
 LOG_EVERY = 10  # steps between writes to the log, and looks of the watchdog
 RETRIES = 2  # with another seed, before a scene is given up
@@ -69,20 +69,28 @@ class Reading:
 
 
 class Watchdog:
-    """Notices NaN at once, and scenes that stay empty or full of fog for PATIENCE steps."""
+    """Notices NaN at once, and scenes that stay empty or full of fog for PATIENCE steps each."""
 
-    def __init__(self) -> None:
-        self.strikes = 0  # steps in a row that looked bad
+    def __init__(self, scenes: int = 1) -> None:
+        self._strikes = [0] * scenes  # of each: steps in a row that looked bad
 
-    def look(self, numbers: Mapping[str, float]) -> None:
-        """Judge one step; raises Failure. `opaque` is the entropy of the opacity."""
+    @property
+    def alarmed(self) -> bool:
+        """Whether any scene looked bad at last."""
+        return any(self._strikes)
+
+    def look(self, numbers: Mapping[str, float], turn: int = 0) -> None:
+        """Judge a step of the scene whose turn it was; raises Failure.
+
+        `opaque` is the entropy of the opacity.
+        """
         wrong = [name for name, value in numbers.items() if not math.isfinite(value)]
         if wrong:
             raise Failure(f"{wrong[0]} is not a number")
         empty = numbers["opacity"] < EMPTY
         fog = numbers.get("opaque", 0.0) > FOG
-        self.strikes = self.strikes + 1 if empty or fog else 0
-        if self.strikes >= PATIENCE:
+        self._strikes[turn] = self._strikes[turn] + 1 if empty or fog else 0
+        if self._strikes[turn] >= PATIENCE:
             raise Failure("the scene is empty" if empty else "the scene is full of fog")
 
 
@@ -105,7 +113,8 @@ class Keeper:
         self.optimizer = optimizer
         self.progress = progress
         self.attempt = 0
-        self._watchdog = Watchdog()
+        self._scenes = each(scene)
+        self._watchdog = Watchdog(len(self._scenes))
         self._pending: list[tuple[int, float, Reading]] = []
         self._last_time = time.perf_counter()
         self._good: Checkpoint | None = None
@@ -145,7 +154,7 @@ class Keeper:
             return self._roll_back(step, failure)
         if preview:
             self._draw(step)
-        if save and not self._watchdog.strikes:
+        if save and not self._watchdog.alarmed:
             self.save(step)
         return step
 
@@ -170,7 +179,7 @@ class Keeper:
             self._flush()
         except Failure:
             return
-        if not self._watchdog.strikes:
+        if not self._watchdog.alarmed:
             self.save(step)
 
     def lost(self, step: int, reason: str) -> int:
@@ -198,7 +207,7 @@ class Keeper:
             records.append({"stage": self.index, "step": step, "seconds": round(seconds, 4),
                             "memory_mb": memory, **numbers})  # fmt: skip
             try:
-                self._watchdog.look(numbers)
+                self._watchdog.look(numbers, step % len(self._scenes))
             except Failure as error:
                 failure = error
                 break
@@ -214,7 +223,8 @@ class Keeper:
     def _draw(self, step: int) -> None:
         with torch.no_grad():
             size = round(self.stage.resolution(step))
-            views = self.scene.render(cameras.orbit(4, size)).rgb
+            around = cameras.orbit(4, size)
+            views = torch.cat([scene.render(around).rgb for scene in self._scenes])
         self._preview = self.folder.save_preview(self.index, step, views)
 
     def _roll_back(self, step: int, failure: Failure) -> int:
@@ -229,7 +239,7 @@ class Keeper:
             ) from failure
         self.attempt += 1
         self._pending.clear()
-        self._watchdog = Watchdog()
+        self._watchdog = Watchdog(len(self._scenes))
         self._restore(good)
         self.folder.log([{"event": "rollback", "stage": self.index, "step": good.step,
                               "attempt": self.attempt, "reason": str(failure)}])  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import signal
 import threading
@@ -86,8 +87,11 @@ def optimise(job: Job, start: Checkpoint | None = None, progress: Report | None 
 def teach_in_memory(
     job: Job, keeper: Keeper, step: int, views: Cameras, generator: torch.Generator
 ) -> Taught:
-    """`teach`, and where memory runs out once more with half the chunk, until it fits."""
-    state = generator.get_state()
+    """`teach`, and where memory runs out once more with half the chunk, until it fits.
+
+    The scene and the guide learn once, however often it was tried.
+    """
+    state, learned = generator.get_state(), copy.deepcopy(job.guide.state_dict())
     while True:
         try:
             return teach(job, step, views, generator)
@@ -102,6 +106,7 @@ def teach_in_memory(
             raise short
         keeper.event(step, "out of memory", chunk=job.chunk.size)
         generator.set_state(state)
+        job.guide.load_state_dict(learned)
 
 
 def teach(job: Job, step: int, views: Cameras, generator: torch.Generator) -> Taught:

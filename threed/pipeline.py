@@ -10,18 +10,17 @@ from pathlib import Path
 
 from guidance.prompts import check_prompt, prompt_warnings
 from threed import __version__
-from threed.assets import Asset, build_asset
+from threed.assets import Asset, Say, build_asset
 from threed.config import Run, load_run, preset_for
 from threed.core import InputError
-from threed.diffusion.backbone import Backbone, load_backbone
 from threed.given import Given, Up, read_given
-from threed.guides import make_guide
+from threed.guides import Backbones, make_guide
 from threed.keeper import Progress, Report
 from threed.memory import Chunk, is_short
 from threed.optimise import Job, optimise
-from threed.plan import Plan, plan_run
+from threed.plan import Plan, plan_run, plan_stage
 from threed.run import RunFolder, RunWarning, default_folder, refuse_used
-from threed.stages import begin, blank, check_start, follow, for_mesh
+from threed.stages import Scene, check_start, each, first, following, for_mesh, unknown
 
 
 def generate(
@@ -50,14 +49,16 @@ def generate(
     if init is not None:
         run, given = for_mesh(run), read_given(Path(init), up)
     notes = check_start(run, given)
-    backbone = _load(run, progress)
+    backbones = Backbones(run, _sayer(progress))
     for stage in run.stages:  # what does not fit is said before any step
-        make_guide(stage, backbone, run, prompt)
-    plan_run(run, backbone).check()
-    for text in [*notes, *prompt_warnings(backbone, prompt)]:
+        backbone, *other = backbones.of(stage)
+        make_guide(stage, backbone, run, prompt, *other)
+        notes += prompt_warnings(backbone, prompt)
+    plan_run(run, backbones.of).check()
+    for text in dict.fromkeys(notes):
         warnings.warn(text, RunWarning, stacklevel=2)
     folder = RunFolder.create(path, prompt, run, None if given is None else given.to_bytes())
-    return _finish(folder, backbone, progress)
+    return _finish(folder, backbones, progress)
 
 
 def texture(
@@ -85,7 +86,7 @@ def texture(
 def resume(path: Path | str, *, progress: Report | None = None) -> Asset:
     """Go on with a run from its last checkpoint; on a CPU the result is as if never interrupted."""
     folder = RunFolder.open(Path(path))
-    return _finish(folder, _load(folder.run, progress), progress)
+    return _finish(folder, Backbones(folder.run, _sayer(progress)), progress)
 
 
 def plan(run: Run | None = None, *, with_mesh: bool = False) -> Plan:
@@ -95,60 +96,67 @@ def plan(run: Run | None = None, *, with_mesh: bool = False) -> Plan:
     """
     run = run or load_run()
     run = for_mesh(run) if with_mesh else run
-    return plan_run(run, load_backbone(run.backbone, device=run.device))
+    return plan_run(run, Backbones(run).of)
 
 
-def _finish(folder: RunFolder, backbone: Backbone, progress: Report | None) -> Asset:
-    run = folder.run
-
-    def say(message: str) -> None:
-        if progress is not None:
-            progress(Progress(message))
-
+def _finish(folder: RunFolder, backbones: Backbones, progress: Report | None) -> Asset:
+    run, say = folder.run, _sayer(progress)
     with folder.locked(), _explained_memory(run):
         start = folder.latest_checkpoint()
         if start is None:
             folder.cut_log(0)
         given = None if folder.init is None else Given.from_file(folder.init)
-        planned = plan_run(run, backbone)
         scene = None
         for index, stage in enumerate(run.stages):
             if start is not None and index < start.stage:
                 continue
+            backbone, *other = backbones.of(stage)
             if start is not None:
-                scene = blank(run, stage.scene).to(backbone.device)
+                scene = unknown(run, stage).to(backbone.device)
             elif scene is None:
-                scene = begin(run, given, backbone.device)
+                scene = first(run, given, backbone.device)
             else:
                 say(f"making a {stage.scene} of it")
-                scene = follow(scene, run, stage.scene, backbone.device)
-            guide = make_guide(stage, backbone, run, folder.prompt)
-            chunk = Chunk(planned.stages[index].chunk)
+                scene = following(scene, run, stage, backbone.device)
+            guide = make_guide(stage, backbone, run, folder.prompt, *other)
+            chunk = Chunk(plan_stage(run, index, [backbone, *other]).chunk)
             optimise(Job(folder, index, scene, guide, backbone.views, chunk), start, progress)
             start = None
         assert scene is not None  # a run has a stage
-        asset = build_asset(
-            scene,
-            folder.path,
-            run.asset,
-            {
-                "prompt": folder.prompt,
-                "seed": run.seed,
-                "backbone": run.backbone,
-                "config": run.digest(),
-                "version": __version__,
-            },
-            say,
-            None if given is None else given.placement,
-        )
+        asset = _assets(folder, scene, given, say)
         folder.log([{"event": "finished"}])
     return asset
 
 
-def _load(run: Run, progress: Report | None) -> Backbone:
-    if progress is not None:
-        progress(Progress(f"loading {run.backbone}"))
-    return load_backbone(run.backbone, device=run.device)
+def _assets(folder: RunFolder, scene: Scene, given: Given | None, say: Say) -> Asset:
+    """The asset of a scene; of particles each one's, the first in the run's own folder."""
+    run, scenes = folder.run, each(scene)
+    made = []
+    for number, one in enumerate(scenes if run.particle_assets == "all" else scenes[:1], 1):
+        path = folder.path / f"particle{number}" if number > 1 else folder.path
+        provenance: dict[str, str | int | float] = {
+            "prompt": folder.prompt,
+            "seed": run.seed,
+            "backbone": ", ".join(dict.fromkeys(map(run.backbone_of, run.stages))),
+            "config": run.digest(),
+            "version": __version__,
+        }
+        if len(scenes) > 1:
+            provenance["particle"] = number
+        placement = None if given is None else given.placement
+        path.mkdir(exist_ok=True)
+        made.append(build_asset(one, path, run.asset, provenance, say, placement))
+    return made[0]
+
+
+def _sayer(progress: Report | None) -> Say:
+    """What tells the progress a message."""
+
+    def say(message: str) -> None:
+        if progress is not None:
+            progress(Progress(message))
+
+    return say
 
 
 @contextmanager

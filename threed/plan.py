@@ -6,7 +6,7 @@ see is a share on top. `benchmarks/memory.py` sets them beside what runs really 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from renderers.volume import BUDGET
-from threed.config import NEED_NORMALS, Run, Stage
+from threed.config import NEED_NORMALS, WITH_CRITIC, Run, Stage
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone
 from threed.memory import SMALLEST
@@ -29,6 +29,8 @@ HIT = 0.25  # samples in occupied cells, of those along the diameter of every ra
 SEEN = 0.15  # samples whose normal is looked up, at four further places
 COVERED = 0.5  # pixels that show the surface, at most as a rule
 RESNET = 7  # tensors that a block of a VAE keeps for its gradient
+WIDE = 16  # widths that a transformer's block holds of a token: streams, q, k, v, the 4-fold MLP
+TEXT = 333  # tokens of text beside the picture's, in Stable Diffusion 3
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -67,27 +69,43 @@ class Plan:
                 )
 
 
-def plan_run(run: Run, backbone: Backbone) -> Plan:
-    """The plan of a run with its backbone, loaded, on the device where that is.
+def plan_run(run: Run, models: Callable[[Stage], Sequence[Backbone]]) -> Plan:
+    """The plan of a run on the device where its backbones are.
 
-    The limit is run.memory, or what the device has free. Chunks are the usual ones, halved until
-    the prediction fits.
+    models: what guides a stage, loaded, and its critic's model if that is another; asked from the
+    last stage to the first. The limit is run.memory, or what the device has free.
     """
-    device = backbone.device
-    limit = int(run.memory * GIB) if run.memory else free_memory(device)
-    base = (PROCESS if device.type == "cpu" else 0) + _weights(backbone)
-    stages = []
-    for index, stage in enumerate(run.stages):
-        fixed = base + LOOSE * (_scene(run, stage) + _guide(stage, backbone))
-        each, most = _rendered(run, stage)
+    limit, device = 0, ""
+    stages: list[StagePlan] = []
+    for index, stage in reversed(list(enumerate(run.stages))):
+        loaded = models(stage)
+        limit, device = _limit(run, loaded[0].device), str(loaded[0].device)
+        stages.insert(0, plan_stage(run, index, loaded))
+    return Plan(device, limit, tuple(stages))
 
-        def peak(chunk: int, fixed: float = fixed, each: float = each, most: float = most) -> int:
-            return int(fixed + LOOSE * each * min(chunk, most))
 
-        chunk = _fitting(peak, limit)
-        stages.append(StagePlan(f"{index}: {stage.scene}", round(_highest(stage)), stage.batch,
-                                chunk, peak(chunk)))  # fmt: skip
-    return Plan(str(device), limit, tuple(stages))
+def plan_stage(run: Run, index: int, models: Sequence[Backbone]) -> StagePlan:
+    """The plan of one stage with its models, loaded: what guides it, and its critic's.
+
+    Chunks are the usual ones, halved until the prediction fits.
+    """
+    stage, backbone = run.stages[index], models[0]
+    base = PROCESS if backbone.device.type == "cpu" else 0
+    weights = sum(_weights(model) for model in models)
+    fixed = base + weights + LOOSE * (stage.particles * _scene(run, stage) + _rays(stage)
+                                      + _guide(stage, backbone))  # fmt: skip
+    each, most = _rendered(run, stage)
+
+    def peak(chunk: int) -> int:
+        return int(fixed + LOOSE * each * min(chunk, most))
+
+    chunk = _fitting(peak, _limit(run, backbone.device))
+    name = f"{index}: {stage.scene}"
+    return StagePlan(name, round(_highest(stage)), stage.batch, chunk, peak(chunk))
+
+
+def _limit(run: Run, device: torch.device) -> int:
+    return int(run.memory * GIB) if run.memory else free_memory(device)
 
 
 def free_memory(device: torch.device) -> int:
@@ -132,12 +150,15 @@ def _looked_up(features: int, hidden: int) -> float:
     return FLOAT * (2 * features + 3 * hidden + 40)
 
 
+def _rays(stage: Stage) -> float:
+    """Bytes of the rays of a field's pictures."""
+    return FLOAT * 12 * stage.batch * _highest(stage) ** 2 if stage.scene == "field" else 0.0
+
+
 def _scene(run: Run, stage: Stage) -> float:
-    """Bytes of what learns."""
+    """Bytes of what learns in one scene."""
     p = run.field if stage.scene == "field" else run.paint
     table: float = ADAM * FLOAT * p.levels * 2**p.log2_table * p.features
-    if stage.scene == "field":
-        return table + FLOAT * 12 * stage.batch * _highest(stage) ** 2  # rays
     if stage.scene == "surface":
         points = (run.surface.grid + 1) ** 3
         # distances and moves; and along the surface the tetrahedra that it crosses
@@ -151,23 +172,38 @@ def _weights(backbone: Backbone) -> float:
 
 
 def _nets(backbone: Any) -> Iterator[torch.nn.Module]:
-    yield from (backbone.unet, backbone.vae, *backbone.encoders)
+    yield from (_denoiser(backbone), backbone.vae, *backbone.encoders)
+
+
+def _denoiser(backbone: Any) -> Any:
+    return getattr(backbone, "unet", None) or backbone.transformer
 
 
 def _guide(stage: Stage, backbone: Any) -> float:
-    """Bytes that looking at a step's pictures takes: a VAE with gradient, or a UNet without."""
+    """Bytes that looking at a step's pictures takes: a VAE with gradient, a denoiser without."""
     size, batch = backbone.image_size, stage.batch
-    vae, unet = backbone.vae.config, backbone.unet.config
+    vae, net = backbone.vae.config, _denoiser(backbone)
     kept = sum(vae.layers_per_block * c * (size / 2**k) ** 2
                for k, c in enumerate(vae.block_out_channels))  # fmt: skip
     encoded = batch * RESNET * kept * backbone.vae.dtype.itemsize
     latent = size / backbone.factor
-    layers = unet.layers_per_block
-    depth = layers if isinstance(layers, int) else max(layers)
-    skips = sum((depth + 8) * c * (latent / 2**k) ** 2
-                for k, c in enumerate(unet.block_out_channels))  # fmt: skip
     texts = 2  # the prompt, and the negative one
-    seen = texts * batch * skips * backbone.unet.dtype.itemsize
-    if stage.guidance in ("vsd", "dreamflow"):  # a critic learns: the UNet once with gradient
+    held = _held_by_unet if hasattr(backbone, "unet") else _held_by_transformer
+    seen = texts * batch * held(net.config, latent) * net.dtype.itemsize
+    if stage.guidance in WITH_CRITIC:  # a critic learns: the UNet once with gradient
         seen += 4 * seen / texts
     return float(encoded + seen)
+
+
+def _held_by_unet(config: Any, latent: float) -> float:
+    """Numbers that a UNet holds at once for one picture: its skips, and a block's own."""
+    layers = config.layers_per_block
+    depth = layers if isinstance(layers, int) else max(layers)
+    widths: list[int] = list(config.block_out_channels)
+    return float(sum((depth + 8) * c * (latent / 2**k) ** 2 for k, c in enumerate(widths)))
+
+
+def _held_by_transformer(config: Any, latent: float) -> float:
+    """Numbers that a block of a transformer holds at once for one picture."""
+    width: int = config.num_attention_heads * config.attention_head_dim
+    return float(WIDE * width * ((latent / config.patch_size) ** 2 + TEXT))

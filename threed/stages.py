@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
+from torch import nn
 
 from exporters.report import uv_use
 from exporters.simplify import simplify
 from threed.assets import shape
-from threed.config import Run
-from threed.core import InputError, Mesh
+from threed.config import Run, Stage
+from threed.core import Cameras, InputError, Mesh, RenderOutput
 from threed.given import Given
 from threed.scenes.field import Field
 from threed.scenes.isosurface import views_of
@@ -18,12 +21,83 @@ from threed.scenes.paint import Spots, colors_of
 from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
 
-Scene = Field | Surface | Textured
+Single = Field | Surface | Textured
 SHARED = 0.02  # of a map that several faces use, from which it is worth a word
 KINDS = {"field": Field, "surface": Surface, "textured": Textured}
 
 
-def blank(run: Run, kind: str) -> Scene:
+class Particles(nn.Module):
+    """Several scenes of one kind that take turns, a step each; what learns their looks is shared.
+
+    Each goes through its own steps as if it were alone (ProlificDreamer, arXiv:2305.16213).
+    """
+
+    def __init__(self, scenes: Sequence[Single]) -> None:
+        super().__init__()
+        self.scenes = nn.ModuleList(scenes)
+        self.turn = 0
+
+    def __iter__(self) -> Any:
+        return iter(self.scenes)
+
+    def update_occupancy(self, step: int, generator: torch.Generator) -> None:
+        """Give the turn of a step to the next scene, and let that one look where it is empty."""
+        own, self.turn = divmod(step, len(self.scenes))
+        self._current.update_occupancy(own, generator)
+
+    def render(self, cameras: Cameras, **options: Any) -> RenderOutput:
+        """Pictures of the scene whose turn it is."""
+        picture: RenderOutput = self._current.render(cameras, **options)
+        return picture
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Those of each scene, one after the other."""
+        return [group for scene in self for group in scene.param_groups(lr)]
+
+    @property
+    def _current(self) -> Any:
+        return self.scenes[self.turn]
+
+
+Scene = Single | Particles
+
+
+def each(scene: Scene) -> list[Single]:
+    """The scenes of particles, or the only one."""
+    return list(scene) if isinstance(scene, Particles) else [scene]
+
+
+def _together(scenes: Sequence[Single]) -> Scene:
+    return Particles(scenes) if len(scenes) > 1 else scenes[0]
+
+
+def _seeded(run: Run, number: int) -> Run:
+    """The run with the seed of a particle; the first has the run's own."""
+    return replace(run, seed=(run.seed + number) % 2**31)
+
+
+def unknown(run: Run, stage: Stage) -> Scene:
+    """The scenes of a stage before they know anything: for a checkpoint to be loaded."""
+    return _together([blank(_seeded(run, i), stage.scene) for i in range(stage.particles)])
+
+
+def first(run: Run, given: Given | None, device: torch.device) -> Scene:
+    """The scenes that a run begins with. InputError for a mesh that has no shape for them."""
+    count = run.stages[0].particles
+    return _together([begin(_seeded(run, i), given, device) for i in range(count)])
+
+
+def following(before: Scene, run: Run, stage: Stage, device: torch.device) -> Scene:
+    """The scenes of a later stage: as many as it has of those before, changed in kind if need be.
+
+    The others are let go.
+    """
+    kept = each(before)[: stage.particles]
+    return _together([follow(scene, _seeded(run, i), stage.scene, device)
+                      for i, scene in enumerate(kept)])  # fmt: skip
+
+
+def blank(run: Run, kind: str) -> Single:
     """A scene that knows nothing yet: a blob, a ball, or a mesh still to be given."""
     if kind == "field":
         return Field(run.field, seed=run.seed)
@@ -76,7 +150,7 @@ def check_start(run: Run, given: Given | None) -> list[str]:
     return []
 
 
-def begin(run: Run, given: Given | None, device: torch.device) -> Scene:
+def begin(run: Run, given: Given | None, device: torch.device) -> Single:
     """The scene of the first stage. InputError for a mesh that has no shape for it."""
     scene = blank(run, run.stages[0].scene).to(device)
     if given is None or isinstance(scene, Field):
@@ -89,7 +163,7 @@ def begin(run: Run, given: Given | None, device: torch.device) -> Scene:
     return _painted(scene, given.mesh)
 
 
-def follow(before: Scene, run: Run, kind: str, device: torch.device) -> Scene:
+def follow(before: Single, run: Run, kind: str, device: torch.device) -> Single:
     """The scene of a later stage: the one before, or another kind that begins as it."""
     if isinstance(before, KINDS[kind]):
         return before
@@ -102,7 +176,7 @@ def follow(before: Scene, run: Run, kind: str, device: torch.device) -> Scene:
     return scene
 
 
-def _painted(scene: Surface | Textured, mesh: Mesh) -> Scene:
+def _painted(scene: Surface | Textured, mesh: Mesh) -> Single:
     spots = Spots.on(mesh)
     colors = colors_of(mesh, spots)
     if colors is not None:

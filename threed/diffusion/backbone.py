@@ -18,7 +18,7 @@ from torch import Tensor
 
 from threed.core import InputError
 from threed.diffusion.condition import Condition
-from threed.diffusion.files import INDEX, check_folder, read_json, wanted
+from threed.diffusion.files import INDEX, check_folder, denoiser, read_json, wanted
 
 
 class Backbone(Protocol):
@@ -39,6 +39,10 @@ class Backbone(Protocol):
 
     def token_count(self, prompt: str) -> tuple[int, int]:
         """How many tokens a prompt has, and how many are read."""
+        ...
+
+    def token_ids(self, prompt: str) -> tuple[int, ...]:
+        """The tokens of a prompt that are read, start and end included, without padding."""
         ...
 
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
@@ -67,6 +71,7 @@ class Known:
     repos: tuple[str, ...] = ()  # the first that answers is used
     formerly: tuple[str, ...] = ()  # names of the same weights that are gone
     unet: str = "unet"  # subfolder
+    made: str = ""  # how a folder of that name is made, where the weights have no such layout
 
 
 KNOWN = (
@@ -91,7 +96,22 @@ KNOWN = (
         ("stabilityai/stable-diffusion-2-1-base",),
     ),
     Known(
+        "mvdream",
+        "MVDream over Stable Diffusion 2.1 base, 256 pixels, four views at once",
+        made="threed convert sd-v2.1-base-4view.pt --like sd21-base --out mvdream",
+    ),
+    Known(
         "sdxl", "Stable Diffusion XL, 1024 pixels", ("stabilityai/stable-diffusion-xl-base-1.0",)
+    ),
+    Known(
+        "sdxl-refiner",
+        "its refiner, 1024 pixels, for little noise",
+        ("stabilityai/stable-diffusion-xl-refiner-1.0",),
+    ),
+    Known(
+        "sd35-medium",
+        "Stable Diffusion 3.5 medium, 1024 pixels, a flow; its terms have to be accepted first",
+        ("stabilityai/stable-diffusion-3.5-medium",),
     ),
 )
 TOYBOX = Path(__file__).resolve().parent.parent / "toybox" / "weights"
@@ -127,6 +147,7 @@ def load_backbone(name: str, *, device: str = "auto", dtype: torch.dtype | None 
     float16 on CUDA and float32 elsewhere unless dtype says otherwise. InputError if there is no
     such backbone, it is damaged, or it is of a kind that cannot guide.
     """
+    from threed.diffusion.flow import FlowDiffusion
     from threed.diffusion.mvdream import MultiViewDiffusion
     from threed.diffusion.stable_diffusion import StableDiffusion
 
@@ -134,9 +155,15 @@ def load_backbone(name: str, *, device: str = "auto", dtype: torch.dtype | None 
     dtype = dtype or (torch.float16 if where.type == "cuda" else torch.float32)
     found = find(name, half=dtype != torch.float32)
     check_folder(found.folder, found.unet, half=dtype != torch.float32)
-    config = read_json(found.folder / found.unet / "config.json")
+    part = denoiser(found.folder, found.unet)
+    config = read_json(found.folder / part / "config.json")
+    if part == "transformer":
+        if config.get("_class_name") != "SD3Transformer2DModel":
+            raise InputError(f"backbone {name!r} has a {config.get('_class_name')}; of "
+                             "transformers, Stable Diffusion 3 and 3.5 are known")  # fmt: skip
+        return FlowDiffusion(found.name, found.folder, part, device=where, dtype=dtype)
     kind = MultiViewDiffusion if config.get("class_embed_type") == "projection" else StableDiffusion
-    return kind(found.name, found.folder, found.unet, device=where, dtype=dtype)
+    return kind(found.name, found.folder, part, device=where, dtype=dtype)
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -203,6 +230,9 @@ def _known(known: Known, *, half: bool) -> Found:
     folder = _on_disk(known)
     if folder is None and known.repos:
         folder = _from_hub(known.name, known.repos, half=half)
+    if folder is None and known.made:
+        raise InputError(f"there is no folder {known.name} here, which is made once of the "
+                         f"published checkpoint: {known.made}. {_alternatives()}")  # fmt: skip
     if folder is None:
         raise InputError(
             f"the weights of backbone {known.name!r} are missing from {TOYBOX / known.unet}; "
@@ -212,6 +242,8 @@ def _known(known: Known, *, half: bool) -> Found:
 
 
 def _on_disk(known: Known) -> Path | None:
+    if known.made:
+        return Path(known.name) if (Path(known.name) / INDEX).is_file() else None
     if not known.repos:
         complete = (TOYBOX / INDEX).is_file() and (TOYBOX / known.unet / "config.json").is_file()
         return TOYBOX if complete else None

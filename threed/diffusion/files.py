@@ -8,23 +8,37 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from threed.core import InputError
 
 INDEX = "model_index.json"
-_NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+_NAMES = dict.fromkeys(("unet", "vae", "transformer"), "diffusion_pytorch_model")
 _MAX_HEADER = 100_000_000  # bytes: the safetensors format's own limit
 
 
 def parts(folder: Path, unet: str = "unet") -> tuple[str, ...]:
     """The subfolders that a text-to-image model needs."""
-    second = (
-        ("tokenizer_2", "text_encoder_2") if "text_encoder_2" in read_json(folder / INDEX) else ()
-    )
-    return ("tokenizer", "text_encoder", *second, "vae", unet, "scheduler")
+    index = read_json(folder / INDEX)
+    texts = [f"{what}{number}" for number in ("", "_2", "_3")
+             if has_part(index, f"text_encoder{number}", default=not number)
+             for what in ("tokenizer", "text_encoder")]  # fmt: skip
+    return (*texts, "vae", denoiser(folder, unet), "scheduler")
+
+
+def denoiser(folder: Path, unet: str = "unet") -> str:
+    """The subfolder of what predicts: a transformer where the model has one, else the UNet."""
+    return "transformer" if has_part(read_json(folder / INDEX), "transformer") else unet
+
+
+def has_part(index: Mapping[str, Any], part: str, *, default: bool = False) -> bool:
+    """Whether an index names a part; [null, null] says that a model was saved without it."""
+    if part not in index:
+        return default
+    named = index[part]
+    return not (isinstance(named, list) and all(word is None for word in named))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -133,8 +147,11 @@ def wanted(files: Iterable[str], *, half: bool) -> list[str]:
         "tokenizer_2",
         "text_encoder",
         "text_encoder_2",
+        "tokenizer_3",
+        "text_encoder_3",
         "vae",
         "unet",
+        "transformer",
         "scheduler",
     }
     for folder in sorted(folders & known):
