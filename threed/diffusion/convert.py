@@ -1,6 +1,6 @@
-"""MVDream's published checkpoints, made into folders in diffusers' layout.
+"""Published checkpoints of the latent-diffusion code base, in diffusers' names and layout.
 
-A checkpoint (sd-v2.1-base-4view.pt) holds the UNet under the names of the latent-diffusion code
+MVDream's (sd-v2.1-base-4view.pt) holds the UNet under the names of the latent-diffusion code
 base, beside the text encoder and VAE of the model that it was fine-tuned from. Those two are
 taken from a folder of that model, and compared with the file's, so that a wrong one is noticed.
 """
@@ -23,6 +23,7 @@ from threed.core import InputError
 from threed.diffusion.files import INDEX, check_folder, check_weights, parts, read_json, weights
 
 PREFIX = "model.diffusion_model."
+CONTROL = "control_model."
 _RESNET = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj",
     "out_layers.0": "norm2", "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
@@ -32,6 +33,8 @@ _OUTER = {
     "camera_embed.0": "class_embedding.linear_1", "camera_embed.2": "class_embedding.linear_2",
     "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out",
 }  # fmt: skip
+# the first convolutions over a ControlNet's hint: place in the sequence, name in diffusers
+_HINT = {0: "conv_in", **{2 * i + 2: f"blocks.{i}" for i in range(6)}, 14: "conv_out"}
 # a tensor of each frozen part: its name in the file, the part's folder, how its name ends there
 _FROZEN = (
     ("first_stage_model.decoder.conv_out.weight", "vae", "decoder.conv_out.weight"),
@@ -125,6 +128,31 @@ def diffusers_name(name: str, layers: int) -> str:
     if rest.startswith("conv."):
         return f"{where}.upsamplers.0.{rest}"
     return _inside(where, layer, part == 1, rest)
+
+
+def controlnet_state(state: Mapping[str, Tensor], layers: int, source: str) -> dict[str, Tensor]:
+    """A ControlNet's tensors by diffusers' names, of a file of the original's, or of diffusers'.
+
+    layers: resnets a block on the way down. InputError if the file holds no ControlNet.
+    """
+    if "controlnet_mid_block.weight" in state:
+        return dict(state)
+    found = {name.removeprefix(CONTROL): value for name, value in state.items()
+             if name.startswith(CONTROL)}  # fmt: skip
+    if not found:
+        raise InputError(f"{source} holds no ControlNet: no name in it begins with {CONTROL}")
+    return {encoder_name(name, layers): value for name, value in found.items()}
+
+
+def encoder_name(name: str, layers: int) -> str:
+    """What diffusers' ControlNetModel calls a tensor of a trainable copy of the encoder."""
+    if match := re.fullmatch(r"input_hint_block\.(\d+)\.(.+)", name):
+        return f"controlnet_cond_embedding.{_HINT[int(match[1])]}.{match[2]}"
+    if match := re.fullmatch(r"zero_convs\.(\d+)\.0\.(.+)", name):
+        return f"controlnet_down_blocks.{match[1]}.{match[2]}"
+    if name.startswith("middle_block_out.0."):
+        return f"controlnet_mid_block.{name.removeprefix('middle_block_out.0.')}"
+    return diffusers_name(name, layers)
 
 
 def _inside(where: str, layer: int, attention: bool, rest: str) -> str:

@@ -1,0 +1,153 @@
+"""Maps that a picture is to follow: found in another picture, or read as they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from torch import Tensor
+
+from threed.core import InputError
+from threed.diffusion.examples import open_picture
+
+MAP = "-map"  # after a kind: the file is the map, not a picture to find it in
+DEPTH_MODEL = "Intel/dpt-hybrid-midas"
+POSE_MODEL = "usyd-community/vitpose-base-simple"
+SURE = 0.3  # of a joint, from which it is drawn
+Floats = NDArray[np.floating[Any]]
+# COCO's joints: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles (left, right)
+LIMBS = ((5, 7), (7, 9), (6, 8), (8, 10), (5, 6), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
+         (12, 14), (14, 16), (0, 1), (0, 2), (1, 3), (2, 4))  # fmt: skip
+
+
+class MapWarning(UserWarning):
+    """A map that had to be changed to be used."""
+
+
+def read_map(kind: str, path: Path, size: int) -> Tensor:
+    """[1, 3, size, size] in [0, 1]: the map of a kind of DETECTORS, found in the picture at path.
+
+    With "-map" after the kind, which may then be any, the file is the map itself. InputError if
+    there is no such file, or nothing that finds such a map.
+    """
+    picture = open_picture(path, size)
+    if kind.endswith(MAP):
+        _warn(path, size)
+        return picture
+    if kind not in DETECTORS:
+        raise InputError(f"no detector finds {kind!r} in a picture ({', '.join(DETECTORS)} are "
+                         f"found); give the map itself: {kind}{MAP}:{path}")  # fmt: skip
+    found = DETECTORS[kind]((picture[0].permute(1, 2, 0) * 255).round().byte().numpy())
+    return torch.from_numpy(found.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def _warn(path: Path, size: int) -> None:
+    """Say that a map is not as it will be used."""
+    with Image.open(path) as file:
+        if file.size != (size, size):
+            width, height = file.size
+            warnings.warn(f"{path} is {width}x{height}: its middle square is resized to "
+                          f"{size}x{size}", MapWarning, stacklevel=3)  # fmt: skip
+        if file.mode not in ("RGB", "L"):
+            warnings.warn(f"{path} has the mode {file.mode} and is made RGB", MapWarning,
+                          stacklevel=3)  # fmt: skip
+
+
+def edges(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W, 3] white edges of a picture [H, W, 3] (Canny)."""
+    found = canny(picture.astype(np.float64).mean(2) / 255)
+    return np.repeat(found[..., None] * np.uint8(255), 3, axis=2)
+
+
+def canny(
+    grey: Floats, sigma: float = 1.0, low: float = 0.1, high: float = 0.2
+) -> NDArray[np.bool_]:
+    """[H, W] edges of a picture [H, W] in [0, 1] (Canny 1986, A Computational Approach).
+
+    sigma: pixels of the blur. An edge is a ridge of the gradient (of Sobel, 4 for a step from
+    black to white) that is above `low` and connected to a place above `high`.
+    """
+    smooth = ndimage.gaussian_filter(grey, sigma, mode="nearest")
+    gy, gx = ndimage.sobel(smooth, 0, mode="nearest"), ndimage.sobel(smooth, 1, mode="nearest")
+    size = np.hypot(gy, gx)
+    # the neighbours across the edge, between two pixels of the ring around each
+    reach = np.maximum(np.abs(gy), np.abs(gx))
+    reach[reach == 0] = 1
+    step, at = np.stack([gy, gx]) / reach, np.indices(grey.shape)
+    ridge = size > 0
+    for side in (step, -step):
+        ridge &= size >= ndimage.map_coordinates(size, at + side, order=1, mode="nearest") - 1e-12
+    ridge[[0, -1]] = False
+    ridge[:, [0, -1]] = False
+    weak = ridge & (size >= low)
+    groups, _ = ndimage.label(weak, np.ones((3, 3)))
+    strong = np.unique(groups[weak & (size >= high)])
+    return weak & np.isin(groups, strong)
+
+
+def depth(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W, 3] bright where near, by MiDaS (Intel/dpt-hybrid-midas)."""
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+    processor, net = _models(DEPTH_MODEL, "depth", AutoImageProcessor, AutoModelForDepthEstimation)
+    with torch.no_grad():
+        found = net(**processor(Image.fromarray(picture), return_tensors="pt")).predicted_depth
+    found = torch.nn.functional.interpolate(found[None], picture.shape[:2], mode="bicubic")[0, 0]
+    scaled = (found - found.min()) / (found.max() - found.min()).clamp_min(1e-6) * 255
+    return np.repeat(scaled.byte().numpy()[..., None], 3, axis=2)
+
+
+def pose(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W, 3] the skeleton of the person that fills the picture, by ViTPose."""
+    from transformers import AutoProcessor, VitPoseForPoseEstimation
+
+    processor, net = _models(POSE_MODEL, "pose", AutoProcessor, VitPoseForPoseEstimation)
+    height, width = picture.shape[:2]
+    boxes = [[[0.0, 0.0, float(width), float(height)]]]
+    with torch.no_grad():
+        out = net(**processor(Image.fromarray(picture), boxes=boxes, return_tensors="pt"))
+    person = processor.post_process_pose_estimation(out, boxes=boxes)[0][0]
+    places = torch.cat([person["keypoints"], person["scores"][:, None]], 1).numpy()
+    return draw_pose(places, height, width)
+
+
+def draw_pose(places: Floats, height: int, width: int) -> NDArray[np.uint8]:
+    """[H, W, 3] limbs and joints of a person: places [17, 3] in COCO's order, x, y, how sure."""
+    canvas = Image.new("RGB", (width, height))
+    pen = ImageDraw.Draw(canvas)
+    thick = max(2, min(height, width) // 64)
+    hue = np.arange(len(LIMBS))[:, None] / len(LIMBS) + np.array([0, 1 / 3, 2 / 3])
+    colours = (127.5 + 127.5 * np.cos(2 * np.pi * hue)).astype(int).tolist()
+    for (one, two), colour in zip(LIMBS, colours):
+        if min(places[one, 2], places[two, 2]) > SURE:
+            ends = [tuple(places[i, :2].tolist()) for i in (one, two)]
+            pen.line(ends, fill=tuple(colour), width=thick)
+    for x, y, sure in places.tolist():
+        if sure > SURE:
+            pen.ellipse((x - thick, y - thick, x + thick, y + thick), fill="white")
+    return np.asarray(canvas, dtype=np.uint8)
+
+
+DETECTORS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    "edges": edges, "depth": depth, "pose": pose,
+}  # fmt: skip
+
+
+def _models(name: str, kind: str, processor: Any, model: Any) -> tuple[Any, Any]:
+    """A model of the hub with its processor. InputError says what else would do."""
+    try:
+        return (processor.from_pretrained(name),
+                model.from_pretrained(name, use_safetensors=True).eval())  # fmt: skip
+    except Exception as error:  # not there, no network, no torchvision: the hub has many
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise InputError(
+            f"finding {kind} in a picture needs the model {name}, which cannot be loaded "
+            f"({reason}); give the map itself: {kind}{MAP}:FILE"
+        ) from error
