@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threed.toybox.captions import BACKGROUNDS, a
+from threed.toybox.figures import HAIR_COLORS, Identity, random_figure_scene
+from threed.toybox.garments import CLASS, Garment
 from threed.toybox.grounds import ground_of
 from threed.toybox.pairs import (
     Pair,
@@ -120,10 +122,58 @@ def background(rng: Rng) -> Edit:
     return Edit("background", scene, _choose(rng, ways), after, None)
 
 
+def garment(rng: Rng) -> Edit:
+    """ "make the sweater blue": another colour or finish of what a person wears."""
+    scene = random_figure_scene(rng)
+    person: Any = scene.subject
+    piece = "upper" if person.lower is None or person.portrait or rng.uniform() < 0.5 else "lower"
+    old: Garment = getattr(person, piece)
+    if rng.uniform() < 0.7:
+        new = replace(old, color=_other(rng, list(COLORS), old.color))
+        ways: Sequence[str] = (
+            f"make the {old.kind} {new.color}",
+            f"turn the {old.kind} {new.color}",
+            f"change the color of the {old.kind} to {new.color}",
+        )
+    else:
+        new = replace(old, finish=_other(rng, FINISHES, old.finish))
+        ways = (f"make the {old.kind} {new.finish}", f"turn the {old.kind} {new.finish}")
+    after = replace(scene, subject=replace(person, **{piece: new}))
+    return Edit("garment", scene, _choose(rng, ways), after, 0, (CLASS[old.kind],))
+
+
+def face(rng: Rng) -> Edit:
+    """ "add glasses", "remove the beard", "make the hair red"."""
+    scene = random_figure_scene(rng)
+    person: Any = scene.subject
+    one: Identity = person.identity
+    pick = rng.choice(["glasses", "beard", "hair"])
+    if pick == "hair":
+        if one.hair == "bald":
+            one = replace(one, hair="short")
+        new = replace(one, hair_color=_other(rng, list(HAIR_COLORS), one.hair_color))
+        ways: Sequence[str] = (f"make the hair {new.hair_color}", f"give it {new.hair_color} hair")
+    elif pick == "glasses":
+        new = replace(one, glasses=not one.glasses)
+        ways = (("add glasses", "put on glasses", "give it glasses") if new.glasses else
+                ("remove the glasses", "take off the glasses"))  # fmt: skip
+    else:
+        new = replace(one, beard="none" if one.beard != "none" else "beard")
+        ways = (("add a beard", "give it a beard") if new.beard == "beard" else
+                (f"remove the {one.beard}", f"shave off the {one.beard}"))  # fmt: skip
+    before = replace(scene, subject=replace(person, identity=one))
+    after = replace(scene, subject=replace(person, identity=new))
+    # a beard is of the colour of the hair, and moves the mouth
+    labels = {"hair": ("hair", "beard"), "glasses": ("glasses",), "beard": ("beard", "skin")}
+    return Edit("face", before, _choose(rng, ways), after, 0, labels[str(pick)])
+
+
 EDITS: dict[str, Callable[[Rng], Edit]] = {
     "recolour": recolour, "kind": swap, "finish": refinish, "hat": hat, "background": background,
+    "garment": garment, "face": face,
 }  # fmt: skip
-SHARES = {"recolour": 0.3, "kind": 0.2, "finish": 0.15, "hat": 0.2, "background": 0.15}
+SHARES = {"recolour": 0.25, "kind": 0.15, "finish": 0.1, "hat": 0.2, "background": 0.12,
+          "garment": 0.1, "face": 0.08}  # fmt: skip
 
 
 def random_edit(rng: Rng, kind: str | None = None) -> Edit:

@@ -87,8 +87,12 @@ def random_toy(
     base = COLORS[color]
     jitter = np.clip(np.array(base) + rng.uniform(-0.035, 0.035, 3), 0, 1)
     main: Vector = (float(jitter[0]), float(jitter[1]), float(jitter[2]))
-    second = (0.93, 0.93, 0.91) if sum(base) < 2.1 else (0.30, 0.30, 0.33)
-    return Toy(kind, color, finish, tuple(RECIPES[kind](rng, main)), second)
+    return Toy(kind, color, finish, tuple(RECIPES[kind](rng, main)), second_color(color))
+
+
+def second_color(color: str) -> Vector:
+    """The other colour of a finish whose first is `color`."""
+    return (0.93, 0.93, 0.91) if sum(COLORS[color]) < 2.1 else (0.30, 0.30, 0.33)
 
 
 def random_light(rng: np.random.Generator) -> Light:
