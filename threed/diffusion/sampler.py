@@ -49,16 +49,28 @@ def sample(
     steps: int,
     generator: torch.Generator | None = None,
     after_step: AfterStep | None = None,
+    clean: Tensor | None = None,
+    strength: float = 1.0,
 ) -> Tensor:
     """Latents [B, C, h, w] from standard normal noise [B, C, h, w] in `steps` calls of the score.
 
-    The generator decides the chance in ancestral schedulers.
+    The generator decides the chance in ancestral schedulers. With clean latents, these are only
+    noised up to the share `strength` of the levels, and the last so many of the steps are taken
+    (SDEdit, arXiv:2108.01073).
     """
     scheduler.set_timesteps(steps, device=noise.device)
     takes = inspect.signature(scheduler.step).parameters
     options = {"generator": generator} if "generator" in takes else {}
-    x = noise * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
+    timesteps = scheduler.timesteps
+    if clean is None:
+        x = noise * scheduler.init_noise_sigma
+    else:
+        left_out = len(timesteps) - max(1, round(strength * steps))
+        if hasattr(scheduler, "set_begin_index"):  # one that counts its steps
+            scheduler.set_begin_index(left_out)
+        timesteps = timesteps[left_out:]
+        x = scheduler.add_noise(clean, noise, timesteps[:1].expand(len(clean)))
+    for t in timesteps:
         estimate = score(scheduler.scale_model_input(x, t), t.expand(len(x)))
         stepped = scheduler.step(estimate, t, x, return_dict=False, **options)[0]
         x = stepped if after_step is None else after_step(float(t), x, stepped)
