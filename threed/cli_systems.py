@@ -1,14 +1,13 @@
 """`threed image`: pictures of a prompt, by the backbone alone or by one of the systems.
 
-What a user may tell a system are options of one name everywhere: a command takes those of OPTIONS
-and hands them to read_request.
+What a user may tell a system are options of one name everywhere: a command takes the annotated ones
+below, under the names of Request's fields, and hands options(context) to read_request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from threed.diffusion.backbone import Backbone
     from threed.systems import Request, System
 
-Value = TypeVar("Value")
 Words = list[str] | None
 
 SystemName = Annotated[str | None, typer.Option("--system", help="See `threed list systems`.")]
@@ -34,6 +32,14 @@ Control = Annotated[
 Weigh = Annotated[
     Words, typer.Option(metavar="WORD:FACTOR", help="More or less of a word; repeat.")
 ]
+Hold = Annotated[
+    Words,
+    typer.Option(
+        metavar="WORD:UNTIL",
+        help="Share of the sampling for which a word stays as in "
+        "the source; or WORD:FROM,UNTIL; repeat.",
+    ),
+]
 Blend = Annotated[
     Words, typer.Option(metavar="WORD", help="Change the picture only around it; repeat.")
 ]
@@ -41,29 +47,43 @@ Move = Annotated[
     Words, typer.Option(metavar="WORD:DX,DY", help="By fractions of the picture, right and down.")
 ]
 Resize = Annotated[Words, typer.Option(metavar="WORD:FACTOR", help="Of its area; repeat.")]
+Keep = Annotated[Words, typer.Option(metavar="WORD", help="Leave it as it is; repeat.")]
 Appearance = Annotated[
     Words, typer.Option(metavar="WORD:FILE", help="Let it look like the one in a picture.")
 ]
 Layout = Annotated[
     Words, typer.Option(metavar="WORD:FILE", help="Put it where and as it is in a picture.")
 ]
+Planner = Annotated[
+    str | None, typer.Option(help="rules, http://HOST/v1#MODEL, or a language model's name.")
+]
+Split = Annotated[str | None, typer.Option(help="Regions in columns and rows: 1,1 or 1;2,1,1.")]
+Region = Annotated[
+    Words, typer.Option(metavar="PROMPT", help="Of each region of a split; or BOX:PROMPT; repeat.")
+]
 
 
 def image(
+    context: typer.Context,
     prompt: Annotated[str, typer.Argument(help='What to make, such as "a red mug".')],
     out: Annotated[Path, typer.Option(help="The picture's file: .png, .jpg or .webp.")],
     knobs: Knobs = None,
     system: SystemName = None,
     source: Source = None,
-    picture: Picture = None,
+    image: Picture = None,
     control: Control = None,
     weights: Weights = None,
     weigh: Weigh = None,
+    hold: Hold = None,
     blend: Blend = None,
     move: Move = None,
     resize: Resize = None,
+    keep: Keep = None,
     appearance: Appearance = None,
     layout: Layout = None,
+    planner: Planner = None,
+    split: Split = None,
+    region: Region = None,
     backbone: Annotated[
         str | None,
         typer.Option(help="A name of `threed list backbones`, a hub id, or a folder."),
@@ -89,15 +109,12 @@ def image(
     """
     from guidance.prompts import check_prompt
     from threed.diffusion.images import FORMATS, grid, save_image
+    from threed.systems.reading import read_request
 
     text = check_prompt(prompt)
     if out.suffix.lower() not in FORMATS:
         raise typer.BadParameter(f"--out must end in one of {', '.join(FORMATS)}, got {out}")
-    inputs = {
-        "source": source, "image": picture, "control": control, "weights": weights, "weigh": weigh,
-        "blend": blend, "move": move, "resize": resize, "appearance": appearance, "layout": layout,
-    }  # fmt: skip
-    found, request = read_request(system, text, inputs, knobs)
+    found, request = read_request(system, text, options(context), knobs)
     common: dict[str, Any] = {"steps": steps, "scale": guidance, "negative": negative}
     if found is None:
         model = _model(text, backbone, views, device)
@@ -111,82 +128,11 @@ def image(
     say(str(out))
 
 
-def read_request(
-    system: str | None, prompt: str, inputs: Mapping[str, Any], knobs: Sequence[str] | None
-) -> tuple[System | None, Request]:
-    """The system of that name, and what it is told: inputs are the options' values by name.
+def options(context: typer.Context) -> dict[str, Any]:
+    """What a command's line gives of the inputs of systems, by name."""
+    from threed.systems.system import INPUTS
 
-    InputError for options that the system does not take or misses, or that cannot be read.
-    Without a system, none may be given.
-    """
-    from threed.core import InputError
-    from threed.systems import Request, find_system
-
-    readers: dict[str, Callable[[str, str], Any]] = {
-        "control": _file, "weigh": _number, "resize": _number, "move": _shift,
-        "appearance": _file, "layout": _file,
-    }  # fmt: skip
-    given: dict[str, Any] = {}
-    for name, value in inputs.items():
-        if name in readers:
-            given[name] = tuple(_pairs(f"--{name}", value or (), readers[name]))
-        else:
-            given[name] = tuple(value) if isinstance(value, list) else value
-    given = {name: value for name, value in given.items() if value not in (None, ())}
-    if system is None:
-        if given or knobs:
-            first = f"--{next(iter(given))}" if given else (knobs or [""])[0]
-            raise InputError(f"{first} is for a system: say which with --system "
-                             "(threed list systems)")  # fmt: skip
-        return None, Request(prompt)
-    found = find_system(system)
-    request = Request(prompt, knobs=found.read_knobs(knobs or ()), **given)
-    found.check(request)
-    return found, request
-
-
-def _pairs(
-    option: str, values: Sequence[str], reader: Callable[[str, str], Value]
-) -> list[tuple[str, Value]]:
-    """WORD:VALUE, each of an option's values."""
-    from threed.core import InputError
-
-    pairs = []
-    for value in values:
-        word, colon, text = value.partition(":")
-        if not word or not colon or not text:
-            raise InputError(f"{option} {value}: a word, a colon and a value are needed")
-        pairs.append((word, reader(option, text)))
-    return pairs
-
-
-def _file(option: str, text: str) -> Path:
-    return Path(text)
-
-
-def _number(option: str, text: str) -> float:
-    (value,) = _numbers(option, text, 1)
-    return value
-
-
-def _shift(option: str, text: str) -> tuple[float, float]:
-    dx, dy = _numbers(option, text, 2)
-    return dx, dy
-
-
-def _numbers(option: str, text: str, count: int) -> list[float]:
-    from math import isfinite
-
-    from threed.core import InputError
-
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != count or not all(map(isfinite, values)):
-        what = "a number" if count == 1 else f"{count} numbers with commas between them"
-        raise InputError(f"{option}: {what} must follow the colon, got {text!r}")
-    return values
+    return {name: context.params[name] for name in INPUTS if name in context.params}
 
 
 def _model(text: str, name: str | None, views: int | None, device: str | None) -> Backbone:

@@ -48,13 +48,15 @@ class Request:
     planner: str | None = None  # what divides the picture: see planners.find_planner
     split: str | None = None  # regions in columns and rows: "1;2,1,1"
     region: tuple[str, ...] = ()  # their prompts
-    knobs: Mapping[str, Knob] = field(default_factory=dict)  # keyword arguments of build
+    knobs: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of build
 
     def given(self) -> tuple[str, ...]:
         """The names of the inputs that are there."""
-        always = ("prompt", "negative", "scale", "steps", "size", "knobs")
-        names = (f.name for f in fields(self) if f.name not in always)
-        return tuple(name for name in names if getattr(self, name) not in (None, ()))
+        return tuple(name for name in INPUTS if getattr(self, name) not in (None, ()))
+
+
+ALWAYS = ("prompt", "negative", "scale", "steps", "size", "knobs")
+INPUTS = tuple(f.name for f in fields(Request) if f.name not in ALWAYS)
 
 
 @dataclass(frozen=True)
@@ -136,11 +138,11 @@ class System:
                     f"{word}: no such knob of system {self.name!r}{hint} There are, with their "
                     f"defaults: {lines}"
                 )
-            values[name] = _parsed(name, text, known[name])
+            values[name] = parsed(name, text, known[name])
         return values
 
 
-def _parsed(name: str, text: str, default: Knob) -> Knob:
+def parsed(name: str, text: str, default: Knob) -> Knob:
     """The text as a value of the default's type."""
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
