@@ -58,6 +58,7 @@ def test_every_caption_word_is_one_token_and_others_become_letters(tmp_path: Pat
     text = "an orange cat, overhead view"
     assert again(text).input_ids == tokenizer(text).input_ids
     assert again.model_max_length == family.LENGTH
+    assert family.new_tokenizer().get_vocab() == tokenizer.get_vocab()
     assert "teapot" in (tmp_path / "words.txt").read_text().split()
 
 
@@ -84,6 +85,37 @@ def test_clay_sets_hide_colour_and_finish(shelf: Shelf) -> None:
     hidden = shelf.labels[:, 1] == UNKNOWN
     assert np.flatnonzero(hidden).tolist() == [0, 4, 8]
     assert (shelf.labels[hidden, 2] == UNKNOWN).all()
+
+
+def test_new_words_leave_the_numbers_and_the_embeddings_of_the_old_ones(tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(family, "vocabulary", lambda: ["red", "mug", "teapot"])
+        few = family.tokenizer_of(tmp_path)
+        family.save_tokenizer(few, tmp_path / "tokenizer")
+    assert not family.knows_scenes(tmp_path)
+    more = family.tokenizer_of(tmp_path)
+    assert more.get_vocab().items() > few.get_vocab().items()
+    assert more("a red mug").input_ids == few("a red mug").input_ids
+    assert len(few("trousers").input_ids) > len(more("trousers").input_ids) == 3
+    family.save_tokenizer(more, tmp_path / "tokenizer")
+    assert family.knows_scenes(tmp_path)
+    again = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert again.get_vocab() == more.get_vocab()
+    text = "a person in red trousers, waving"
+    assert again(text).input_ids == more(text).input_ids
+
+    small, large = family.new_clip(few), family.new_clip(more)
+    large.load_state_dict(family.grown(small.state_dict(), large))
+    name = "text_model.embeddings.token_embedding.weight"
+    assert torch.equal(large.state_dict()[name][: len(few)], small.state_dict()[name])
+    tokens = few("a red mug", padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        one, two = (
+            model.eval().get_text_features(tokens).pooler_output for model in (small, large)
+        )
+    assert torch.allclose(one, two, atol=1e-6)
 
 
 def linear_job(steps: int) -> Job:
@@ -127,9 +159,8 @@ def test_every_part_trains_in_order_and_the_folder_is_diffusers_own(
     with pytest.raises(InputError, match="threed toybox train vae"):
         train("unet", tmp_path, weights)
     for part in ("clip", "vae", "judge"):
-        job = getattr(jobs, f"{part}_job")(
-            shelf if part == "judge" else coloured, tiny(jobs.BUDGETS["cpu"][part]), CPU, 0
-        )
+        asked = [shelf if part == "judge" else coloured, tiny(jobs.BUDGETS["cpu"][part]), CPU, 0]
+        job = getattr(jobs, f"{part}_job")(*asked, *([weights] if part == "clip" else []))
         model = fit(dataclasses.replace(job, sheet=None), tmp_path / part, device=CPU)
         finish(part, model, weights, coloured)
     job = jobs.unet_job(coloured, tiny(jobs.BUDGETS["cpu"]["unet"]), CPU, 0, weights)

@@ -33,6 +33,15 @@ SPARE_WORDS = (
     "gray", "left", "right", "next", "to", "top", "in", "an",
 )  # fmt: skip
 
+# words of scenes and of instructions
+SCENE_WORDS = (
+    "person", "portrait", "wearing", "hair", "short", "long", "curly", "spiky", "bun", "bald",
+    "blonde", "glasses", "beard", "moustache", "shirt", "sweater", "trousers", "shorts", "skirt",
+    "dress", "standing", "waving", "arms", "out", "cheering", "hands", "hips", "walking", ",",
+    "make", "it", "turn", "into", "paint", "change", "color", "replace", "add", "put", "give",
+    "remove", "take", "off", "shave",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Label:
@@ -84,7 +93,7 @@ def a(text: str) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that captions use, sorted."""
+    """Every word that captions and instructions use, sorted."""
     texts = [*KINDS, *COLORS, *FINISHES, *BACKGROUNDS, *OPENINGS, *VIEWS, *SPARE_WORDS]
-    texts += [name for names in SYNONYMS.values() for name in names]
+    texts += [*SCENE_WORDS, *(name for names in SYNONYMS.values() for name in names)]
     return sorted({word for text in texts for word in text.split()})

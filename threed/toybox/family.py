@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,26 +31,54 @@ PARTS = ("clip", "vae", "unet", "judge")  # in the order in which they are train
 
 def new_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer whose merges make every caption word one token; others become letters."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
+    names += ["<|startoftext|>", "<|endoftext|>"]
+    return _with_words({name: index for index, name in enumerate(names)}, [])
+
+
+def tokenizer_of(weights: Path) -> CLIPTokenizer:
+    """The tokenizer of a weights folder with the words that it lacks; a new one if it has none.
+
+    All of its own tokens keep their numbers, which the networks were trained with.
+    """
     from transformers import CLIPTokenizer
 
-    plain = CLIPTokenizer().backend_tokenizer
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
-    bpe.normalizer, bpe.pre_tokenizer = plain.normalizer, plain.pre_tokenizer
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096, min_frequency=2, initial_alphabet=alphabet, end_of_word_suffix="</w>",
-        show_progress=False,
-    )  # fmt: skip
-    letters = [chr(code) for code in range(33, 127)]
-    bpe.train_from_iterator(letters + vocabulary() * 2, trainer)
-    model = json.loads(bpe.to_str())["model"]
-    names = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    names += [f"{letter}</w>" for letter in alphabet if f"{letter}</w>" not in model["vocab"]]
-    names += ["<|startoftext|>", "<|endoftext|>"]
-    vocab = {name: index for index, name in enumerate(names)}
-    merges = [tuple(pair) for pair in model["merges"]]
+    if not (weights / "tokenizer" / "vocab.json").exists():
+        return new_tokenizer()
+    backend = CLIPTokenizer.from_pretrained(weights / "tokenizer").backend_tokenizer
+    model = json.loads(backend.to_str())["model"]
+    return _with_words(model["vocab"], [(first, second) for first, second in model["merges"]])
+
+
+def _with_words(vocab: dict[str, int], merges: list[tuple[str, str]]) -> CLIPTokenizer:
+    from transformers import CLIPTokenizer
+
+    for word in vocabulary():
+        _learn(word, vocab, merges)
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+
+
+def _learn(word: str, vocab: dict[str, int], merges: list[tuple[str, str]]) -> None:
+    """Append the merges that make a word one token, by way of the merges that there are."""
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    pieces = [*word[:-1], f"{word[-1]}</w>"]
+    while len(pieces) > 1:
+        pairs = list(pairwise(pieces))
+        best = min(pairs, key=lambda pair: ranks.get(pair, len(merges)))
+        if best not in ranks:
+            best = pairs[0]
+            merges.append(best)
+            vocab.setdefault("".join(best), len(vocab))
+        joined: list[str] = []
+        for piece in pieces:
+            if joined and (joined[-1], piece) == best:
+                joined[-1] += piece
+            else:
+                joined.append(piece)
+        pieces = joined
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -169,6 +198,21 @@ def save_index(folder: Path) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def knows_scenes(folder: Path) -> bool:
+    """Whether the tokenizer of a weights folder has the words of scenes, not single toys alone."""
+    path = folder / "tokenizer" / "words.txt"
+    return path.exists() and set(vocabulary()) <= set(path.read_text().split())
+
+
+def grown(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """A state of fewer tokens than the model has, with the model's own rows for those behind."""
+    own, bigger = model.state_dict(), dict(state)
+    for name, value in state.items():
+        if name.endswith("token_embedding.weight") and len(value) < len(own[name]):
+            bigger[name] = torch.cat([value, own[name][len(value) :]])
+    return bigger
 
 
 def need(folder: Path, part: str, why: str) -> Path:

@@ -51,9 +51,9 @@ BUDGETS: dict[str, dict[str, Budget]] = {
 }
 
 
-def clip_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int) -> Job:
+def clip_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int, weights: Path) -> Job:
     """Pictures and captions of a batch find each other (Radford et al. 2021)."""
-    tokenizer = family.new_tokenizer()
+    tokenizer = family.tokenizer_of(weights)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         rng, _ = generators(seed, step)
@@ -198,10 +198,10 @@ class Texts:
     """The frozen text encoder."""
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        from transformers import CLIPTextModel
+        from transformers import CLIPTextModel, CLIPTokenizer
 
-        self.tokenizer = family.new_tokenizer()
         folder = family.need(weights, "text_encoder", "the UNet")
+        self.tokenizer = CLIPTokenizer.from_pretrained(weights / "tokenizer")
         self.encoder = CLIPTextModel.from_pretrained(folder, dtype=torch.float32).to(device)
         self.encoder.eval().requires_grad_(False)
         self.device = device

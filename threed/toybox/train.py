@@ -53,11 +53,10 @@ def train(
         family.need(weights, "text_encoder", "the UNet")
     shelf = open_shelf(part, work, where.type, sets, say)
     torch.manual_seed(0)  # of the new network's weights
-    if part == "unet":
-        job = jobs.unet_job(shelf, budget, where, 0, weights)
+    if part in ("unet", "clip"):
+        job = {"unet": jobs.unet_job, "clip": jobs.clip_job}[part](shelf, budget, where, 0, weights)
     else:
-        make = {"clip": jobs.clip_job, "vae": jobs.vae_job, "judge": jobs.judge_job}[part]
-        job = make(shelf, budget, where, 0)
+        job = {"vae": jobs.vae_job, "judge": jobs.judge_job}[part](shelf, budget, where, 0)
     if not (work / part / "checkpoint.pt").exists() and start_from(job.model, part, weights):
         say(f"going on from the weights in {weights}")
     say(f"training {part} for {budget.steps} steps of {budget.batch} on {where}")
@@ -93,7 +92,7 @@ def start_from(model: nn.Module, part: str, weights: Path) -> bool:
         state = load_judge(folder).state_dict()
     else:
         kind: Any = type(model)
-        state = kind.from_pretrained(folder).float().state_dict()
+        state = family.grown(kind.from_pretrained(folder).float().state_dict(), model)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -111,7 +110,7 @@ def finish(part: str, model: Any, weights: Path, shelf: Shelf) -> None:
     elif part == "clip":
         from transformers import CLIPTextModel
 
-        family.save_tokenizer(family.new_tokenizer(), weights / "tokenizer")
+        family.save_tokenizer(family.tokenizer_of(weights), weights / "tokenizer")
         family.save_part(model, weights / "clip")
         text = CLIPTextModel(model.config.text_config)
         # since transformers 5 the text model is the transformer itself
