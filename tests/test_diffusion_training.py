@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -75,9 +76,8 @@ def test_it_learns_and_writes_only_what_is_trained(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 400
     assert rows[-1]["loss"] < rows[0]["loss"] / 2
-    from PIL import Image
-
-    assert Image.open(tmp_path / "sheet.png").getextrema() == ((0, 0),) * 3  # drawn in eval mode
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.getextrema() == ((0, 0),) * 3  # drawn in eval mode
 
 
 def test_a_run_that_was_cut_ends_as_one_that_was_not(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO
 
 import typer
 
-from threed import cli_backbones, cli_files, cli_lists, cli_systems
+from threed import cli_backbones, cli_files, cli_lists, cli_systems, cli_train
 from threed.cli_show import Display, complain, say
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ app.command("blender")(cli_files.blender)
 app.command("convert")(cli_backbones.convert)
 app.command("list")(cli_lists.show)
 app.command("image")(cli_systems.image)
+app.command("train")(cli_train.train)
 
 
 class Axis(str, Enum):

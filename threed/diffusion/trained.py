@@ -92,7 +92,8 @@ def filled(net: Any, state: Mapping[str, Tensor], source: str) -> Any:
 
 def frozen(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
     """The net as it is used: on its device, in evaluation mode, without gradients."""
-    return net.to(device, dtype).eval().requires_grad_(False)
+    # past diffusers' own, which warns of casts whatever is cast
+    return nn.Module.to(net, device, dtype).eval().requires_grad_(False)
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

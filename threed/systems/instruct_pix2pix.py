@@ -80,16 +80,20 @@ def load(backbone: Backbone, path: Path) -> Any:
     return frozen(unet, base.device, base.unet.dtype)
 
 
+def trained(backbone: Backbone, weights: Path | None) -> Any:
+    """The UNet of these weights, or of those that came with the backbone; see find_trained."""
+    base = opened(backbone, NAME)
+    patterns = ("unet/*.json", "unet/*.safetensors")
+    return load(base, find_trained(weights, base.folder, NAME, patterns))
+
+
 def prepare(backbone: Backbone, request: Request) -> Ready:
     """The Score of a request: its prompt is the instruction."""
-    base = opened(backbone, NAME)
-    path = find_trained(request.weights, base.folder, NAME, ("unet/*.json", "unet/*.safetensors"))
+    unet = trained(backbone, request.weights)
     assert request.image is not None  # required
     knobs: dict[str, Any] = {"text_scale": request.scale, "negative": request.negative}
     image = open_picture(request.image, request.size)
-    return Ready(
-        build(base, request.prompt, image, load(base, path), **(knobs | {**request.knobs}))
-    )
+    return Ready(build(backbone, request.prompt, image, unet, **(knobs | {**request.knobs})))
 
 
 def dropped(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,129 @@
+"""`threed train`: from the command line to weights that `threed image` takes, and its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from tests.tiny import tiny_folder
+from threed.cli import app
+from threed.core import InputError
+from threed.diffusion.examples import ExamplesWarning, write_examples
+from threed.systems import SYSTEMS
+from threed.systems.lessons import LESSONS, find_lesson, kinds_of, read_options
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("tiny") / "m")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = []
+    for i in range(4):
+        picture = Image.new("RGB", (32, 32), "white")
+        picture.paste((200, 0, 0), (4 * i, 4, 4 * i + 12, 28))
+        picture.save(folder / f"{i}.png")
+        rows.append({"image": f"{i}.png", "text": "a red bar", "edited": f"{3 - i}.png",
+                     "instruction": "move it"})  # fmt: skip
+    write_examples(folder, rows)
+    return folder
+
+
+def run(*words: object) -> Result:
+    """A command whose mistakes are raised."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def train(system: str, data: object, out: Path, backbone: Path, *more: object) -> Result:
+    return run("train", system, "--data", data, "--out", out, "--backbone", backbone, "--device",
+               "cpu", "--steps", 3, "--batch", 2, "--accumulate", 1, *more)  # fmt: skip
+
+
+def test_each_system_is_trained_and_then_used(backbone: Path, data: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "made.png"
+    for name, options, inputs in (
+        ("controlnet", (), ("--control", f"edges:{data / '0.png'}")),
+        ("instruct_pix2pix", (), ("--image", data / "0.png")),
+        ("uni_controlnet", ("kinds=edges",), ("--control", f"edges-map:{data / '0.png'}")),
+    ):
+        out = tmp_path / name
+        result = train(name, data, out, backbone, *options)
+        assert result.exit_code == 0
+        assert result.stdout == f"{out}\n"
+        assert "M parameters, 4 examples, 3 steps of 2 on cpu" in result.stderr
+        run("image", "move it", "--system", name, "--weights", out, *inputs, "--out", picture,
+            "--backbone", backbone, "--steps", 2)  # fmt: skip
+        with Image.open(picture) as made:
+            assert made.size == (32, 32)
+        picture.unlink()
+
+
+def test_a_training_goes_on_only_as_it_began(backbone: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train("controlnet", data, out, backbone, "--seed", 5)
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["kind"] == "edges"
+    assert (settings["seed"], settings["steps"], settings["batch"]) == (5, 3, 2)
+    with pytest.raises(InputError, match="holds a training already; go on with --resume"):
+        train("controlnet", data, out, backbone, "--seed", 5)
+    with pytest.raises(InputError, match="other settings: seed was 5 and is 0"):
+        train("controlnet", data, out, backbone, "--resume")
+    train("controlnet", data, out, backbone, "--seed", 5, "--resume", "--steps", 4)
+    lines = (out / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 4]
+
+
+def test_bad_folders_are_refused_and_bad_pictures_skipped(
+    backbone: Path, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty holds no examples: it needs metadata.jsonl"):
+        train("controlnet", tmp_path / "empty", tmp_path / "out", backbone)
+    (data / "2.png").write_bytes(b"nonsense")
+    with pytest.warns(ExamplesWarning, match=r"1 of 4 pictures .* 2.png .*; 1 examples are skip"):
+        result = train("controlnet", data, tmp_path / "out", backbone)
+    assert "M parameters, 3 examples" in result.stderr
+
+
+def test_what_cannot_be_taught_is_refused(backbone: Path, data: Path, tmp_path: Path) -> None:
+    for words, message in (
+        (("controlnot",), "there is no system 'controlnot'; the nearest is 'controlnet'"),
+        (("controlnet", "kinds=a"), "kinds=a: training 'controlnet' has no such option; it has ki"),
+        (("controlnet", "kind=depth"), "line 1, says no depth; each example needs image, depth, t"),
+        (("uni_controlnet", "part=all"), "part must be local or global, got 'all'"),
+        (("uni_controlnet", "kinds=a,,b"), "kinds must name each map once, as in edges,depth; got"),
+        (("controlnet", "--steps", 0), "steps must be at least 1, got 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(str(words[0]), data, tmp_path / "out", backbone, *words[1:])
+    result = train("controlnet", data, tmp_path / "out", backbone, "--precision", "fp8")
+    assert result.exit_code == 2
+    assert "--precision must be no, bf16 or fp16, got fp8" in result.stderr
+
+
+def test_a_system_that_learns_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(LESSONS, "controlnet")
+    with pytest.raises(
+        InputError, match="'controlnet' has nothing to train; instruct_pix2pix, uni"
+    ):
+        find_lesson("controlnet")
+
+
+def test_every_lesson_is_of_a_system_that_trains() -> None:
+    assert set(LESSONS) <= set(SYSTEMS)
+    assert all(SYSTEMS[name].trains != "nothing" for name in LESSONS)
+    options = read_options("uni_controlnet", ["dropout=false", "kinds=edges, depth"])
+    assert options == {"part": "local", "kinds": "edges, depth", "dropout": False}
+    assert kinds_of(options) == ("edges", "depth")
+    assert kinds_of({**options, "part": "global"}) == ()

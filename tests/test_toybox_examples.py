@@ -1,0 +1,66 @@
+"""Toybox as training folders: exact, the same for a seed, and continued where it was cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from threed.core import InputError
+from threed.diffusion.examples import read_examples
+from threed.toybox.conditions import CONDITIONS
+from threed.toybox.edits import EDITS, random_edit
+from threed.toybox.examples import draw_examples
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
+
+
+def test_drawing_that_was_cut_gives_the_same_folder(tmp_path: Path) -> None:
+    whole = files(draw_examples("edits", tmp_path / "whole", 6, seed=3))
+    draw_examples("edits", tmp_path / "parts", 2, seed=3)
+    told: list[int] = []
+    parts = files(draw_examples("edits", tmp_path / "parts", 6, seed=3, progress=told.append))
+    assert parts == whole
+    assert told == [6]
+    assert len(whole) == 2 * 6 + 1
+    fewer = files(draw_examples("edits", tmp_path / "parts", 4, seed=3))
+    assert fewer == whole
+    assert files(draw_examples("edits", tmp_path / "other", 6, seed=4)) != whole
+
+
+def test_edits_are_the_worlds(tmp_path: Path) -> None:
+    folder = draw_examples("edits", tmp_path, 4, seed=3)
+    examples = read_examples(
+        folder, 64, pictures=("image", "edited"), texts=("instruction", "kind")
+    )
+    assert set(examples.texts("kind", range(4))) <= set(EDITS)
+    for i in range(4):
+        edit = random_edit(np.random.default_rng([3, i, 5]))
+        assert examples.texts("instruction", [i]) == [edit.instruction]
+        drawn = edit.draw()
+        for role, view in (("image", drawn.before), ("edited", drawn.after)):
+            expected = torch.from_numpy(view.picture.rgb).permute(2, 0, 1)
+            assert float((examples.pictures(role, [i])[0] - expected).abs().max()) < 0.6 / 255
+
+
+def test_scenes_have_every_map(tmp_path: Path) -> None:
+    folder = draw_examples("scenes", tmp_path, 3, seed=1)
+    examples = read_examples(folder, 64, pictures=("image", *CONDITIONS), texts=("text",))
+    assert len(examples) == 3
+    assert all(text.startswith(("a ", "an ", "two ", "the ")) or text for text in
+               examples.texts("text", range(3)))  # fmt: skip
+    pictures = {role: examples.pictures(role, range(3)) for role in ("image", *CONDITIONS)}
+    assert all(float(p.std()) > 0.02 for p in pictures.values())
+    # where a map is not black there is a thing, seen by another map, too
+    thing = pictures["depth"].amax(1) > 0
+    assert bool((pictures["segmentation"].amax(1) > 0)[thing].float().mean() > 0.9)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    assert rows[0]["image"] == "000/000000-image.png"
+    with pytest.raises(InputError, match="toybox draws no 'people'; it draws scenes, edits"):
+        draw_examples("people", tmp_path, 1, seed=1)

@@ -1,0 +1,111 @@
+"""`threed train SYSTEM`: teach a system that has weights of its own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from threed.cli_show import complain, say
+
+if TYPE_CHECKING:
+    from threed.diffusion.training import Recipe
+    from threed.systems.lessons import Lesson
+
+TOYBOX = "toybox"
+DRAWN = 6000  # examples of toybox's own data
+DATA_SEED = 1  # of the world that toybox's family is trained on; others are for measuring
+
+
+def train(
+    system: Annotated[str, typer.Argument(help="One of `threed list systems` that trains.")],
+    data: Annotated[
+        str, typer.Option(help="A training folder (docs/training.md), or toybox: drawn as needed.")
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder; the one of a run with --resume.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=VALUE]...", help="The system's own, such as kind=depth."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
+    backbone: Annotated[str, typer.Option(help="A name of `threed list backbones`, a hub id, or a "
+                                          "folder.")] = TOYBOX,
+    steps: Annotated[
+        int | None, typer.Option(help="In all; the system's own if not given.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples at once.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every random number.")] = None,
+    precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Pixels a side; the backbone's own if not given.")
+    ] = None,
+    drawn: Annotated[
+        int, typer.Option(min=1, help="Examples to draw, of toybox's own.")
+    ] = DRAWN,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop and write after so many.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:  # fmt: skip
+    """Train a system's own weights on examples; the backbone's stay as they are."""
+    import torch
+
+    from threed.diffusion.backbone import load_backbone
+    from threed.diffusion.examples import read_examples
+    from threed.diffusion.training import train as run
+    from threed.systems.lessons import find_lesson, found_for, read_options
+
+    lesson = find_lesson(system)
+    chosen = read_options(system, options or ())
+    roles = lesson.pictures(chosen)
+    given = {"steps": steps, "batch": batch, "accumulate": accumulate, "lr": lr, "seed": seed,
+             "precision": precision}  # fmt: skip
+    model: Any = load_backbone(backbone, device=device, dtype=torch.float32)
+    recipe, small = _recipe(lesson, model.name, given)
+    examples = read_examples(
+        _folder(lesson, data, drawn), model.image_size if size is None else size,
+        pictures=roles, texts=lesson.texts, found=found_for(roles),
+    )  # fmt: skip
+    about = {"system": system, "backbone": model.name, "data": data, "size": str(examples.size),
+             **{name: str(value) for name, value in chosen.items()}}  # fmt: skip
+    place = out / str(chosen["part"]) if "part" in chosen else out
+    task = lesson.learn(model, examples, about, small, chosen)
+    count = sum(p.numel() for p in task.net.parameters() if p.requires_grad)
+    complain(f"{system}: {count / 1e6:.1f} M parameters, {len(examples)} examples, "
+             f"{recipe.steps} steps of {recipe.batch * recipe.accumulate} on {model.device}",
+             "training")  # fmt: skip
+    try:
+        run(task, recipe, place, device=model.device, resume=resume, minutes=minutes)
+    except KeyboardInterrupt:
+        complain("go on with the same command and --resume", "interrupted")
+        raise typer.Exit(130) from None
+    say(str(out))
+
+
+def _recipe(lesson: Lesson, backbone: str, given: dict[str, Any]) -> tuple[Recipe, bool]:
+    """The recipe of a backbone's size with what the user says, and whether it is the small one."""
+    small = backbone == TOYBOX
+    recipe = lesson.small if small else lesson.paper
+    changes = {name: value for name, value in given.items() if value is not None}
+    if changes.get("precision", "no") not in ("no", "bf16", "fp16"):
+        raise typer.BadParameter(
+            f"--precision must be no, bf16 or fp16, got {changes['precision']}"
+        )
+    return replace(recipe, **(asdict(recipe) | changes)), small
+
+
+def _folder(lesson: Lesson, data: str, drawn: int) -> Path:
+    """The training folder; toybox's own is drawn where it is missing."""
+    if data != TOYBOX:
+        return Path(data).expanduser()
+    from threed.toybox.cli import WORK
+    from threed.toybox.examples import draw_examples
+
+    return draw_examples(
+        lesson.data, WORK.expanduser() / "examples" / lesson.data, drawn, DATA_SEED,
+        progress=lambda done: complain(f"drawn {done} of {drawn} examples", "toybox"),
+    )  # fmt: skip

@@ -1,0 +1,243 @@
+"""Uni-ControlNet: any maps and a picture's content, by one set of weights (arXiv:2305.16322)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from threed.core import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.channels import opened
+from threed.diffusion.clip import clip_of
+from threed.diffusion.condition import Condition
+from threed.diffusion.control import Control, check_window, within
+from threed.diffusion.convert import read_state
+from threed.diffusion.denoising import chosen, denoising_loss, without_text
+from threed.diffusion.detect import MAP, read_map
+from threed.diffusion.examples import Examples, Latents, open_picture
+from threed.diffusion.files import read_json
+from threed.diffusion.images import grid
+from threed.diffusion.local_adapter import LocalAdapter, dropped_maps, local_name
+from threed.diffusion.projectors import GlobalAdapter, appended
+from threed.diffusion.score import Score, cfg, score
+from threed.diffusion.stable_diffusion import StableDiffusion
+from threed.diffusion.trained import below, filled, find_trained, frozen
+from threed.diffusion.training import Task
+from threed.systems.system import Input, Ready, Request, System, paint
+
+NAME = "uni_controlnet"
+OFFICIAL = ("canny", "mlsd", "hed", "sketch", "openpose", "midas", "seg")  # uni.ckpt's maps
+PARTS = ("local", "global")
+SHOWN = 6  # examples of a sheet
+
+
+@dataclass(frozen=True, eq=False)
+class Adapters:
+    """What was trained: either may be missing."""
+
+    kinds: tuple[str, ...]  # the maps of the local adapter, in order
+    local: LocalAdapter | None = None
+    world: GlobalAdapter | None = None
+
+
+def build(
+    backbone: Backbone,
+    prompt: str | Sequence[str],
+    adapters: Adapters,
+    maps: Mapping[str, Tensor] | None = None,
+    content: Tensor | None = None,
+    *,
+    scale: float = 7.5,
+    strength: float = 1.0,
+    global_strength: float = 1.0,
+    start: float = 0.0,
+    end: float = 1.0,
+    negative: str = "",
+) -> Score:
+    """Guidance with all maps in one net beside the UNet, and a picture's content as tokens.
+
+    maps: by kind, [1 or B, 3, H, W] in [0, 1], as large as the pictures; a kind that is not given
+    is black, as in training. content [1 or B, D]: CLIP's features of a picture. In the
+    unconditional half the maps stay, and the content is zeros (section 3.4).
+    """
+    base = opened(backbone, NAME)
+    check_window(start, end)
+    words = [prompt] if isinstance(prompt, str) else list(prompt)
+    text, other = base.encode_text(words), base.encode_text([negative] * len(words))
+    if adapters.world is not None and content is not None:
+        features = content.to(base.device).expand(len(words), -1)
+        text = _told(text, adapters.world, features, global_strength)
+        other = _told(other, adapters.world, torch.zeros_like(features), global_strength)
+    nets = []
+    if adapters.local is not None and maps:
+        hint = side_by_side(adapters.kinds, maps)
+        nets.append((Control(base, adapters.local, hint, strength), start, end))
+    return within(
+        lambda at_work: score(
+            base, [replace(half, residuals=at_work) for half in (text, other)], cfg(scale)
+        ),
+        nets,
+    )
+
+
+def _told(text: Condition, world: GlobalAdapter, features: Tensor, strength: float) -> Condition:
+    """The text with a picture's content after it."""
+    with torch.set_grad_enabled(world.training):
+        tokens = world(features.to(world.norm1.weight))
+    return replace(text, tokens=appended(text.tokens, tokens, strength))
+
+
+def side_by_side(kinds: Sequence[str], maps: Mapping[str, Tensor]) -> Tensor:
+    """[B, 3 n, H, W]: the maps in the adapter's order. InputError for one that it does not know."""
+    unknown = sorted(maps.keys() - set(kinds))
+    if unknown:
+        raise InputError(f"these weights know no {unknown[0]!r}; their maps are {', '.join(kinds)}")
+    black = torch.zeros_like(next(iter(maps.values())))
+    return torch.cat([maps.get(kind, black) for kind in kinds], 1)
+
+
+def load(backbone: Backbone, path: Path) -> Adapters:
+    """The adapters of a training's folder (local, global or both), or of the official uni.ckpt."""
+    base = opened(backbone, NAME)
+    if path.is_dir():
+        there = [part for part in PARTS if (path / part / "config.json").is_file()]
+        if not there:
+            raise InputError(
+                f"{path} holds no adapters: neither {PARTS[0]} nor {PARTS[1]} is in it"
+            )
+        kinds: tuple[str, ...] = ()
+        nets: dict[str, Any] = {}
+        for part in there:
+            file = path / part / "adapter.safetensors"
+            config = read_json(path / part / "config.json")
+            kinds = tuple(config.get("kinds", kinds))
+            blank = new_part(base, part, len(kinds), int(config.get("inputs", 0)))
+            nets[part] = _ready(base, filled(blank, read_state(file), str(file)))
+        return Adapters(kinds, nets.get("local"), nets.get("global"))
+    return _official(base, path)
+
+
+def _official(base: StableDiffusion, path: Path) -> Adapters:
+    state = read_state(path)
+    found, world = below(state, "local_adapter."), below(state, "global_adapter.")
+    if not found or not world:
+        raise InputError(f"{path} holds no adapters: no names in it begin with local_adapter. and "
+                         "global_adapter.")  # fmt: skip
+    layers = base.unet.config.layers_per_block
+    local = {local_name(name, layers): value for name, value in found.items()}
+    blank = new_part(base, "local", len(OFFICIAL), 0)
+    other = new_part(base, "global", 0, len(world["norm1.weight"]))
+    return Adapters(OFFICIAL, _ready(base, filled(blank, local, str(path))),
+                    _ready(base, filled(other, world, str(path))))  # fmt: skip
+
+
+def new_part(backbone: StableDiffusion, part: str, maps: int, inputs: int) -> Any:
+    """An untrained adapter: the local one, of so many maps, or the global, of so many features."""
+    if part == "local":
+        return LocalAdapter(backbone, maps)
+    return GlobalAdapter(inputs, int(backbone.unet.config.cross_attention_dim))
+
+
+def _ready(backbone: StableDiffusion, net: Any) -> Any:
+    return frozen(net, backbone.device, backbone.unet.dtype)
+
+
+def prepare(backbone: Backbone, request: Request) -> Ready:
+    """The Score of a request: its controls by kind, its image for the content."""
+    base = opened(backbone, NAME)
+    if not request.control and request.image is None:
+        raise InputError(f"system {NAME!r} needs --control, --image or both")
+    adapters = load(base, find_trained(request.weights, base.folder, NAME))
+    maps = {kind.removesuffix(MAP): read_map(kind, picture, request.size)
+            for kind, picture in request.control}  # fmt: skip
+    content = None
+    for part, net, given in (("local", adapters.local, maps), ("global", adapters.world,
+                                                               request.image)):  # fmt: skip
+        if given and net is None:
+            raise InputError(f"{request.weights} holds no {part} adapter: train one with "
+                             f"threed train {NAME} part={part}")  # fmt: skip
+    if request.image is not None:
+        content = clip_of(base).images(open_picture(request.image, base.image_size))
+    knobs: dict[str, Any] = {"scale": request.scale, "negative": request.negative}
+    return Ready(build(base, request.prompt, adapters, maps, content,
+                       **(knobs | {**request.knobs})))  # fmt: skip
+
+
+def learn(
+    backbone: Backbone, examples: Examples, about: Mapping[str, str], debias: bool, *,
+    part: str = "local", kinds: tuple[str, ...] = (), dropout: bool = True,
+) -> Task:  # fmt: skip
+    """Training of one adapter on (image, text, maps of these kinds); the other is not needed.
+
+    Half of the texts are left out, and maps as dropped_maps says (section 3.5); without `dropout`
+    nothing is, which shows what it is for. The global adapter is told zeros in a tenth.
+    """
+    base = opened(backbone, NAME)
+    latents, empty = Latents(base, examples, "image"), base.encode_text([""])
+    clip = clip_of(base) if part == "global" else None
+    share = 0.5 if dropout else 0.0
+
+    def condition(net: Any, n: int, indices: list[int], generator: torch.Generator) -> Condition:
+        text = base.encode_text(examples.texts("text", indices))
+        text = without_text(text, empty, chosen(n, share, generator))
+        if clip is not None:
+            features = clip.images(examples.pictures("image", indices))
+            zero = chosen(n, 0.2 * share, generator)[:, None].to(base.device)
+            return _told(text, net, features * ~zero, 1.0)
+        maps = torch.stack([examples.pictures(kind, indices) for kind in kinds], 1)
+        if dropout:
+            maps = maps * ~dropped_maps(n, len(kinds), generator)[..., None, None, None]
+        return replace(text, residuals=(Control(base, net, maps.flatten(1, 2)),))
+
+    def loss(net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
+        indices = examples.draw(n, generator)
+        told = condition(net, n, indices, generator)
+        return denoising_loss(base, latents(indices), told, generator, debias=debias)
+
+    def sheet(net: nn.Module) -> Tensor:
+        few = list(range(min(SHOWN, len(examples))))
+        shown = [examples.pictures(kind, few).to(base.device) for kind in kinds]
+        real = examples.pictures("image", few).to(base.device)
+        trained: Any = net
+        adapters = Adapters(kinds, None if clip else trained, trained if clip else None)
+        guided = build(base, examples.texts("text", few) if clip is None else [""] * len(few),
+                       adapters, dict(zip(kinds, shown)),
+                       None if clip is None else clip.images(real))  # fmt: skip
+        made = paint(base, Ready(guided), n=len(few), steps=15, size=examples.size)
+        return grid(torch.cat([*shown, made, real]), columns=len(few))
+
+    net = new_part(base, part, len(kinds), 0 if clip is None else clip.width)
+    config = {"kinds": list(kinds)} if clip is None else {"inputs": clip.width}
+    return Task(net, loss, lambda net, out: save(net, out, config), about, sheet)
+
+
+def save(net: nn.Module, out: Path, config: Mapping[str, Any]) -> None:
+    """Write one adapter: its tensors, and what it was made for."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous() for name, value in net.state_dict().items()}
+    save_file(state, out / "adapter.safetensors", {"format": "pt"})
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+SYSTEM = System(
+    name=NAME,
+    paper="Uni-ControlNet: All-in-One Control to Text-to-Image Diffusion Models",
+    arxiv="2305.16322",
+    claim="several maps and a picture's content together, by one set of weights",
+    inputs=(
+        Input("control", "a map to follow, such as edges:photo.png; repeat for more"),
+        Input("image", "a picture whose content to show"),
+        Input("weights", "a training's folder, or the official uni.ckpt"),
+    ),
+    trains="an adapter for all maps, and one for content",
+    seams=("residuals", "tokens"),
+    build=build,
+    prepare=prepare,
+)

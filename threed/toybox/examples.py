@@ -1,0 +1,96 @@
+"""Toybox as training folders: pictures with their truth, and exact edits.
+
+Example i depends on (seed, i) alone, so that drawing can be cut and continued.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from threed.core import InputError
+from threed.diffusion.examples import METADATA, Row, write_examples
+from threed.diffusion.images import save_image
+from threed.toybox.conditions import CONDITIONS, condition_map
+from threed.toybox.edits import random_edit
+from threed.toybox.pairs import random_pair_scene, random_toy_scene
+from threed.toybox.scenes import View, draw_scene
+
+PAIRS = 0.3  # the share of scenes with two toys
+CHUNK = 256  # examples drawn between two notes of progress
+
+
+def draw_examples(
+    what: str,
+    folder: Path,
+    count: int,
+    seed: int,
+    *,
+    threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Draw what a folder lacks of `count` examples of SETS; a folder that has more stays as it is.
+
+    "scenes": image, text, and a picture for each of toybox's conditions. "edits": image, edited,
+    instruction, and the edit's kind. progress is told how many there are.
+    """
+    if what not in SETS:
+        raise InputError(f"toybox draws no {what!r}; it draws {', '.join(SETS)}")
+    path = folder / METADATA
+    there = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows: list[Row] = [json.loads(line) for line in there]
+    for first in range(len(rows), count, CHUNK):
+        indices = range(first, min(first + CHUNK, count))
+        place = folder / f"{first // 4096:03d}"
+        with ThreadPoolExecutor(threads) as pool:
+            drawn = pool.map(partial(_one, what, place, seed), indices)
+            rows += [{name: value if name not in saved else f"{place.name}/{value}"
+                      for name, value in {**texts, **saved}.items()}
+                     for texts, saved in drawn]  # fmt: skip
+        write_examples(folder, rows)
+        if progress is not None:
+            progress(len(rows))
+    return folder
+
+
+def _one(what: str, place: Path, seed: int, index: int) -> tuple[Row, Row]:
+    """The texts of one example, and the files of its pictures in `place`."""
+    texts, pictures = SETS[what](np.random.default_rng([seed, index, len(what)]))
+    names = {}
+    for role, picture in pictures.items():
+        names[role] = f"{index:06d}-{role}.png"
+        save_image(picture, place / names[role])
+    return texts, names
+
+
+def scene(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
+    """A toy or a pair, its caption, and its truth as pictures."""
+    drawn = (random_pair_scene if rng.uniform() < PAIRS else random_toy_scene)(rng)
+    view = draw_scene(drawn)
+    maps = {kind: condition_map(kind, view) for kind in CONDITIONS}
+    return {"text": drawn.caption(rng)}, {"image": shown(view), **maps}
+
+
+def edit(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
+    """A scene before and after, and the instruction between."""
+    made = random_edit(rng)
+    both = made.draw()
+    return ({"instruction": made.instruction, "kind": made.kind},
+            {"image": shown(both.before), "edited": shown(both.after)})  # fmt: skip
+
+
+def shown(view: View) -> Tensor:
+    """[3, H, W] in [0, 1] the picture of a view."""
+    return torch.from_numpy(view.picture.rgb).permute(2, 0, 1)
+
+
+SETS: dict[str, Callable[[np.random.Generator], tuple[Row, dict[str, Tensor]]]] = {
+    "scenes": scene, "edits": edit,
+}  # fmt: skip
