@@ -19,7 +19,8 @@ from guidance.vsd import VSD
 from tests import tiny
 from threed import cli
 from threed import optimise as optimising
-from threed.config import CriticSettings, Run, Stage, constant, load_run
+from threed.cli_presets import FACTS
+from threed.config import CriticSettings, Run, Stage, constant, load_run, presets
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.guides import make_critic, make_guide
@@ -233,3 +234,21 @@ def test_a_step_that_ran_out_of_memory_teaches_the_critic_once(
     assert tries == [0, 1, 1]
     for name, value in whole.items():
         torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_every_preset_says_what_it_is_good_at_and_takes() -> None:
+    rows = {row["preset"]: row for row in json.loads(
+        CliRunner().invoke(cli.app, ["list", "presets", "--json"]).stdout
+    )}  # fmt: skip
+    assert rows["mvdream"]["backbone"] == "mvdream"
+    assert rows["dreamflow"]["backbone"] == (
+        "stable-diffusion-v1-5/stable-diffusion-v1-5, stabilityai/stable-diffusion-xl-refiner-1.0"
+    )
+    for name in presets():
+        if "edit" in name:
+            continue
+        row = rows[name]
+        assert all(row[fact] for fact in FACTS), name
+        known = ("measured", "estimate", "toybox-results")
+        assert any(word in row["on a GPU"] for word in known), name
+        assert any(word in row["on a CPU"] for word in known), name

@@ -27,8 +27,10 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List presets, backbones, systems, the words of toybox, or every setting."""
+    from threed.cli_presets import rows as presets
+
     rows = {
-        What.presets: _presets,
+        What.presets: presets,
         What.backbones: _backbones,
         What.toybox: _toybox,
         What.settings: _settings,
@@ -72,23 +74,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return str(value)
-
-
-def _presets() -> list[dict[str, Any]]:
-    from threed.config import DEFAULT_PRESET, load_run, paper, presets
-
-    rows = []
-    for name, about in presets().items():
-        run = load_run(name)
-        rows.append({
-            "preset": name,
-            "about": about + (" (default)" if name == DEFAULT_PRESET else ""),
-            "paper": paper(name),
-            "stages": [f"{stage.scene} by {stage.guidance}" for stage in run.stages],
-            "steps": sum(stage.steps for stage in run.stages),
-            "backbone": run.backbone,
-        })  # fmt: skip
-    return rows
 
 
 def _backbones() -> list[dict[str, Any]]:
