@@ -84,6 +84,9 @@ class Mixture:
     def token_count(self, prompt: str) -> tuple[int, int]:
         raise NotImplementedError
 
+    def token_ids(self, prompt: str) -> tuple[int, ...]:
+        raise NotImplementedError
+
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
         raise NotImplementedError
 

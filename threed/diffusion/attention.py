@@ -192,7 +192,9 @@ def install(unet: nn.Module) -> None:
 
     InputError if its layers are not the plain ones of Stable Diffusion.
     """
-    found = {name: attn for name, attn in unet.named_modules() if hasattr(attn, "set_processor")}
+    found: dict[str, Any] = {
+        name: attn for name, attn in unet.named_modules() if hasattr(attn, "set_processor")
+    }
     for name, attn in found.items():
         extras = [part for part in _EXTRAS if getattr(attn, part, None)]
         if extras or attn.rescale_output_factor != 1:
@@ -200,13 +202,13 @@ def install(unet: nn.Module) -> None:
                 f"the UNet's attention {name} is unlike Stable Diffusion's "
                 f"({', '.join(extras) or 'rescaled output'}); such models are not supported"
             )
-    depth = len(unet.get_submodule("down_blocks"))
+    depth = len(list(unet.get_submodule("down_blocks").children()))
     # modules are listed down, up, middle; they run down, middle, up
     ordered = sorted(found, key=lambda name: PLACES.index(name.partition("_")[0]))
     for order, name in enumerate(ordered):
-        attn: Any = found[name]
-        layer = Layer(name, name.endswith("attn2"), attn.heads, _halvings(name, depth), order)
-        attn.set_processor(Processor(layer))
+        cross, heads = name.endswith("attn2"), found[name].heads
+        layer = Layer(name, cross, heads, _halvings(name, depth), order)
+        found[name].set_processor(Processor(layer))
 
 
 def _halvings(name: str, depth: int) -> int:

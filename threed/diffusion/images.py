@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import cfg, plain, score
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class PictureWarning(UserWarning):
+    """A picture was not as it is needed, and is made to fit."""
 
 
 def make_images(
@@ -86,3 +91,29 @@ def save_image(image: Tensor, path: Path) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def load_image(path: Path, size: int) -> Tensor:
+    """[1, 3, size, size] sRGB in [0, 1]: the square in the middle of a picture, over white.
+
+    A PictureWarning says so where it has to be cut or resized. InputError if it cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no picture {path}")
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("RGBA")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as a picture: {error}") from error
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture).convert("RGB")
+    width, height = picture.size
+    if (width, height) != (size, size):
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        cut = "" if width == height else f"its middle, {side}×{side}, is "
+        warnings.warn(f"{path} is {width}×{height}: {cut}resized to {size}×{size}",
+                      PictureWarning, stacklevel=2)  # fmt: skip
+        box = (left, top, left + side, top + side)
+        picture = picture.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255

@@ -5,6 +5,7 @@ A sampler needs a Score to make a picture, a distillation loss needs one to pull
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -142,14 +143,24 @@ def switch(first: Score, then: Score, below: float) -> Score:
 
 
 def with_gradient(
-    base: Score, energy: Callable[[Tensor, Tensor], Tensor], alphas_cumprod: Tensor
+    base: Score,
+    energy: Callable[[Tensor, Tensor], Tensor],
+    alphas_cumprod: Tensor,
+    limit: float = math.inf,
 ) -> Score:
-    """Lower an energy on the way: noise + sigma_t * d energy / d x_t, for energy(x_t, t) -> [B]."""
+    """Lower an energy on the way: noise + sigma_t * d energy / d x_t, for energy(x_t, t) -> [B].
+
+    What is added to an item has at most `limit` times the norm of its noise.
+    """
 
     def noise(x: Tensor, t: Tensor) -> Tensor:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(energy(leaf, t).sum(), leaf)
-        return base(x, t) + alpha_sigma(alphas_cumprod, t)[1] * gradient
+        estimate = base(x, t)
+        added = alpha_sigma(alphas_cumprod, t)[1] * gradient
+        sizes = [v.flatten(1).norm(dim=1) for v in (estimate, added)]
+        share = (limit * sizes[0] / sizes[1].clamp_min(1e-12)).clamp(max=1)
+        return estimate + share[:, None, None, None] * added
 
     return noise

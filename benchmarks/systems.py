@@ -1,0 +1,109 @@
+"""What the image systems do on toybox, as numbers: `python benchmarks/systems.py NAME`.
+
+Every name of MEASURES is one claim of one system, measured on pictures that the packaged weights
+make; the judge reads what they show. --small takes an eighth of the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from threed.diffusion.backbone import Backbone, load_backbone
+from threed.diffusion.images import grid, make_images, save_image
+from threed.systems import prompt_to_prompt
+from threed.systems.system import Ready, paint
+from threed.toybox.family import WEIGHTS
+from threed.toybox.judge import load_judge
+from threed.toybox.measure import turntable
+from threed.toybox.silhouette import overlap, silhouettes
+from threed.toybox.world import COLORS, KINDS, random_toy
+
+STEPS, SCALE = 30, 5.0
+Scores = dict[str, float]
+
+
+def turning() -> list[str]:
+    """Kinds whose outline depends on the view, by their truth: the others' keeps itself."""
+    found = []
+    for i, kind in enumerate(KINDS):
+        toy = random_toy(np.random.default_rng(i), kind, "red", "plain")
+        front, side = silhouettes(turntable(toy, 4)).unsqueeze(1)[:2]
+        if float(overlap(front, side)) < 0.75:
+            found.append(kind)
+    return found
+
+
+def recolours(count: int) -> Iterator[tuple[str, str, str, int]]:
+    """Kind, colour, new colour, seed. White toys have no outline on white: none is asked for."""
+    names, kinds = [name for name in COLORS if name != "white"], turning()
+    for i in range(count):
+        old = names[i % len(names)]
+        new = names[(i + 1 + i // len(names) % (len(names) - 1)) % len(names)]
+        yield kinds[i % len(kinds)], old, new, i
+
+
+def prompt_to_prompt_recolours(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
+    """Toys in another colour: outline and colour, beside a fresh sample of the same seed."""
+    judge = load_judge(WEIGHTS / "judge")
+    rows, hits, fresh_hits, kinds = [], [], [], []
+    for kind, old, new, seed in recolours(count):
+        source, prompt = f"a {old} {kind}", f"a {new} {kind}"
+        score = prompt_to_prompt.build(backbone, prompt, source, scale=SCALE, blend=(kind,))
+        pair = paint(backbone, Ready(score, rows=2), steps=STEPS, seed=seed)
+        fresh = make_images(backbone, prompt, steps=STEPS, guidance_scale=SCALE, seed=seed)
+        rows.append(torch.cat([pair, fresh]).cpu())
+        verdict = judge.read(rows[-1][1:])
+        hits.append(verdict.names("color")[0] == new)
+        fresh_hits.append(verdict.names("color")[1] == new)
+        kinds.append(verdict.names("kind")[0] == kind)
+    source, edited, fresh = torch.stack(rows, 1)
+    outlines = silhouettes(source)
+    _show(torch.cat(rows), sheet, columns=12)
+    return {
+        "outline kept (IoU)": float(overlap(outlines, silhouettes(edited)).mean()),
+        "outline of a fresh sample (IoU)": float(overlap(outlines, silhouettes(fresh)).mean()),
+        "new colour read": _share(hits),
+        "new colour read, fresh sample": _share(fresh_hits),
+        "kind read": _share(kinds),
+    }
+
+
+def _share(hits: Sequence[bool]) -> float:
+    return sum(hits) / len(hits)
+
+
+def _show(images: Tensor, sheet: Path | None, columns: int) -> None:
+    if sheet is not None:
+        save_image(grid(images, columns), sheet)
+
+
+Measure = Callable[[Backbone, int, Path | None], Scores]
+MEASURES: dict[str, tuple[Measure, int]] = {  # and how many pictures it takes
+    "prompt_to_prompt": (prompt_to_prompt_recolours, 40),
+}
+
+
+def main() -> None:
+    """Print the scores of one measure, and write its pictures if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=MEASURES)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--sheet", type=Path, help="a file for the pictures")
+    parser.add_argument("--backbone", default="toybox")
+    arguments = parser.parse_args()
+    measure, count = MEASURES[arguments.name]
+    count = count // 8 if arguments.small else count
+    backbone = load_backbone(arguments.backbone)
+    for name, value in measure(backbone, count, arguments.sheet).items():
+        sys.stdout.write(f"{name}\t{value:.3f}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""One case for each row of SYSTEMS: what the property tests build, on any backbone.
+
+A new system joins by one entry of CASES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.channels import widened
+from threed.diffusion.control import new_controlnet
+from threed.diffusion.inversion import Nulls, levels
+from threed.diffusion.local_adapter import LocalAdapter
+from threed.diffusion.projectors import GlobalAdapter
+from threed.diffusion.score import Score, cfg, dual_cfg, score
+from threed.systems import (
+    Ready,
+    controlnet,
+    instruct_pix2pix,
+    prompt_to_prompt,
+    self_guidance,
+    uni_controlnet,
+)
+
+Leaf = tuple[Tensor, Score]
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to build a system for the property tests, out of nothing but a backbone."""
+
+    typical: Callable[[Backbone], Ready]  # with knobs that change the picture
+    neutral: Callable[[Backbone], Ready]  # with knobs that change nothing ...
+    plain: Callable[[Backbone], Score]  # ... so that this is the same Score
+    gradient: Callable[[Backbone], Leaf] | None = None  # an input that learns through the Score
+
+
+def sampled(backbone: Backbone, *prompts: str, scale: float = 5.0) -> Score:
+    """Plain classifier-free guidance towards prompts, an item each."""
+    texts, others = (backbone.encode_text(p) for p in (prompts, [""] * len(prompts)))
+    return score(backbone, [texts, others], cfg(scale))
+
+
+def _learned_nulls(backbone: Backbone) -> Leaf:
+    """Null-text tokens, which are found by gradients through the Score."""
+    timesteps = levels(backbone, 4)
+    tokens = backbone.encode_text([""]).tokens.repeat(4, 1, 1).requires_grad_()
+    nulls = Nulls(timesteps, tokens)
+    return tokens, prompt_to_prompt.build(backbone, "a blue mug", "a red mug", nulls=nulls)
+
+
+def _picture(backbone: Backbone) -> Tensor:
+    """[1, 3, S, S] a bright square on black, as a picture or as a map."""
+    size = backbone.image_size
+    picture = torch.zeros(1, 3, size, size)
+    picture[..., size // 4 : size // 2, size // 4 : size // 2] = 1
+    return picture
+
+
+def _taught(make: Callable[[], Any]) -> Any:
+    """A net beside the UNet, always the same, with a little in its convolutions of zeros."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        net = make()
+        for value in net.parameters():
+            if float(value.abs().max()) == 0:
+                value.copy_(torch.randn_like(value) * 0.02)
+    return net.eval().requires_grad_(False)
+
+
+def _instructed(backbone: Backbone, *, taught: bool, image_scale: float) -> Ready:
+    base: Any = backbone
+    unet = widened(base.unet, 4).eval().requires_grad_(False)
+    if taught:
+        unet.conv_in.weight[:, 4:] = 0.1 * unet.conv_in.weight[:, :4]
+    return Ready(
+        instruct_pix2pix.build(
+            backbone, "a red mug", _picture(backbone), unet, text_scale=5.0,
+            image_scale=image_scale,
+        )
+    )  # fmt: skip
+
+
+def _controlled(backbone: Backbone, strength: float) -> Ready:
+    base: Any = backbone
+    given = controlnet.Given(_taught(lambda: new_controlnet(base)), _picture(backbone))
+    return Ready(controlnet.build(backbone, "a red mug", [given], scale=5.0, strength=strength))
+
+
+def _adapted(backbone: Backbone, strength: float) -> Ready:
+    base: Any = backbone
+    width = int(base.unet.config.cross_attention_dim)
+    adapters = uni_controlnet.Adapters(
+        ("edges", "depth"),
+        _taught(lambda: LocalAdapter(base, 2)),
+        _taught(lambda: GlobalAdapter(8, width)),
+    )
+    return Ready(
+        uni_controlnet.build(
+            backbone, "a red mug", adapters, {"depth": _picture(backbone)}, torch.ones(1, 8),
+            scale=5.0, strength=strength, global_strength=0.1 * strength,
+        )
+    )  # fmt: skip
+
+
+def _unmoved(backbone: Backbone) -> Score:
+    """Two scales over conditions without a picture: guidance towards the text, by its formula."""
+    texts = [backbone.encode_text([words]) for words in ("a red mug", "", "")]
+    return score(backbone, texts, dual_cfg(5.0, 2.0))
+
+
+CASES = {
+    "prompt_to_prompt": Case(
+        typical=lambda backbone: Ready(
+            prompt_to_prompt.build(
+                backbone, "a blue mug", "a red mug", blend=("mug",), weigh=(("blue", 2.0),)
+            ),
+            rows=2,
+        ),
+        neutral=lambda backbone: Ready(
+            prompt_to_prompt.build(
+                backbone, "a blue mug", "a red mug", cross_replace=0.0, self_replace=0.0
+            ),
+            rows=2,
+        ),
+        plain=lambda backbone: sampled(backbone, "a red mug", "a blue mug"),
+        gradient=_learned_nulls,
+    ),
+    "instruct_pix2pix": Case(
+        typical=lambda backbone: _instructed(backbone, taught=True, image_scale=2.0),
+        neutral=lambda backbone: _instructed(backbone, taught=False, image_scale=2.0),
+        plain=_unmoved,
+    ),
+    "controlnet": Case(
+        typical=lambda backbone: _controlled(backbone, 1.0),
+        neutral=lambda backbone: _controlled(backbone, 0.0),
+        plain=lambda backbone: sampled(backbone, "a red mug"),
+    ),
+    "uni_controlnet": Case(
+        typical=lambda backbone: _adapted(backbone, 1.0),
+        neutral=lambda backbone: _adapted(backbone, 0.0),
+        plain=lambda backbone: sampled(backbone, "a red mug"),
+    ),
+    "self_guidance": Case(
+        typical=lambda backbone: Ready(
+            self_guidance.build(
+                backbone, "a red mug", move=(("mug", (0.2, 0.0)),), resize=(("mug", 0.5),)
+            ),
+            rows=2,
+        ),
+        neutral=lambda backbone: Ready(
+            self_guidance.build(backbone, "a red mug", move=(("mug", (0.2, 0.0)),), strength=0.0),
+            rows=2,
+        ),
+        plain=lambda backbone: sampled(backbone, "a red mug", "a red mug"),
+    ),
+}

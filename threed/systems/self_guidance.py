@@ -1,0 +1,304 @@
+"""Self-guidance (arXiv:2306.00986): things are moved and resized by the model's own attention.
+
+The original and the edited picture are made side by side from the same noise. At each step the
+attention to the words of the prompt says where things are and how they look (energies.py), and the
+gradient of what is wrong about that joins the edited picture's noise. The original is never
+changed. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from threed.core import InputError
+from threed.diffusion.attention import Layer, Record
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.condition import Condition
+from threed.diffusion.images import load_image
+from threed.diffusion.score import Score, alpha_sigma, cfg, plain, score, switch, with_gradient
+from threed.systems import energies
+from threed.systems.system import Input, Ready, Request, System
+from threed.systems.words import phrases, word_tokens
+
+ROWS = 2  # original, edited
+Vector = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each kind of energy counts."""
+
+    place: float = 0.0
+    size: float = 0.0
+    shape: float = 0.0
+    look: float = 0.0
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one word of the edited prompt has to be like."""
+
+    tokens: tuple[int, ...]  # of the word in the edited picture's prompt
+    model: tuple[int, ...]  # of the word that it is compared with
+    picture: int  # where that is: 0 the original, 1 and on the given pictures
+    weights: Weights
+    shift: Vector = (0.0, 0.0)
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the attention says about n pictures."""
+
+    maps: Tensor  # [n, h, w, S] how much each place looks at each token
+    features: Tensor  # [n, h, w, C]
+
+    def of(self, tokens: tuple[int, ...]) -> Tensor:
+        """[n, h, w] how much each place looks at a word."""
+        return self.maps[..., list(tokens)].sum(-1)
+
+
+def build(
+    backbone: Backbone,
+    prompt: str,
+    source: str | None = None,
+    *,
+    move: Sequence[tuple[str, Vector]] = (),
+    resize: Sequence[tuple[str, float]] = (),
+    appearance: Sequence[tuple[str, Tensor]] = (),
+    layout: Sequence[tuple[str, Tensor]] = (),
+    keep: Sequence[str] | None = None,
+    negative: str = "",
+    scale: float = 5.0,
+    strength: float = 1.0,
+    until: float = 0.7,
+    place_weight: float = 1.0,
+    size_weight: float = 1.0,
+    shape_weight: float = 1.0,
+    look_weight: float = 0.5,
+    keep_weight: float = 1.0,
+    tokens: int = 1024,
+) -> Score:
+    """The Score of pairs [original, edited] of neighbours. The original is never changed.
+
+    move: words and by how much, in fractions of the picture to the right and down. resize: words
+    and factors of their area. appearance, layout: words and pictures [1, 3, H, W] in [0, 1], of
+    the final size, whose own look or place and shape are copied. source: the original's prompt,
+    with as many words; words that differ take place and shape of those they stand for. keep: words
+    that stay as they are; by default the last of each phrase without any of the words above.
+
+    strength multiplies the gradients (0 gives plain samples), until is the share of the sampling
+    in which they act, tokens the size of the largest maps that are read. InputError for words that
+    are not in the prompt, and for moves and factors that leave no picture.
+    """
+    plan = Plan(backbone, prompt, prompt if source is None else source)
+    aim = Weights(place_weight, size_weight, shape_weight, look_weight)
+    plan.edit(move, resize, aim)
+    plan.copy(appearance, layout, aim)
+    plan.replace_words(aim)
+    plan.keep(keep, Weights(0.0, 0.0, keep_weight * shape_weight, keep_weight * look_weight))
+    texts = backbone.encode_text([plan.source, prompt, negative])
+    pair, other = (texts.select(torch.tensor(i, device=texts.tokens.device))
+                   for i in ([0, 1], [2, 2]))  # fmt: skip
+    base = score(backbone, [pair], plain()) if scale == 1 else score(
+        backbone, [pair, other], cfg(scale))  # fmt: skip
+    if strength == 0 or not plan.terms:
+        return base
+    wrong = Wrong(backbone, pair, tuple(plan.terms), tuple(plan.pictures), strength, tokens)
+    guided = with_gradient(base, wrong, backbone.alphas_cumprod)
+    return switch(guided, base, below=1000 * (1 - until))
+
+
+class Plan:
+    """The terms, put together from what is asked for."""
+
+    def __init__(self, backbone: Backbone, prompt: str, source: str) -> None:
+        self.backbone, self.prompt, self.source = backbone, prompt, source
+        self.terms: list[Term] = []
+        self.pictures: list[Tensor] = []  # latents
+        self.edited: list[str] = []  # words of the prompt
+
+    def edit(
+        self, move: Sequence[tuple[str, Vector]], resize: Sequence[tuple[str, float]], aim: Weights
+    ) -> None:
+        """Words that go somewhere, or grow, and look as they did."""
+        shifts, factors = dict(move), dict(resize)
+        for word, (dx, dy) in shifts.items():
+            if not (abs(dx) < 1 and abs(dy) < 1):
+                raise InputError(f"move {word}: fractions of the picture in -1..1 are needed, got "
+                                 f"{dx:g}, {dy:g}")  # fmt: skip
+        for word, factor in factors.items():
+            if not 0.05 <= factor <= 20:
+                raise InputError(f"resize {word}: a factor in 0.05..20 is needed, got {factor:g}")
+        for word in dict.fromkeys([*shifts, *factors]):
+            here = self._tokens(self.prompt, word)
+            there = self._tokens(self.source, word)
+            self.terms.append(
+                Term(here, there, 0, aim, shifts.get(word, (0.0, 0.0)), factors.get(word, 1.0))
+            )
+            self.edited.append(word)
+
+    def copy(
+        self,
+        appearance: Sequence[tuple[str, Tensor]],
+        layout: Sequence[tuple[str, Tensor]],
+        aim: Weights,
+    ) -> None:
+        """Words that look, or stand, like their namesakes in pictures."""
+        look, stand = Weights(look=aim.look), replace(aim, look=0.0)
+        for pairs, weights in ((appearance, look), (layout, stand)):
+            for word, picture in pairs:
+                with torch.no_grad():
+                    latents = self.backbone.encode_image(picture.to(self.backbone.device))
+                self.pictures.append(latents)
+                tokens = self._tokens(self.prompt, word)
+                self.terms.append(Term(tokens, tokens, len(self.pictures), weights))
+                self.edited.append(word)
+
+    def replace_words(self, aim: Weights) -> None:
+        """Words that stand for other words of the source, in their place and shape."""
+        old, new = self.source.split(), self.prompt.split()
+        if len(old) != len(new):
+            raise InputError(f"source and prompt need equally many words: {self.source!r} has "
+                             f"{len(old)}, {self.prompt!r} has {len(new)}")  # fmt: skip
+        for a, b in zip(old, new):
+            if a != b:
+                here, there = self._tokens(self.prompt, b), self._tokens(self.source, a)
+                self.terms.append(Term(here, there, 0, replace(aim, look=0.0)))
+                self.edited.append(b)
+
+    def keep(self, words: Sequence[str] | None, aim: Weights) -> None:
+        """Words that stay: the given ones, or the last of each phrase that nothing is asked of."""
+        if words is None:
+            touched = {part.lower() for word in self.edited for part in word.split()}
+            words = [phrase[-1] for phrase in phrases(self.prompt) if not touched & {*phrase}]
+        for word in words:
+            here = self._tokens(self.prompt, word)
+            self.terms.append(Term(here, self._tokens(self.source, word), 0, aim))
+
+    def _tokens(self, prompt: str, word: str) -> tuple[int, ...]:
+        return tuple(word_tokens(self.backbone, prompt, word))
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """The energy (x_t, t) -> [B]: 0 for the originals, and how far off the edited pictures are.
+
+    Times the number of a picture's latents, so that its gradient does not depend on their number.
+    """
+
+    backbone: Backbone
+    pair: Condition  # [original, edited], plain
+    terms: tuple[Term, ...]
+    pictures: tuple[Tensor, ...]  # [1, C, h, w] each
+    strength: float
+    tokens: int
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """x [B, C, h, w] and t [B], pairs of neighbours."""
+        times = t[::ROWS]
+        with torch.no_grad():
+            models = [self._see(x[::ROWS], times, 0)]
+            models += [self._see(self._noised(z, times), times, 1) for z in self.pictures]
+        edited = self._see(x[1::ROWS], times, 1)
+        energy = x.new_zeros(len(times))
+        for term in self.terms:
+            energy = energy + _off(term, edited, models[term.picture])
+        energy = self.strength * x[0].numel() * energy
+        return torch.stack([torch.zeros_like(energy), energy], 1).flatten()
+
+    def _see(self, x: Tensor, t: Tensor, row: int) -> Seen:
+        """Look at pictures [n, C, h, w] with the prompt of a row."""
+        height, width = x.shape[-2:]
+
+        def area(layer: Layer) -> int:
+            rows, columns = layer.shape(height, width)
+            return rows * columns
+
+        def read(layer: Layer) -> bool:
+            return layer.place == "up" and area(layer) <= self.tokens
+
+        look = Record(lambda layer: layer.cross and read(layer))
+        values = Record(lambda layer: not layer.cross and read(layer), values=True)
+        text = self.pair.select(torch.full((len(x),), row, device=self.pair.tokens.device))
+        self.backbone.predict_noise(x, t, replace(text, attention=(look, values)))
+        if not look.kept:
+            raise InputError(f"no attention of backbone {self.backbone.name!r} on the way up has "
+                             f"at most {self.tokens} places; tokens must be larger")  # fmt: skip
+        best = max(map(area, look.kept))
+        shape = next(layer for layer in look.kept if area(layer) == best).shape(height, width)
+        maps = [kept for layer, kept in look.kept.items() if area(layer) == best]
+        last = max((layer for layer in values.kept if area(layer) == best), key=lambda k: k.order)
+        return Seen(torch.stack(maps).mean(0).unflatten(1, shape),
+                    values.kept[last].unflatten(1, shape))  # fmt: skip
+
+    def _noised(self, z: Tensor, t: Tensor) -> Tensor:
+        """A given picture at the noise levels t [n], with noise that is always the same."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        alpha, sigma = alpha_sigma(self.backbone.alphas_cumprod, t)
+        return alpha.to(z) * z + sigma.to(z) * noise
+
+
+def _off(term: Term, edited: Seen, model: Seen) -> Tensor:
+    """[n] the weighted energies of one word, L1 as in the paper."""
+    here, there = edited.of(term.tokens), model.of(term.model)
+    goal = energies.centroid(there) + torch.tensor(term.shift, device=there.device)
+    w, energy = term.weights, here.new_zeros(len(here))
+    if w.place:
+        energy = energy + w.place * (energies.centroid(here) - goal).abs().sum(1)
+    if w.size:
+        wanted = term.factor * energies.size(there)
+        energy = energy + w.size * (energies.size(here) - wanted).abs()
+    if w.shape:
+        wanted = energies.moved(energies.shape(there), term.shift, term.factor)
+        energy = energy + w.shape * (energies.shape(here) - wanted).abs().mean((1, 2))
+    if w.look:
+        looks = [energies.appearance(m, seen.features)
+                 for m, seen in ((here, edited), (there, model))]  # fmt: skip
+        energy = energy + w.look * (looks[0] - looks[1]).abs().mean(1)
+    return energy
+
+
+def prepare(backbone: Backbone, request: Request) -> Ready:
+    """The pair's Score from what a user says."""
+    if not (request.source or request.move or request.resize or request.appearance
+            or request.layout):  # fmt: skip
+        raise InputError("self_guidance needs something to do: --move, --resize, --appearance, "
+                         "--layout or --source")  # fmt: skip
+    copies: dict[str, Any] = {
+        name: [(word, load_image(path, request.size)) for word, path in getattr(request, name)]
+        for name in ("appearance", "layout")
+    }
+    built = build(
+        backbone, request.prompt, request.source, move=request.move, resize=request.resize,
+        keep=request.keep or None, negative=request.negative, scale=request.scale, **copies,
+        **request.knobs,
+    )  # fmt: skip
+    return Ready(built, rows=ROWS)
+
+
+SYSTEM = System(
+    name="self_guidance",
+    paper="Diffusion Self-Guidance for Controllable Image Generation",
+    arxiv="2306.00986",
+    claim="moves, resizes and replaces things, and copies looks or layouts, by the model's own "
+    "attention",
+    inputs=(
+        Input("move", "a word, and how far to the right and down"),
+        Input("resize", "a word, and the factor of its area"),
+        Input("source", "the original's prompt, where words are to replace others in their place"),
+        Input("appearance", "a word, and a picture of what it shall look like"),
+        Input("layout", "a word, and a picture of where and how it shall stand"),
+        Input("keep", "a word that stays; if not given, all that nothing is asked of"),
+    ),
+    trains="nothing",
+    seams=("attention", "step"),
+    build=build,
+    prepare=prepare,
+)
