@@ -72,6 +72,9 @@ def test_each_system_is_trained_and_then_used(backbone: Path, data: Path, tmp_pa
 def test_a_training_goes_on_only_as_it_began(backbone: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train("controlnet", data, out, backbone, "--seed", 5)
+    train("controlnet", data, tmp_path / "twin", backbone, "--seed", 5)
+    name = "diffusion_pytorch_model.safetensors"
+    assert (out / name).read_bytes() == (tmp_path / "twin" / name).read_bytes()
     settings = json.loads((out / "settings.json").read_text())
     assert settings["kind"] == "edges"
     assert (settings["seed"], settings["steps"], settings["batch"]) == (5, 3, 2)

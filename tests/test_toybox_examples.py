@@ -13,7 +13,8 @@ from threed.core import InputError
 from threed.diffusion.examples import read_examples
 from threed.toybox.conditions import CONDITIONS
 from threed.toybox.edits import EDITS, random_edit
-from threed.toybox.examples import draw_examples
+from threed.toybox.examples import draw_examples, edit_triples
+from threed.toybox.world import COLORS
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -64,3 +65,19 @@ def test_scenes_have_every_map(tmp_path: Path) -> None:
     assert rows[0]["image"] == "000/000000-image.png"
     with pytest.raises(InputError, match="toybox draws no 'people'; it draws scenes, edits"):
         draw_examples("people", tmp_path, 1, seed=1)
+
+
+def test_triples_say_the_same_change_twice() -> None:
+    triples = edit_triples(40, seed=0)
+    assert triples == edit_triples(40, seed=0)
+    for source, change, target in triples:
+        assert source != target
+        article, color, kind = source.split(" ", 2)
+        assert article == ("an" if color[0] in "aeiou" else "a")
+        assert color in COLORS
+        new = change.split()[-1]
+        if change.startswith("make it"):
+            assert target.split(" ", 1)[1] == f"{new} {kind}"
+        else:
+            assert target.split(" ", 1)[1] == f"{color} {new}"
+    assert {change.split()[0] for _, change, _ in triples} == {"make", "turn"}

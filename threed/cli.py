@@ -36,6 +36,7 @@ app.command("convert")(cli_backbones.convert)
 app.command("list")(cli_lists.show)
 app.command("image")(cli_systems.image)
 app.command("train")(cli_train.train)
+app.command("edit-pairs")(cli_train.edit_pairs)
 
 
 class Axis(str, Enum):

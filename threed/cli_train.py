@@ -1,4 +1,4 @@
-"""`threed train SYSTEM`: teach a system that has weights of its own."""
+"""`threed train`: teach a system that has weights. `threed edit-pairs`: what to teach."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ def train(
     about = {"system": system, "backbone": model.name, "data": data, "size": str(examples.size),
              **{name: str(value) for name, value in chosen.items()}}  # fmt: skip
     place = out / str(chosen["part"]) if "part" in chosen else out
+    torch.manual_seed(recipe.seed)  # what a new net begins with
     task = lesson.learn(model, examples, about, small, chosen)
     count = sum(p.numel() for p in task.net.parameters() if p.requires_grad)
     complain(f"{system}: {count / 1e6:.1f} M parameters, {len(examples)} examples, "
@@ -109,3 +110,51 @@ def _folder(lesson: Lesson, data: str, drawn: int) -> Path:
         lesson.data, WORK.expanduser() / "examples" / lesson.data, drawn, DATA_SEED,
         progress=lambda done: complain(f"drawn {done} of {drawn} examples", "toybox"),
     )  # fmt: skip
+
+
+def edit_pairs(
+    triples: Annotated[
+        str,
+        typer.Argument(help="A file of JSON lines with input, edit, output; or toybox: made up."),
+    ],
+    out: Annotated[Path, typer.Option(help="The training folder; one that was cut is continued.")],
+    backbone: Annotated[
+        str, typer.Option(help="A name of `threed list backbones`, a hub id, or a folder.")
+    ] = TOYBOX,
+    tries: Annotated[int, typer.Option(min=1, help="Pairs made for each triple.")] = 100,
+    most: Annotated[int, typer.Option(min=1, help="Of these, as many are kept at most.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Of the sampler.")] = 100,
+    image: Annotated[float, typer.Option(help="Least likeness of the two pictures.")] = 0.7,
+    direction: Annotated[
+        float, typer.Option(help="Least likeness of their change and the captions'.")
+    ] = 0.2,
+    text: Annotated[float, typer.Option(help="Least likeness of picture and caption.")] = 0.2,
+    count: Annotated[int, typer.Option(min=1, help="Triples to make up.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Decides every random number.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Make examples for InstructPix2Pix: pairs of pictures that CLIP says changed as told.
+
+    The likenesses are cosines; their defaults are the paper's, for CLIP ViT-L/14.
+    """
+    from threed.diffusion.backbone import load_backbone
+    from threed.diffusion.channels import opened
+    from threed.diffusion.clip import clip_of
+    from threed.systems.edit_pairs import Filter, Triple, read_triples, write_pairs
+
+    if triples == TOYBOX:
+        from threed.toybox.examples import edit_triples
+
+        told = [Triple(*words) for words in edit_triples(count, seed)]
+    else:
+        told = read_triples(Path(triples).expanduser())
+    model = opened(load_backbone(backbone, device=device), "edit-pairs")
+    kept = write_pairs(
+        model, clip_of(model), told, out, keep=Filter(image, direction, text), tries=tries,
+        most=most, steps=steps, seed=seed,
+        progress=lambda done, pairs: complain(
+            f"{done} of {len(told)} triples, {pairs} pairs kept", "edit-pairs"
+        ),
+    )  # fmt: skip
+    complain(f"{kept} pairs of {len(told) * tries} kept", "edit-pairs")
+    say(str(out))

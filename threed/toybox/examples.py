@@ -18,10 +18,12 @@ from torch import Tensor
 from threed.core import InputError
 from threed.diffusion.examples import METADATA, Row, write_examples
 from threed.diffusion.images import save_image
+from threed.toybox.captions import a
 from threed.toybox.conditions import CONDITIONS, condition_map
 from threed.toybox.edits import random_edit
 from threed.toybox.pairs import random_pair_scene, random_toy_scene
 from threed.toybox.scenes import View, draw_scene
+from threed.toybox.world import COLORS, KINDS
 
 PAIRS = 0.3  # the share of scenes with two toys
 CHUNK = 256  # examples drawn between two notes of progress
@@ -84,6 +86,21 @@ def edit(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
     both = made.draw()
     return ({"instruction": made.instruction, "kind": made.kind},
             {"image": shown(both.before), "edited": shown(both.after)})  # fmt: skip
+
+
+def edit_triples(count: int, seed: int) -> list[tuple[str, str, str]]:
+    """Captions of toys before and after, and the instruction: for pairs that a model makes."""
+    rng = np.random.default_rng(seed)
+    triples = []
+    for _ in range(count):
+        kind, other = rng.choice(KINDS, 2, replace=False).tolist()
+        color, new = rng.choice(list(COLORS), 2, replace=False).tolist()
+        if rng.uniform() < 0.6:
+            change, after = f"make it {new}", f"{new} {kind}"
+        else:
+            change, after = f"turn it into {a(other)}", f"{color} {other}"
+        triples.append((a(f"{color} {kind}"), change, a(after)))
+    return triples
 
 
 def shown(view: View) -> Tensor:

@@ -1,0 +1,342 @@
+"""What trained systems do on toybox, as numbers: python benchmarks/trained.py NAME --weights DIR
+
+Every name of MEASURES is the claim of one system on scenes of a seed that nothing was trained on.
+--small takes an eighth of the pictures; --sheet writes them, --plot the curve of s_I.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from torch import Tensor
+
+from threed.diffusion.backbone import Backbone, load_backbone
+from threed.diffusion.clip import Clip, clip_of
+from threed.diffusion.detect import edges
+from threed.diffusion.images import grid, save_image
+from threed.systems import controlnet, instruct_pix2pix, uni_controlnet
+from threed.systems.edit_pairs import Triple, likeness
+from threed.systems.system import Ready, paint
+from threed.toybox.conditions import condition_map
+from threed.toybox.edits import DrawnEdit, random_edit
+from threed.toybox.family import WEIGHTS
+from threed.toybox.judge import Judge, load_judge
+from threed.toybox.pairs import Single, random_toy_scene
+from threed.toybox.scenes import View, draw_scene
+from threed.toybox.silhouette import overlap, silhouettes
+
+SEED = 3  # of the world: the family and its systems learn from 1, the judge from 2
+STEPS, SCALE = 25, 5.0
+IMAGE_SCALES = (1.0, 1.25, 1.5, 1.8, 2.2)  # of the curve
+BATCH = 8
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a measure is told."""
+
+    weights: Path
+    other: Path | None  # weights to compare with
+    count: int
+    sheet: Path | None
+    plot: Path | None
+
+
+def picture(view: View) -> Tensor:
+    """[3, H, W] in [0, 1]."""
+    return torch.from_numpy(view.picture.rgb).permute(2, 0, 1)
+
+
+# ---------------------------------------------------------------- InstructPix2Pix
+
+
+def edited(backbone: Backbone, unet: Any, edits: Sequence[DrawnEdit], image_scale: float) -> Tensor:
+    """[N, 3, H, W]: what the instructions make of the pictures."""
+    made = []
+    for first in range(0, len(edits), BATCH):
+        part = edits[first : first + BATCH]
+        before = torch.stack([picture(drawn.before) for drawn in part])
+        words = [drawn.edit.instruction for drawn in part]
+        guided = instruct_pix2pix.build(
+            backbone, words, before, unet, text_scale=SCALE, image_scale=image_scale
+        )
+        made.append(paint(backbone, Ready(guided), n=len(part), steps=STEPS, seed=first))
+    return torch.cat(made)
+
+
+def followed(judge: Judge, drawn: DrawnEdit, made: Tensor) -> bool:
+    """Whether a picture [3, H, W] shows what the instruction asked for.
+
+    Of a single toy without a hat the judge says so; otherwise what may change has to be nearer to
+    the true picture after the edit than to the one before.
+    """
+    after: Any = drawn.edit.after.subject
+    head = {"recolour": "color", "kind": "kind"}.get(drawn.edit.kind)
+    if head is not None and isinstance(after, Single) and after.hat is None:
+        return judge.read(made[None]).names(head)[0] == str(getattr(after, head))
+    region = torch.from_numpy(drawn.region)
+    near, far = (float((made - picture(view))[:, region].abs().mean())
+                 for view in (drawn.after, drawn.before))  # fmt: skip
+    return near < far
+
+
+def error_outside(drawn: DrawnEdit, made: Tensor) -> float:
+    """Mean absolute error, of 1, where nothing was to change, two pixels away from the edit."""
+    kept = torch.from_numpy(~ndimage.binary_dilation(drawn.region, iterations=2))
+    return float((made - picture(drawn.before))[:, kept].abs().mean())
+
+
+def instructions(backbone: Backbone, options: Options) -> Scores:
+    """Held-out edits: how many are followed, what else changed, and the curve over s_I."""
+    unet, judge = instruct_pix2pix.load(backbone, options.weights), load_judge(WEIGHTS / "judge")
+    rng = [np.random.default_rng([SEED, i]) for i in range(options.count)]
+    edits = [random_edit(r).draw() for r in rng]
+    made = edited(backbone, unet, edits, 1.5).cpu()
+    hits = [followed(judge, drawn, m) for drawn, m in zip(edits, made)]
+    before = torch.stack([picture(drawn.before) for drawn in edits])
+    floor = backbone.decode_latents(backbone.encode_image(before))
+    scores = {"instruction followed": share(hits)}
+    for kind in sorted({drawn.edit.kind for drawn in edits}):
+        scores[f"followed: {kind}"] = share(
+            [hit for hit, drawn in zip(hits, edits) if drawn.edit.kind == kind]
+        )
+    scores["error elsewhere"] = mean(error_outside(d, m) for d, m in zip(edits, made))
+    scores["error elsewhere, of the VAE alone"] = mean(
+        error_outside(d, m) for d, m in zip(edits, floor)
+    )
+    truth = torch.stack([picture(drawn.after) for drawn in edits])
+    show(options.sheet, before, made, truth)
+    if options.plot is not None:
+        points = curve(backbone, unet, edits[: max(8, options.count // 4)])
+        draw_plot(options.plot, points, "likeness of the pictures (CLIP)", "of their change (CLIP)",
+                  [f"s_I {scale:g}" for scale in IMAGE_SCALES])  # fmt: skip
+    return scores
+
+
+def curve(backbone: Any, unet: Any, edits: Sequence[DrawnEdit]) -> list[tuple[float, float]]:
+    """For each s_I the paper's two likenesses: of the pictures, and of the changes."""
+    clip, points = clip_of(backbone), []
+    before = torch.stack([picture(drawn.before) for drawn in edits])
+    triples = [captions(drawn, i) for i, drawn in enumerate(edits)]
+    for scale in IMAGE_SCALES:
+        made = edited(backbone, unet, edits, scale).cpu()
+        seen = [likeness(clip, torch.stack(pair), triple)
+                for pair, triple in zip(zip(before, made), triples)]  # fmt: skip
+        points.append((mean(s.image for s in seen), mean(s.direction for s in seen)))
+    return points
+
+
+def captions(drawn: DrawnEdit, seed: int) -> Triple:
+    """The captions of both scenes, said in the same way."""
+    source, target = (scene.caption(np.random.default_rng([SEED, seed]))
+                      for scene in (drawn.edit.before, drawn.edit.after))  # fmt: skip
+    return Triple(source, drawn.edit.instruction, target)
+
+
+# ---------------------------------------------------------------- maps
+
+
+def f_score(found: NDArray[np.bool_], wanted: NDArray[np.bool_], reach: int = 1) -> float:
+    """Harmonic mean of precision and recall of edges [H, W], `reach` pixels apart at most."""
+    square = np.ones((2 * reach + 1, 2 * reach + 1))
+    near_wanted, near_found = (ndimage.binary_dilation(m, square) for m in (wanted, found))
+    precision = (found & near_wanted).sum() / max(found.sum(), 1)
+    recall = (wanted & near_found).sum() / max(wanted.sum(), 1)
+    return float(2 * precision * recall / max(precision + recall, 1e-9))
+
+
+def follows_edges(made: Tensor, wanted: Tensor) -> float:
+    """Mean F-score of the edges found in pictures [N, 3, H, W] against maps [N, 3, H, W]."""
+    pixels = (made.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    return mean(f_score(edges(p)[..., 0] > 0, w[0].numpy() > 0.5) for p, w in zip(pixels, wanted))
+
+
+def scenes(count: int) -> tuple[list[str], list[View]]:
+    """Held-out single toys with their captions."""
+    rngs = [np.random.default_rng([SEED, i, 1]) for i in range(count)]
+    made = [random_toy_scene(r) for r in rngs]
+    return [s.caption(r) for s, r in zip(made, rngs)], [draw_scene(s) for s in made]
+
+
+def maps(kind: str, views: Sequence[View]) -> Tensor:
+    """[N, 3, H, W] the truth of a kind."""
+    return torch.stack([condition_map(kind, view) for view in views])
+
+
+def painted(backbone: Backbone, prompts: Sequence[str], build: Callable[[slice], Any]) -> Tensor:
+    """[N, 3, H, W]: pictures of the Scores that build makes for a part of the prompts."""
+    made = []
+    for first in range(0, len(prompts), BATCH):
+        part = slice(first, first + BATCH)
+        made.append(paint(backbone, Ready(build(part)), n=len(prompts[part]), steps=STEPS,
+                          seed=first))  # fmt: skip
+    return torch.cat(made).cpu()
+
+
+def edges_followed(backbone: Backbone, options: Options) -> Scores:
+    """ControlNet: the edges of the pictures against the map, beside pictures without it."""
+    net = controlnet.load(backbone, options.weights)
+    prompts, views = scenes(options.count)
+    wanted = maps("edges", views)
+
+    def with_strength(strength: float) -> Tensor:
+        return painted(backbone, prompts, lambda part: controlnet.build(
+            backbone, prompts[part], [controlnet.Given(net, wanted[part])], scale=SCALE,
+            strength=strength,
+        ))  # fmt: skip
+
+    made, free = with_strength(1.0), with_strength(0.0)
+    real = torch.stack([picture(view) for view in views])
+    show(options.sheet, wanted, made, free, real)
+    controlled, plain = follows_edges(made, wanted), follows_edges(free, wanted)
+    return {"F-score of the edges": controlled, "F-score without control": plain,
+            "times": controlled / max(plain, 1e-9),
+            "F-score of the real pictures": follows_edges(real, wanted)}  # fmt: skip
+
+
+def all_in_one(backbone: Any, options: Options) -> Scores:
+    """Uni-ControlNet: two maps together and each alone; content; --other was trained on all maps.
+
+    Edges are told of the left half only and depth of the whole, so that neither says it all.
+    """
+    adapters = uni_controlnet.load(backbone, options.weights)
+    prompts, views = scenes(options.count)
+    edge, near = maps("edges", views), maps("depth", views)
+    outline = near.amax(1) > 0
+    rows, scores = [edge, near], {}
+
+    def told(which: Any, given: dict[str, Tensor]) -> Tensor:
+        return painted(backbone, prompts, lambda part: uni_controlnet.build(
+            backbone, prompts[part], which, {k: v[part] for k, v in given.items()}, scale=SCALE,
+        ))  # fmt: skip
+
+    cases = {"both": {"edges": edge, "depth": near}, "edges alone": {"edges": edge},
+             "depth alone": {"depth": near}, "nothing": {}}  # fmt: skip
+    for name, given in cases.items():
+        made = told(adapters, given)
+        rows.append(made)
+        scores[f"{name}: F-score of the edges"] = follows_edges(made, edge)
+        scores[f"{name}: outline of the depth (IoU)"] = float(
+            overlap(silhouettes(made), outline).mean()
+        )
+    if options.other is not None:
+        other = uni_controlnet.load(backbone, options.other)
+        for name in ("edges alone", "depth alone"):
+            made = told(other, cases[name])
+            rows.append(made)
+            scores[f"without dropout, {name}: F-score"] = follows_edges(made, edge)
+            scores[f"without dropout, {name}: outline (IoU)"] = float(
+                overlap(silhouettes(made), outline).mean()
+            )
+    if adapters.world is not None:
+        scores |= content_shown(backbone, adapters, views, clip_of(backbone), rows)
+    show(options.sheet, *rows, torch.stack([picture(view) for view in views]))
+    return scores
+
+
+def content_shown(backbone: Backbone, adapters: Any, views: Sequence[View], clip: Clip,
+                  rows: list[Tensor]) -> Scores:  # fmt: skip
+    """Pictures of a picture's content and no text: colour and kind as the judge reads them."""
+    features = clip.images(torch.stack([picture(view) for view in views]))
+    empty = [""] * len(views)
+    made = painted(backbone, empty, lambda part: uni_controlnet.build(
+        backbone, empty[part], adapters, content=features[part], scale=SCALE
+    ))  # fmt: skip
+    rows.append(made)
+    verdict = load_judge(WEIGHTS / "judge").read(made)
+    toys: list[Any] = [view.scene.subject for view in views]
+    return {f"content: {head} read": share(
+        [name == getattr(toy, head) for name, toy in zip(verdict.names(head), toys)]
+    ) for head in ("color", "kind")}  # fmt: skip
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def share(hits: Sequence[bool]) -> float:
+    """How many of them."""
+    return sum(hits) / max(len(hits), 1)
+
+
+def mean(values: Any) -> float:
+    """The mean of numbers."""
+    return float(np.mean(list(values)))
+
+
+def show(sheet: Path | None, *rows: Tensor) -> None:
+    """Write rows of pictures [N, 3, H, W], a dozen columns of them."""
+    if sheet is not None:
+        few = [row[:12].cpu() for row in rows]
+        save_image(grid(torch.cat(few), columns=len(few[0])), sheet)
+
+
+def draw_plot(path: Path, points: Sequence[tuple[float, float]], across: str, up: str,
+              names: Sequence[str]) -> None:  # fmt: skip
+    """A line through named points as a picture."""
+    width, height, edge = 480, 360, 56
+    canvas = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(canvas)
+    x, y = np.array(points).T
+    low, high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
+    room = np.maximum((high - low) * 0.15, 0.005)
+    low, high = low - room, high + room
+
+    def at(a: float, b: float) -> tuple[float, float]:
+        u, v = (np.array([a, b]) - low) / (high - low)
+        return edge + u * (width - 1.5 * edge), height - edge - v * (height - 1.5 * edge)
+
+    pen.line([at(low[0], high[1]), at(*low), at(high[0], low[1])], fill="black")
+    for share_ in np.linspace(0, 1, 5):
+        a, b = low + share_ * (high - low)
+        (u, base), (left, v) = at(a, low[1]), at(low[0], b)
+        pen.text((u, base + 6), f"{a:.3f}", fill="black", anchor="ma")
+        pen.text((left - 4, v), f"{b:.3f}", fill="black", anchor="rm")
+    pen.text((width / 2, height - 18), across, fill="black", anchor="mm")
+    pen.text((8, 10), up, fill="black", anchor="lm")
+    places = [at(a, b) for a, b in zip(x, y)]
+    pen.line(places, fill=(40, 90, 200), width=2)
+    for (u, v), name in zip(places, names):
+        pen.ellipse((u - 3, v - 3, u + 3, v + 3), fill=(40, 90, 200))
+        pen.text((u + 6, v - 8), name, fill="black")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path)
+
+
+MEASURES: dict[str, tuple[Callable[[Any, Options], Scores], int]] = {  # and of how many scenes
+    "instruct_pix2pix": (instructions, 120),
+    "controlnet": (edges_followed, 64),
+    "uni_controlnet": (all_in_one, 48),
+}
+
+
+def main() -> None:
+    """Print the scores of one measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=MEASURES)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--other", type=Path, help="Uni-ControlNet's, trained with dropout=false")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--sheet", type=Path, help="a file for the pictures")
+    parser.add_argument("--plot", type=Path, help="a file for InstructPix2Pix's curve")
+    parser.add_argument("--backbone", default="toybox")
+    said = parser.parse_args()
+    measure, count = MEASURES[said.name]
+    count = count // 8 if said.small else count
+    options = Options(said.weights, said.other, count, said.sheet, said.plot)
+    for name, value in measure(load_backbone(said.backbone), options).items():
+        sys.stdout.write(f"{name}\t{value:.3f}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Examples for InstructPix2Pix out of Prompt-to-Prompt, filtered by what CLIP says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import tiny_folder
+from threed.cli_train import edit_pairs
+from threed.core import InputError
+from threed.diffusion.backbone import Backbone, load_backbone
+from threed.diffusion.examples import read_examples
+from threed.systems.edit_pairs import (
+    Filter,
+    Likeness,
+    Triple,
+    likeness,
+    make_pairs,
+    read_triples,
+    write_pairs,
+)
+from threed.systems.instruct_pix2pix import ROLES, TEXTS
+
+TRIPLE = Triple("a red mug", "make it blue", "a blue mug")
+ANY = Filter(image=-2, direction=-2, text=-2)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "m")), device="cpu")
+
+
+@dataclass
+class Plane:
+    """A CLIP of two dimensions: mean red and blue of a picture, and what texts are told to be."""
+
+    words: dict[str, tuple[float, float]]
+
+    def images(self, pictures: Tensor) -> Tensor:
+        return pictures.mean((2, 3))[:, [0, 2]]
+
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        return torch.tensor([self.words[prompt] for prompt in prompts])
+
+
+PLANE = Plane({"a red mug": (3.0, 0.0), "a blue mug": (0.0, 5.0)})
+
+
+def pair(one: tuple[float, float], other: tuple[float, float]) -> Tensor:
+    """Two pictures of one colour each: red and blue of them."""
+    return torch.stack([torch.tensor([red, 0.5, blue])[:, None, None].expand(3, 4, 4)
+                        for red, blue in (one, other)])  # fmt: skip
+
+
+def test_likenesses_are_cosines_of_vectors_and_of_their_changes() -> None:
+    seen = likeness(PLANE, pair((1.0, 0.0), (0.6, 0.8)), TRIPLE)
+    assert seen.image == pytest.approx(0.6)
+    assert (seen.source, seen.target) == pytest.approx((1.0, 0.8))
+    # of lengths 1: from (1, 0) to (.6, .8), against from (1, 0) to (0, 1)
+    assert seen.direction == pytest.approx((0.4 + 0.8) / (0.8**0.5 * 2**0.5))
+    back = likeness(PLANE, pair((0.0, 1.0), (1.0, 0.0)), TRIPLE)
+    assert back.direction == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(("change", "passes"), [
+    ({}, True), ({"image": 0.69}, False), ({"direction": 0.19}, False), ({"source": 0.19}, False),
+    ({"target": 0.19}, False),
+])  # fmt: skip
+def test_a_pair_has_to_pass_all_four(change: dict[str, float], passes: bool) -> None:
+    least = {"image": 0.7, "direction": 0.2, "source": 0.2, "target": 0.2}
+    assert Filter().passes(Likeness(**(least | change))) is passes
+
+
+def test_the_first_picture_is_the_sources_and_chance_is_decided(backbone: Backbone) -> None:
+    def pairs(seed: int) -> list[Tensor]:
+        rng = np.random.default_rng(seed)
+        made = make_pairs(backbone, PLANE, TRIPLE, rng, tries=2, steps=3)
+        return [pictures for pictures, _ in made]
+
+    first, again, other = pairs(0), pairs(0), pairs(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], other[0])
+    assert first[0].shape == (2, 3, 32, 32)
+    # one noise, two prompts: alike, but not the same
+    one, two = first[0]
+    assert 0 < float((one - two).abs().max())
+    assert float((one - two).norm()) < float((one - first[1][0]).norm())
+
+
+def test_the_best_pairs_become_a_training_folder(backbone: Backbone, tmp_path: Path) -> None:
+    triples = [TRIPLE, Triple("a blue mug", "make it red", "a red mug")]
+    told: list[tuple[int, int]] = []
+    count = write_pairs(backbone, PLANE, triples, tmp_path / "out", keep=ANY, tries=3, most=2,
+                        steps=2, progress=lambda *n: told.append(n))  # fmt: skip
+    assert count == 4
+    assert told == [(1, 2), (2, 4)]
+    examples = read_examples(tmp_path / "out", 32, pictures=ROLES, texts=TEXTS)
+    words = ["make it blue", "make it blue", "make it red", "make it red"]
+    assert examples.texts("instruction", range(4)) == words
+    # the two of three tries whose change is most like the captions'
+    rng = np.random.default_rng([0, 1])
+    made = list(make_pairs(backbone, PLANE, triples[1], rng, tries=3, steps=2))
+    best = max(made, key=lambda item: item[1].direction)[0]
+    shown = torch.stack([examples.pictures(role, [2])[0] for role in ROLES])
+    assert float((shown - best).abs().max()) < 0.6 / 255
+    seen = [likeness(PLANE, torch.stack([examples.pictures(role, [i])[0] for role in ROLES]),
+                     triples[1]).direction for i in (2, 3)]  # fmt: skip
+    assert seen[0] >= seen[1]
+
+
+def test_a_folder_that_was_cut_is_continued(backbone: Backbone, tmp_path: Path) -> None:
+    triples = [TRIPLE, TRIPLE, TRIPLE]
+    options = {"keep": ANY, "tries": 1, "steps": 2}
+    write_pairs(backbone, PLANE, triples, tmp_path / "whole", **options)
+    write_pairs(backbone, PLANE, triples[:1], tmp_path / "parts", **options)
+    told: list[tuple[int, int]] = []
+    write_pairs(backbone, PLANE, triples, tmp_path / "parts", **options,
+                progress=lambda *n: told.append(n))  # fmt: skip
+    assert told == [(2, 2), (3, 3)]
+    whole, parts = ({str(p.relative_to(tmp_path / name)): p.read_bytes()
+                     for p in sorted((tmp_path / name).rglob("*")) if p.is_file()}
+                    for name in ("whole", "parts"))  # fmt: skip
+    assert whole == parts
+    with pytest.raises(InputError, match=r"none of 3 pairs passed the filter .*; lower it"):
+        write_pairs(backbone, PLANE, triples, tmp_path / "none", keep=Filter(image=1.5), tries=1,
+                    steps=1)  # fmt: skip
+
+
+def test_triples_are_read_and_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = [{"input": "a red mug", "edit": "make it blue", "output": "a blue mug"},
+            {"caption": "a cat", "edit": "add a hat", "output": "a cat in a hat"}]  # fmt: skip
+    path.write_text("\n\n".join(json.dumps(row) for row in rows))
+    assert read_triples(path) == [TRIPLE, Triple("a cat", "add a hat", "a cat in a hat")]
+    for text, message in (
+        ('{"input": "a", "edit": "b"}', r"line 1, must be a JSON object with input, edit, output"),
+        ("[1]", "line 1, must be"),
+        ("{oh", "line 1, must be"),
+        ("", "holds no triples of input"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_triples(path)
+    with pytest.raises(InputError, match=r"there is no file .*/no.jsonl"):
+        read_triples(tmp_path / "no.jsonl")
+
+
+def test_clips_vectors_need_no_length() -> None:
+    doubled = Plane({name: (2 * a, 2 * b) for name, (a, b) in PLANE.words.items()})
+    pictures = pair((1.0, 0.2), (0.3, 0.9))
+    assert likeness(doubled, pictures, TRIPLE) == likeness(PLANE, pictures, TRIPLE)
+
+
+def test_the_command_makes_a_folder_that_trains(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({"input": "a red mug", "edit": "make it blue",
+                                "output": "a blue mug"}))  # fmt: skip
+    options = {"tries": 1, "most": 1, "steps": 1, "seed": 0, "device": "cpu", "count": 1}
+    low = {"image": -2.0, "direction": -2.0, "text": -2.0}
+    edit_pairs(str(path), tmp_path / "out", "toybox", **options, **low)
+    examples = read_examples(tmp_path / "out", 64, pictures=ROLES, texts=TEXTS)
+    assert examples.texts("instruction", [0]) == ["make it blue"]
+    edit_pairs("toybox", tmp_path / "made up", "toybox", **options, **low)
+    assert len(read_examples(tmp_path / "made up", 64, pictures=ROLES, texts=TEXTS)) == 1
+    with pytest.raises(InputError, match="none of 1 pairs passed the filter"):
+        edit_pairs(str(path), tmp_path / "none", "toybox", **options, image=1.5, direction=0.2,
+                   text=0.2)  # fmt: skip

@@ -1,0 +1,184 @@
+"""Examples for InstructPix2Pix out of a text-to-image model: pictures of pairs of prompts.
+
+Both pictures of a pair begin from the same noise, and the second takes the self-attention of the
+first for a random share of the sampling (Prompt-to-Prompt); of many tries those are kept of which
+CLIP says that they changed as the prompts do (arXiv:2211.09800, section 3.1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from threed.core import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.examples import Row, write_examples
+from threed.diffusion.images import save_image
+from threed.systems import prompt_to_prompt
+from threed.systems.system import Ready, paint
+
+EVERY = 2**16  # tokens: layers of any size take the source's self-attention
+TRIPLE = ("input", "edit", "output")  # of a file of triples: caption, instruction, new caption
+
+
+class Space(Protocol):
+    """What CLIP gives: vectors of pictures and texts in one space."""
+
+    def images(self, pictures: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] -> [B, D]."""
+        ...
+
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """B texts -> [B, D]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Triple:
+    """A caption, an instruction, and the caption after it."""
+
+    source: str
+    instruction: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What CLIP says of a pair: cosines."""
+
+    image: float  # between the two pictures
+    direction: float  # between the change of the pictures and that of the captions
+    source: float  # between the first picture and its caption
+    target: float  # between the second and its
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The least likeness of a pair that is kept; the paper's, for CLIP ViT-L/14."""
+
+    image: float = 0.7
+    direction: float = 0.2
+    text: float = 0.2
+
+    def passes(self, seen: Likeness) -> bool:
+        """Whether a pair is good enough."""
+        return (seen.image >= self.image and seen.direction >= self.direction
+                and min(seen.source, seen.target) >= self.text)  # fmt: skip
+
+
+def likeness(clip: Space, pictures: Tensor, triple: Triple) -> Likeness:
+    """How a pair [2, 3, H, W] of pictures fits the captions and each other."""
+    before, after = F.normalize(clip.images(pictures), dim=-1)
+    source, target = F.normalize(clip.texts([triple.source, triple.target]), dim=-1)
+
+    def cosine(a: Tensor, b: Tensor) -> float:
+        return float(F.cosine_similarity(a, b, 0))
+
+    return Likeness(cosine(before, after), cosine(after - before, target - source),
+                    cosine(before, source), cosine(after, target))  # fmt: skip
+
+
+def read_triples(path: Path) -> list[Triple]:
+    """A file of one JSON object a line, with input (or caption), edit and output."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    triples = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            words = [row.get("input", row.get("caption")), row.get("edit"), row.get("output")]
+        except (ValueError, AttributeError):
+            words = []
+        if len(words) != 3 or not all(isinstance(word, str) and word for word in words):
+            raise InputError(f"{path}, line {number}, must be a JSON object with "
+                             f"{', '.join(TRIPLE)}: {line[:60]!r}")  # fmt: skip
+        triples.append(Triple(*words))
+    if not triples:
+        raise InputError(f"{path} holds no triples of {', '.join(TRIPLE)}")
+    return triples
+
+
+def make_pairs(
+    backbone: Backbone,
+    clip: Space,
+    triple: Triple,
+    rng: np.random.Generator,
+    *,
+    tries: int,
+    steps: int,
+) -> Iterator[tuple[Tensor, Likeness]]:
+    """Pairs [2, 3, S, S] in [0, 1] with what CLIP says of them; each from another noise.
+
+    The share of the sampling in which attention is shared is uniform in 0.1..0.9, the scale of
+    guidance in 7.5..15. The paper's ancestral sampler would need the same chance in both pictures;
+    this one, DDIM, has none.
+    """
+    for _ in range(tries):
+        share, scale = rng.uniform(0.1, 0.9), rng.uniform(7.5, 15)
+        guided = prompt_to_prompt.build(
+            backbone, triple.target, triple.source, scale=float(scale), cross_replace=0.0,
+            self_replace=float(share), self_tokens=EVERY, mode="refine",
+        )  # fmt: skip
+        ready = Ready(guided, rows=prompt_to_prompt.ROWS)
+        pair = paint(backbone, ready, steps=steps, seed=int(rng.integers(2**31))).cpu()
+        yield pair, likeness(clip, pair, triple)
+
+
+def write_pairs(
+    backbone: Backbone,
+    clip: Space,
+    triples: Sequence[Triple],
+    out: Path,
+    *,
+    keep: Filter = Filter(),
+    tries: int = 100,
+    most: int = 4,
+    steps: int = 100,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write a training folder of up to `most` pairs a triple, those of the best direction.
+
+    A folder that was cut is continued: triples of which it knows are passed over. progress is told
+    (triples done, pairs kept). Returns the number of pairs; InputError if none passed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    log = out / "triples.jsonl"  # a line for each triple that is done: its examples
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    rows: list[Row] = [row for line in lines for row in json.loads(line)]
+    for index in range(len(lines), len(triples)):
+        rng = np.random.default_rng([seed, index])
+        made = make_pairs(backbone, clip, triples[index], rng, tries=tries, steps=steps)
+        good = sorted(((seen, pair) for pair, seen in made if keep.passes(seen)),
+                      key=lambda item: -item[0].direction)[:most]  # fmt: skip
+        found = [_write(out, index, number, triples[index], pair)
+                 for number, (_, pair) in enumerate(good)]  # fmt: skip
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+        rows += found
+        if progress is not None:
+            progress(index + 1, len(rows))
+    if not rows:
+        raise InputError(
+            f"none of {len(triples) * tries} pairs passed the filter {keep}; lower it, or make "
+            "more tries"
+        )
+    write_examples(out, rows)
+    return len(rows)
+
+
+def _write(out: Path, index: int, number: int, triple: Triple, pair: Tensor) -> Row:
+    names = [f"{index:07d}/{number}_{side}.png" for side in (0, 1)]
+    for name, picture in zip(names, pair):
+        save_image(picture, out / name)
+    return {"image": names[0], "edited": names[1], "instruction": triple.instruction,
+            "input": triple.source, "output": triple.target}  # fmt: skip
