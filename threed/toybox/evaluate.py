@@ -180,8 +180,8 @@ def side_by_side(rows: Sequence[Row], other: Path) -> str:
     return "\n".join(f"- {name}: {summary(part)}" for name, part in lines)
 
 
-def contact_sheet(assets: Sequence[Path], path: Path, *, size: int = 128) -> None:
-    """Write one picture of mesh files: two views of each, four assets a row."""
+def contact_sheet(assets: Sequence[Path], path: Path, *, size: int = 128, columns: int = 8) -> None:
+    """Write one picture of mesh files: two views of each, so many views a row."""
     import torch
 
     from exporters.load import load
@@ -194,7 +194,7 @@ def contact_sheet(assets: Sequence[Path], path: Path, *, size: int = 128) -> Non
     for asset in assets:
         seen = render_mesh(framed(load(asset)), orbit(8, size)[:2], look="shaded")
         views.append(seen.rgb.permute(0, 3, 1, 2))
-    save_image(grid(torch.cat(views), columns=8), path)
+    save_image(grid(torch.cat(views), columns=columns), path)
 
 
 def part_of(text: str) -> tuple[int, int]:
