@@ -17,16 +17,17 @@ from threed.diffusion.channels import widened
 from threed.diffusion.control import new_controlnet
 from threed.diffusion.inversion import Nulls, levels
 from threed.diffusion.local_adapter import LocalAdapter
-from threed.diffusion.projectors import GlobalAdapter
 from threed.diffusion.score import Score, cfg, dual_cfg, score
 from threed.systems import (
     Ready,
     controlnet,
     instruct_pix2pix,
     prompt_to_prompt,
+    rpg,
     self_guidance,
     uni_controlnet,
 )
+from threed.systems.plans import Plan, Region
 
 Leaf = tuple[Tensor, Score]
 
@@ -87,26 +88,32 @@ def _instructed(backbone: Backbone, *, taught: bool, image_scale: float) -> Read
     )  # fmt: skip
 
 
-def _controlled(backbone: Backbone, strength: float) -> Ready:
+def _controlled(backbone: Backbone, strength: float, hint: Tensor | None = None) -> Ready:
     base: Any = backbone
-    given = controlnet.Given(_taught(lambda: new_controlnet(base)), _picture(backbone))
+    hint = _picture(backbone) if hint is None else hint
+    given = controlnet.Given(_taught(lambda: new_controlnet(base)), hint)
     return Ready(controlnet.build(backbone, "a red mug", [given], scale=5.0, strength=strength))
 
 
+def _learned_hint(backbone: Backbone) -> Leaf:
+    hint = _picture(backbone).requires_grad_()
+    return hint, _controlled(backbone, 1.0, hint).score
+
+
+def _divided(backbone: Backbone, base_ratio: float) -> Ready:
+    halves = Region("a red mug", (0, 0, 0.5, 1)), Region("a blue hat", (0.5, 0, 1, 1))
+    return Ready(rpg.build(backbone, Plan("a red mug", halves), base_ratio=base_ratio))
+
+
 def _adapted(backbone: Backbone, strength: float) -> Ready:
+    """A map only: tokens of a global adapter that has learned nothing are no direction to go in."""
     base: Any = backbone
-    width = int(base.unet.config.cross_attention_dim)
-    adapters = uni_controlnet.Adapters(
-        ("edges", "depth"),
-        _taught(lambda: LocalAdapter(base, 2)),
-        _taught(lambda: GlobalAdapter(8, width)),
-    )
+    local = _taught(lambda: LocalAdapter(base, 2))
+    adapters = uni_controlnet.Adapters(("edges", "depth"), local)
+    maps = {"depth": _picture(backbone)}
     return Ready(
-        uni_controlnet.build(
-            backbone, "a red mug", adapters, {"depth": _picture(backbone)}, torch.ones(1, 8),
-            scale=5.0, strength=strength, global_strength=0.1 * strength,
-        )
-    )  # fmt: skip
+        uni_controlnet.build(backbone, "a red mug", adapters, maps, scale=5.0, strength=strength)
+    )
 
 
 def _unmoved(backbone: Backbone) -> Score:
@@ -141,10 +148,16 @@ CASES = {
         typical=lambda backbone: _controlled(backbone, 1.0),
         neutral=lambda backbone: _controlled(backbone, 0.0),
         plain=lambda backbone: sampled(backbone, "a red mug"),
+        gradient=_learned_hint,
     ),
     "uni_controlnet": Case(
         typical=lambda backbone: _adapted(backbone, 1.0),
         neutral=lambda backbone: _adapted(backbone, 0.0),
+        plain=lambda backbone: sampled(backbone, "a red mug"),
+    ),
+    "rpg": Case(
+        typical=lambda backbone: _divided(backbone, 0.2),
+        neutral=lambda backbone: _divided(backbone, 1.0),
         plain=lambda backbone: sampled(backbone, "a red mug"),
     ),
     "self_guidance": Case(

@@ -75,13 +75,14 @@ def build(
     keep: Sequence[str] | None = None,
     negative: str = "",
     scale: float = 5.0,
-    strength: float = 1.0,
-    until: float = 0.7,
-    place_weight: float = 1.0,
-    size_weight: float = 1.0,
+    strength: float = 3.0,
+    until: float = 0.4,
+    place_weight: float = 2.0,
+    size_weight: float = 0.5,
     shape_weight: float = 1.0,
-    look_weight: float = 0.5,
+    look_weight: float = 0.1,
     keep_weight: float = 1.0,
+    limit: float = 0.7,
     tokens: int = 1024,
 ) -> Score:
     """The Score of pairs [original, edited] of neighbours. The original is never changed.
@@ -92,9 +93,10 @@ def build(
     with as many words; words that differ take place and shape of those they stand for. keep: words
     that stay as they are; by default the last of each phrase without any of the words above.
 
-    strength multiplies the gradients (0 gives plain samples), until is the share of the sampling
-    in which they act, tokens the size of the largest maps that are read. InputError for words that
-    are not in the prompt, and for moves and factors that leave no picture.
+    strength multiplies the gradients (0 gives plain samples); what they add is at most `limit`
+    times the noise; until is the share of the sampling in which they act, tokens the size of the
+    largest maps that are read. InputError for words that are not in the prompt, and for moves and
+    factors that leave no picture.
     """
     plan = Plan(backbone, prompt, prompt if source is None else source)
     aim = Weights(place_weight, size_weight, shape_weight, look_weight)
@@ -110,7 +112,7 @@ def build(
     if strength == 0 or not plan.terms:
         return base
     wrong = Wrong(backbone, pair, tuple(plan.terms), tuple(plan.pictures), strength, tokens)
-    guided = with_gradient(base, wrong, backbone.alphas_cumprod)
+    guided = with_gradient(base, wrong, backbone.alphas_cumprod, limit)
     return switch(guided, base, below=1000 * (1 - until))
 
 

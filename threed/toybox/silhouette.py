@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 BORDER = 3  # pixels at each side that show the background
 APART = 0.13  # RGB distance, of 1.73, at which a pixel is not background
@@ -14,14 +17,37 @@ APART = 0.13  # RGB distance, of 1.73, at which a pixel is not background
 def silhouettes(images: Tensor) -> Tensor:
     """[B, H, W] bool: the largest connected thing in pictures [B, 3, H, W] in [0, 1].
 
+    Holes stay holes. Nothing at all gives no pixels.
+    """
+    masks = foreground(images).cpu().numpy()
+    return torch.from_numpy(np.stack([_largest(mask) for mask in masks]))
+
+
+def foreground(images: Tensor) -> Tensor:
+    """[B, H, W] bool: what is unlike the background in pictures [B, 3, H, W] in [0, 1].
+
     The background's colour is read from the left and right edge, row by row, so it may change from
-    top to bottom but not from side to side. Holes stay holes. Nothing at all gives no pixels.
+    top to bottom but not from side to side.
     """
     edges = torch.cat([images[..., :BORDER], images[..., -BORDER:]], -1)
     rows = edges.median(-1).values  # [B, 3, H]
-    smooth = torch.nn.functional.avg_pool1d(rows, 9, stride=1, padding=4, count_include_pad=False)
-    away = (images - smooth[..., None]).norm(dim=1) > APART
-    return torch.from_numpy(np.stack([_largest(mask) for mask in away.cpu().numpy()]))
+    smooth = F.avg_pool1d(rows, 9, stride=1, padding=4, count_include_pad=False)
+    return (images - smooth[..., None]).norm(dim=1) > APART
+
+
+def coloured(images: Tensor, colors: Sequence[Sequence[float]]) -> Tensor:
+    """[B, n, H, W] bool: the largest thing in front that is nearest to each of n RGB colours.
+
+    Brightness does not count, as toys are shaded.
+    """
+    wanted = torch.tensor(colors, dtype=images.dtype, device=images.device)
+    shares = [v / v.sum(1, keepdim=True).clamp_min(0.05) for v in (images, wanted)]
+    apart = (shares[0][:, None] - shares[1][None, :, :, None, None]).norm(dim=2)  # [B, n, H, W]
+    nearest = apart.argmin(1)
+    front = foreground(images)
+    masks = torch.stack([front & (nearest == i) for i in range(len(wanted))], 1).cpu().numpy()
+    parts = [np.stack([_largest(mask) for mask in picture]) for picture in masks]
+    return torch.from_numpy(np.stack(parts))
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

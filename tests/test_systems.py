@@ -1,0 +1,202 @@
+"""What is true of every system, and of the table."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidance.distill import Pull, distill
+from tests.systems import CASES
+from tests.tiny import tiny_folder
+from threed.cameras import orbit
+from threed.core import InputError, Schedule
+from threed.diffusion.backbone import Backbone, load_backbone
+from threed.scenes.field import Field, FieldSettings
+from threed.systems import SYSTEMS, Ready, Request, find_system
+from threed.systems.system import describe, paint
+
+every = pytest.mark.parametrize("name", SYSTEMS)
+SMALL = FieldSettings(levels=4, start_levels=4, log2_table=12, max_resolution=32, occupancy=16,
+                      samples=32)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def toybox() -> Backbone:
+    return load_backbone("toybox", device="cpu")
+
+
+def noisy(ready: Ready, groups: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Latents and noise levels of groups that share theirs."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(groups, 4, 8, 8, generator=g).repeat_interleave(ready.rows, 0)
+    t = torch.tensor([801, 701, 951])[:groups].repeat_interleave(ready.rows)
+    return x, t
+
+
+def test_every_system_has_a_case() -> None:
+    assert list(CASES) == list(SYSTEMS)
+
+
+@every
+def test_neutral_knobs_give_exactly_the_plain_sample(name: str, tiny: Backbone) -> None:
+    case = CASES[name]
+    neutral = case.neutral(tiny)
+    plain = Ready(case.plain(tiny), rows=neutral.rows)
+    pictures = paint(tiny, neutral, n=2, steps=3, seed=1)
+    expected = paint(tiny, plain, n=2, steps=3, seed=1)
+    torch.testing.assert_close(pictures, expected, atol=1e-5, rtol=0)
+
+
+@every
+def test_other_knobs_do_something(name: str, tiny: Backbone) -> None:
+    case = CASES[name]
+    typical, neutral = case.typical(tiny), case.neutral(tiny)
+    x, t = noisy(typical, 2)
+    last = slice(typical.rows - 1, None, typical.rows)
+    change = (typical.score(x, t) - neutral.score(x, t))[last]
+    assert float(change.abs().amax((1, 2, 3)).min()) > 1e-4
+
+
+@every
+def test_a_seed_decides_everything(name: str, tiny: Backbone) -> None:
+    torch.manual_seed(1)
+    pictures = paint(tiny, CASES[name].typical(tiny), steps=3, seed=5)
+    torch.manual_seed(2)
+    assert torch.equal(pictures, paint(tiny, CASES[name].typical(tiny), steps=3, seed=5))
+    assert not torch.equal(pictures, paint(tiny, CASES[name].typical(tiny), steps=3, seed=6))
+
+
+@every
+def test_a_batch_is_its_groups_one_by_one(name: str, tiny: Backbone) -> None:
+    ready = CASES[name].typical(tiny)
+    x, t = noisy(ready, 3)
+    parts = [slice(i, i + ready.rows) for i in range(0, len(x), ready.rows)]
+    one_by_one = torch.cat([ready.score(x[part], t[part]) for part in parts])
+    torch.testing.assert_close(ready.score(x, t), one_by_one, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.gradient])
+def test_inputs_that_learn_get_a_gradient(name: str, tiny: Backbone) -> None:
+    case = CASES[name]
+    assert case.gradient is not None
+    leaf, score = case.gradient(tiny)
+    x, t = noisy(case.typical(tiny), 2)
+    score(x, t).square().sum().backward()
+    assert leaf.grad is not None
+    assert bool(leaf.grad.isfinite().all())
+    assert float(leaf.grad.abs().max()) > 0
+
+
+@every
+def test_every_score_drives_distillation(name: str, toybox: Backbone) -> None:
+    """Twenty steps of SDS on a small field lower its loss, at one noise level and one noise."""
+    guided = CASES[name].typical(toybox).alone()
+    field, cameras = Field(SMALL), orbit(1, toybox.image_size)
+    optimizer = torch.optim.Adam(field.param_groups(0.01))
+    pull = Pull(5.0, "x0", Schedule(((0, 0.65),)), Schedule(((0, 0.65),)), 0.0)
+    losses = []
+    for step in range(21):
+        same = torch.Generator().manual_seed(0)
+        field.update_occupancy(step, same)
+        loss = distill(
+            toybox, pull, field.render(cameras).rgb, step, torch.Generator().manual_seed(1),
+            lambda seen: guided(seen.x, seen.t) - seen.noise,
+        )  # fmt: skip
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[20] < losses[10] < losses[0]
+
+
+# the table, and what a user says
+
+
+@every
+def test_rows_say_what_the_list_shows(name: str) -> None:
+    system = SYSTEMS[name]
+    row = describe(system)
+    assert row["system"] == name
+    assert row["paper"].endswith(f"(arXiv:{system.arxiv})")
+    assert all(hasattr(Request("x"), item.name) for item in system.inputs)
+    assert "backbone" not in system.knobs()
+    assert system.claim[0].islower()
+    assert not system.claim.endswith(".")
+
+
+@every
+def test_seeds_and_files_have_no_place_in_a_systems_file(name: str) -> None:
+    """No loop over steps, no scheduler: what systems may not import."""
+    module = inspect.getmodule(SYSTEMS[name].build)
+    assert module is not None
+    source = inspect.getsource(module)
+    for word in ("make_scheduler", "decode_latents", "set_timesteps"):
+        assert word not in source
+
+
+def refused(system: str, request: Request, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SYSTEMS[system].check(request)
+
+
+def test_inputs_that_a_system_does_not_take_or_lacks(tmp_path: Path) -> None:
+    refused("prompt_to_prompt", Request("x", move=(("x", (0.1, 0.0)),)),
+            "'prompt_to_prompt' takes no --move; its inputs: --source, --image")  # fmt: skip
+    refused("instruct_pix2pix", Request("x"), "'instruct_pix2pix' needs --image")
+    SYSTEMS["prompt_to_prompt"].check(Request("x", source="y"))
+
+
+def test_systems_that_do_not_exist() -> None:
+    with pytest.raises(InputError, match="no system 'promt2prompt'; the nearest is 'prompt_to_"):
+        find_system("promt2prompt")
+    assert find_system("controlnet").name == "controlnet"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("cros_replace=0.5", "no such knob of system 'prompt_to_prompt'; did you mean 'cross_repl"),
+        ("cross_replace", "no such knob"),
+        ("cross_replace=much", "cross_replace must be a number, got 'much'"),
+        ("cross_replace=nan", "cross_replace must be a finite number"),
+        ("self_tokens=1.5", "self_tokens must be a whole number, got '1.5'"),
+    ],
+)
+def test_knobs_that_cannot_be_meant(word: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SYSTEMS["prompt_to_prompt"].read_knobs([word])
+
+
+def test_knobs_have_the_type_of_their_default() -> None:
+    words = ["cross_replace=1", "self_tokens=256", "mode=refine"]
+    assert SYSTEMS["prompt_to_prompt"].read_knobs(words) == {
+        "cross_replace": 1.0, "self_tokens": 256, "mode": "refine",
+    }  # fmt: skip
+    assert SYSTEMS["controlnet"].read_knobs(["guess=true"]) == {"guess": True}
+    with pytest.raises(InputError, match="guess must be true or false, got '1'"):
+        SYSTEMS["controlnet"].read_knobs(["guess=1"])
+
+
+def test_the_result_alone_is_the_last_of_a_group_that_sees_one_picture(tiny: Backbone) -> None:
+    ready = CASES["prompt_to_prompt"].typical(tiny)
+    x, t = torch.randn(3, 4, 8, 8), torch.tensor([900, 500, 300])
+    alone = ready.alone()(x, t)
+    for i in range(3):
+        together = ready.score(x[i : i + 1].repeat(2, 1, 1, 1), t[i : i + 1].repeat(2))
+        torch.testing.assert_close(alone[i], together[1], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("steps", "size"), [(0, None), (1001, None), (3, 33), (3, -32)])
+def test_pictures_that_cannot_be_painted(tiny: Backbone, steps: int, size: int | None) -> None:
+    message = "steps must be from 1 to 1000" if size is None else "multiple of 32 pixels"
+    with pytest.raises(InputError, match=message):
+        paint(tiny, CASES["prompt_to_prompt"].typical(tiny), steps=steps, size=size)
