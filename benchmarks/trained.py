@@ -105,7 +105,7 @@ def instructions(backbone: Backbone, options: Options) -> Scores:
     made = edited(backbone, unet, edits, 1.5).cpu()
     hits = [followed(judge, drawn, m) for drawn, m in zip(edits, made)]
     before = torch.stack([picture(drawn.before) for drawn in edits])
-    floor = backbone.decode_latents(backbone.encode_image(before))
+    floor = restored(backbone, before)
     scores = {"instruction followed": share(hits)}
     for kind in sorted({drawn.edit.kind for drawn in edits}):
         scores[f"followed: {kind}"] = share(
@@ -147,19 +147,25 @@ def captions(drawn: DrawnEdit, seed: int) -> Triple:
 # ---------------------------------------------------------------- maps
 
 
-def f_score(found: NDArray[np.bool_], wanted: NDArray[np.bool_], reach: int = 1) -> float:
-    """Harmonic mean of precision and recall of edges [H, W], `reach` pixels apart at most."""
-    square = np.ones((2 * reach + 1, 2 * reach + 1))
-    near_wanted, near_found = (ndimage.binary_dilation(m, square) for m in (wanted, found))
-    precision = (found & near_wanted).sum() / max(found.sum(), 1)
-    recall = (wanted & near_found).sum() / max(wanted.sum(), 1)
-    return float(2 * precision * recall / max(precision + recall, 1e-9))
+def f_score(found: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> float:
+    """Harmonic mean of precision and recall of edges [H, W], pixel by pixel.
+
+    Boundaries are usually compared with a tolerance of 0.75 % of the diagonal: of 64×64 pixels,
+    0.68 of one. With a whole pixel, edges of an unrelated toy reach 0.35, so dense are they here.
+    """
+    return float(2 * (found & wanted).sum() / max(found.sum() + wanted.sum(), 1))
 
 
 def follows_edges(made: Tensor, wanted: Tensor) -> float:
     """Mean F-score of the edges found in pictures [N, 3, H, W] against maps [N, 3, H, W]."""
-    pixels = (made.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    return mean(f_score(edges(p)[..., 0] > 0, w[0].numpy() > 0.5) for p, w in zip(pixels, wanted))
+    return mean(f_score(f[0].numpy() > 0.5, w[0].numpy() > 0.5)
+                for f, w in zip(outlines(made), wanted))  # fmt: skip
+
+
+def outlines(pictures: Tensor) -> Tensor:
+    """[N, 3, H, W] the edges that are found in pictures [N, 3, H, W]."""
+    pixels = (pictures.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    return torch.from_numpy(np.stack([edges(p) for p in pixels])).permute(0, 3, 1, 2) / 255
 
 
 def scenes(count: int) -> tuple[list[str], list[View]]:
@@ -170,7 +176,9 @@ def scenes(count: int) -> tuple[list[str], list[View]]:
 
 
 def maps(kind: str, views: Sequence[View]) -> Tensor:
-    """[N, 3, H, W] the truth of a kind."""
+    """[N, 3, H, W] maps of a kind: edges as they are found in the pictures, others the truth."""
+    if kind == "edges":
+        return outlines(torch.stack([picture(view) for view in views]))
     return torch.stack([condition_map(kind, view) for view in views])
 
 
@@ -200,9 +208,16 @@ def edges_followed(backbone: Backbone, options: Options) -> Scores:
     real = torch.stack([picture(view) for view in views])
     show(options.sheet, wanted, made, free, real)
     controlled, plain = follows_edges(made, wanted), follows_edges(free, wanted)
+    best = follows_edges(restored(backbone, real), wanted)
     return {"F-score of the edges": controlled, "F-score without control": plain,
             "times": controlled / max(plain, 1e-9),
-            "F-score of the real pictures": follows_edges(real, wanted)}  # fmt: skip
+            "F-score of the VAE alone": best}  # fmt: skip
+
+
+def restored(backbone: Backbone, pictures: Tensor) -> Tensor:
+    """Pictures through the VAE and back: the best that any sample can be."""
+    with torch.no_grad():
+        return backbone.decode_latents(backbone.encode_image(pictures)).cpu()
 
 
 def all_in_one(backbone: Any, options: Options) -> Scores:

@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from tests.tiny import tiny_folder
 from threed.cli import app
 from threed.core import InputError
+from threed.diffusion.backbone import load_backbone
 from threed.diffusion.examples import ExamplesWarning, write_examples
 from threed.systems import SYSTEMS
 from threed.systems.lessons import LESSONS, find_lesson, kinds_of, read_options
+from threed.systems.uni_controlnet import load
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,26 @@ def test_each_system_is_trained_and_then_used(backbone: Path, data: Path, tmp_pa
         picture.unlink()
 
 
+def test_packed_weights_are_half_as_large_and_the_same(
+    backbone: Path, data: Path, tmp_path: Path
+) -> None:
+    train("uni_controlnet", data, tmp_path / "out", backbone, "kinds=edges")
+    result = run("pack", tmp_path / "out", "--out", tmp_path / "packed")
+    assert result.stdout == f"{tmp_path / 'packed'}\n"
+    kept = sorted(str(p.relative_to(tmp_path / "packed"))
+                  for p in (tmp_path / "packed").rglob("*") if p.is_file())  # fmt: skip
+    assert kept == ["local/adapter.safetensors", "local/config.json"]
+    whole, half = (load_file(tmp_path / name / kept[0]) for name in ("out", "packed"))
+    assert all(torch.equal(value.half(), half[name]) for name, value in whole.items())
+    assert whole.keys() == half.keys()
+    model = load_backbone(str(backbone), device="cpu")
+    assert load(model, tmp_path / "packed").kinds == ("edges",)
+    with pytest.raises(InputError, match="packed exists already; choose another --out"):
+        run("pack", tmp_path / "out", "--out", tmp_path / "packed")
+    with pytest.raises(InputError, match="data holds no weights to pack"):
+        run("pack", data, "--out", tmp_path / "none")
+
+
 def test_a_training_goes_on_only_as_it_began(backbone: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train("controlnet", data, out, backbone, "--seed", 5)
@@ -113,6 +137,9 @@ def test_what_cannot_be_taught_is_refused(backbone: Path, data: Path, tmp_path: 
     result = train("controlnet", data, tmp_path / "out", backbone, "--precision", "fp8")
     assert result.exit_code == 2
     assert "--precision must be no, bf16 or fp16, got fp8" in result.stderr
+    result = train("controlnet", data, tmp_path / "out", backbone, "--precision", "fp16")
+    assert result.exit_code == 2
+    assert "--precision fp16 needs a GPU" in result.stderr
 
 
 def test_a_system_that_learns_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

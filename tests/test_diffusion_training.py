@@ -134,6 +134,22 @@ def test_two_batches_a_step_are_one_of_their_mean(tmp_path: Path) -> None:
     torch.testing.assert_close(net.weight.detach(), other.weight.detach() * 0.9)
 
 
+def test_half_precision_computes_in_it_and_keeps_the_weights_whole(tmp_path: Path) -> None:
+    seen: list[torch.dtype] = []
+
+    class Told(Line):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            seen.append((x @ self.weight).dtype)
+            return out
+
+    for precision, dtype in (("no", torch.float32), ("bf16", torch.bfloat16)):
+        recipe = replace(RECIPE, precision=precision, steps=1)
+        net = train(task(Told()), recipe, tmp_path / precision, device=CPU)
+        assert seen.pop() == dtype
+        assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
 def test_the_rate_rises_holds_and_falls() -> None:
     recipe = Recipe(steps=100, batch=1, lr=1.0, warmup=10, cooldown=0.5)
     assert [recipe.rate(step) for step in (0, 9, 50, 75)] == pytest.approx([0.1, 1, 1, 0.5])

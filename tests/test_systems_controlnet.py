@@ -254,6 +254,19 @@ def test_at_step_zero_nothing_is_changed_but_something_can_be_learned(
     assert all(p.grad is None for p in backbone.unet.parameters())
 
 
+@pytest.mark.parametrize("kind", ["sdxl", "sd21", "multiview"])
+def test_other_backbones_are_controlled_too(tmp_path: Path, kind: Any) -> None:
+    other: Any = load_backbone(str(tiny_folder(tmp_path / kind, kind)), device="cpu")
+    hint, x = torch.rand(1, 3, 32, 32), torch.randn(4, 4, 8, 8)
+    t = torch.tensor([300]).expand(4)
+    texts = [other.encode_text([words] * 4) for words in (PROMPT, "")]
+    plain = score(other, texts, cfg(5.0))(x, t)
+    for net, same in ((new_controlnet(other), True), (random_net(other), False)):
+        frozen = net.eval().requires_grad_(False)
+        guided = controlnet.build(other, [PROMPT] * 4, [Given(frozen, hint)], scale=5.0)
+        assert torch.equal(guided(x, t), plain) is same
+
+
 def data(folder: Path, n: int = 6) -> Path:
     """Pictures of a bar, and maps that say where it is."""
     folder.mkdir()

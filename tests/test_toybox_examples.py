@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from threed.core import InputError
+from threed.diffusion.detect import edges
 from threed.diffusion.examples import read_examples
 from threed.toybox.conditions import CONDITIONS
 from threed.toybox.edits import EDITS, random_edit
@@ -52,15 +53,19 @@ def test_edits_are_the_worlds(tmp_path: Path) -> None:
 
 def test_scenes_have_every_map(tmp_path: Path) -> None:
     folder = draw_examples("scenes", tmp_path, 3, seed=1)
-    examples = read_examples(folder, 64, pictures=("image", *CONDITIONS), texts=("text",))
+    maps = [kind for kind in CONDITIONS if kind != "edges"]
+    roles = ("image", "edges", *maps)
+    examples = read_examples(folder, 64, pictures=roles, texts=("text",), found={"edges": edges})
     assert len(examples) == 3
     assert all(text.startswith(("a ", "an ", "two ", "the ")) or text for text in
                examples.texts("text", range(3)))  # fmt: skip
-    pictures = {role: examples.pictures(role, range(3)) for role in ("image", *CONDITIONS)}
+    pictures = {role: examples.pictures(role, range(3)) for role in roles}
     assert all(float(p.std()) > 0.02 for p in pictures.values())
     # where a map is not black there is a thing, seen by another map, too
     thing = pictures["depth"].amax(1) > 0
     assert bool((pictures["segmentation"].amax(1) > 0)[thing].float().mean() > 0.9)
+    shown = (pictures["image"][0].permute(1, 2, 0) * 255).round().byte().numpy()
+    assert np.array_equal(pictures["edges"][0].permute(1, 2, 0).numpy() * 255, edges(shown))
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     assert rows[0]["image"] == "000/000000-image.png"
     with pytest.raises(InputError, match="toybox draws no 'people'; it draws scenes, edits"):

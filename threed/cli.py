@@ -37,6 +37,7 @@ app.command("list")(cli_lists.show)
 app.command("image")(cli_systems.image)
 app.command("train")(cli_train.train)
 app.command("edit-pairs")(cli_train.edit_pairs)
+app.command("pack")(cli_train.pack)
 
 
 class Axis(str, Enum):

@@ -11,11 +11,13 @@ import typer
 from threed.cli_show import complain, say
 
 if TYPE_CHECKING:
+    from threed.diffusion.backbone import Backbone
     from threed.diffusion.training import Recipe
     from threed.systems.lessons import Lesson
 
 TOYBOX = "toybox"
 DRAWN = 6000  # examples of toybox's own data
+SMALL = 128  # pixels a side of a backbone's pictures, up to which it is trained as toybox is
 DATA_SEED = 1  # of the world that toybox's family is trained on; others are for measuring
 
 
@@ -65,7 +67,7 @@ def train(
     given = {"steps": steps, "batch": batch, "accumulate": accumulate, "lr": lr, "seed": seed,
              "precision": precision}  # fmt: skip
     model: Any = load_backbone(backbone, device=device, dtype=torch.float32)
-    recipe, small = _recipe(lesson, model.name, given)
+    recipe, small = _recipe(lesson, model, given)
     examples = read_examples(
         _folder(lesson, data, drawn), model.image_size if size is None else size,
         pictures=roles, texts=lesson.texts, found=found_for(roles),
@@ -87,15 +89,17 @@ def train(
     say(str(out))
 
 
-def _recipe(lesson: Lesson, backbone: str, given: dict[str, Any]) -> tuple[Recipe, bool]:
+def _recipe(lesson: Lesson, model: Backbone, given: dict[str, Any]) -> tuple[Recipe, bool]:
     """The recipe of a backbone's size with what the user says, and whether it is the small one."""
-    small = backbone == TOYBOX
+    small = model.image_size <= SMALL
     recipe = lesson.small if small else lesson.paper
     changes = {name: value for name, value in given.items() if value is not None}
     if changes.get("precision", "no") not in ("no", "bf16", "fp16"):
         raise typer.BadParameter(
             f"--precision must be no, bf16 or fp16, got {changes['precision']}"
         )
+    if changes.get("precision") == "fp16" and model.device.type == "cpu":
+        raise typer.BadParameter("--precision fp16 needs a GPU; on a CPU take no or bf16")
     return replace(recipe, **(asdict(recipe) | changes)), small
 
 
@@ -110,6 +114,16 @@ def _folder(lesson: Lesson, data: str, drawn: int) -> Path:
         lesson.data, WORK.expanduser() / "examples" / lesson.data, drawn, DATA_SEED,
         progress=lambda done: complain(f"drawn {done} of {drawn} examples", "toybox"),
     )  # fmt: skip
+
+
+def pack(
+    folder: Annotated[Path, typer.Argument(help="What `threed train` made.")],
+    out: Annotated[Path, typer.Option(help="A new folder, to be named by --weights.")],
+) -> None:
+    """Copy a training's weights alone, in half precision: to keep, to pass on."""
+    from threed.diffusion.trained import pack as copy
+
+    say(str(copy(folder, out)))
 
 
 def edit_pairs(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from threed.core import InputError
@@ -100,3 +102,24 @@ def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items()
             if name.startswith(prefix)}  # fmt: skip
+
+
+def pack(source: Path, out: Path) -> Path:
+    """Copy what a training made, in half precision, without its checkpoint: what there is to keep.
+
+    Configs and safetensors of the folder and those in it, as they lie there. InputError if there
+    are none, or if `out` exists.
+    """
+    files = sorted(source.rglob("*.safetensors"))
+    if not files:
+        raise InputError(f"{source} holds no weights to pack")
+    if out.exists():
+        raise InputError(f"{out} exists already; choose another --out")
+    for file in files:
+        check_weights(file)
+        place = out / file.parent.relative_to(source)
+        place.mkdir(parents=True, exist_ok=True)
+        halved = {name: value.half().contiguous() for name, value in load_file(file).items()}
+        save_file(halved, place / file.name, {"format": "pt"})
+        shutil.copyfile(file.parent / "config.json", place / "config.json")
+    return out

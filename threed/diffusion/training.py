@@ -140,7 +140,10 @@ class _Run:
 
     def __init__(self, task: Task, recipe: Recipe, device: torch.device) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
 
+        # it is one for the process, and would refuse another precision than the last run's
+        AcceleratorState._reset_state()
         self.task, self.recipe, self.step = task, recipe, 0
         self.accelerator = Accelerator(
             cpu=device.type == "cpu", mixed_precision=recipe.precision,

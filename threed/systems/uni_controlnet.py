@@ -154,14 +154,15 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
     base = opened(backbone, NAME)
     if not request.control and request.image is None:
         raise InputError(f"system {NAME!r} needs --control, --image or both")
-    adapters = load(base, find_trained(request.weights, base.folder, NAME))
+    place = find_trained(request.weights, base.folder, NAME)
+    adapters = load(base, place)
     maps = {kind.removesuffix(MAP): read_map(kind, picture, request.size)
             for kind, picture in request.control}  # fmt: skip
     content = None
     for part, net, given in (("local", adapters.local, maps), ("global", adapters.world,
                                                                request.image)):  # fmt: skip
         if given and net is None:
-            raise InputError(f"{request.weights} holds no {part} adapter: train one with "
+            raise InputError(f"{place} holds no {part} adapter: train one with "
                              f"threed train {NAME} part={part}")  # fmt: skip
     if request.image is not None:
         content = clip_of(base).images(open_picture(request.image, base.image_size))

@@ -40,8 +40,8 @@ def draw_examples(
 ) -> Path:
     """Draw what a folder lacks of `count` examples of SETS; a folder that has more stays as it is.
 
-    "scenes": image, text, and a picture for each of toybox's conditions. "edits": image, edited,
-    instruction, and the edit's kind. progress is told how many there are.
+    "scenes": image, text, and a picture for each of toybox's conditions but edges. "edits": image,
+    edited, instruction, and the edit's kind. progress is told how many there are.
     """
     if what not in SETS:
         raise InputError(f"toybox draws no {what!r}; it draws {', '.join(SETS)}")
@@ -73,10 +73,13 @@ def _one(what: str, place: Path, seed: int, index: int) -> tuple[Row, Row]:
 
 
 def scene(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
-    """A toy or a pair, its caption, and its truth as pictures."""
+    """A toy or a pair, its caption, and its truth as pictures.
+
+    Not its edges: those are found in the picture, as they will be in a user's.
+    """
     drawn = (random_pair_scene if rng.uniform() < PAIRS else random_toy_scene)(rng)
     view = draw_scene(drawn)
-    maps = {kind: condition_map(kind, view) for kind in CONDITIONS}
+    maps = {kind: condition_map(kind, view) for kind in CONDITIONS if kind != "edges"}
     return {"text": drawn.caption(rng)}, {"image": shown(view), **maps}
 
 
