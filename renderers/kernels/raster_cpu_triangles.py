@@ -29,7 +29,10 @@ CLEAR = np.nextafter(np.float32(1), np.float32(2))  # depth of a pixel without a
 Array = Any  # a numpy array; numba's functions are untyped
 _0, _1 = np.float32(0), np.float32(1)
 # indices without a sign need no test whether they count from an array's end
-_U, _I32, _F32, _F64 = np.uint64, np.int32, np.float32, np.float64
+_U: Any = np.uint64
+_I32: Any = np.int32
+_F32: Any = np.float32
+_F64: Any = np.float64
 
 
 @compiled
@@ -154,6 +157,51 @@ def _fill(
 
 
 @inlined
+def _spans(
+    plane: Array, m: int, box: tuple[int, int, int, int], steps: tuple[float, float, float],
+    xs: Array, ys: Array, first: int, pixel: Array, filled: int, depth: Array, out: Array,
+) -> int:  # fmt: skip
+    """Note the pixels of a triangle, a row of plane, behind the `filled` first; how many there are.
+
+    box: first and last column and row; steps: x of column 0, and from pixel to pixel x and y. Where
+    they grow too many, they are drawn.
+    """
+    x0, x1, y0, y1 = box
+    left, right, down = steps
+    low, high, y = _F64(x0), _F64(x1), ys[_U(y0)]
+    pa, qa, sa, ta = _crossing(
+        plane[m, 0] * right, plane[m, 0] * left + (plane[m, 1] * y + plane[m, 2]),
+        plane[m, 1] * down, low, high,
+    )  # fmt: skip
+    pb, qb, sb, tb = _crossing(
+        plane[m, 3] * right, plane[m, 3] * left + (plane[m, 4] * y + plane[m, 5]),
+        plane[m, 4] * down, low, high,
+    )  # fmt: skip
+    pc, qc, sc, tc = _crossing(
+        plane[m, 6] * right, plane[m, 6] * left + (plane[m, 7] * y + plane[m, 8]),
+        plane[m, 7] * down, low, high,
+    )  # fmt: skip
+    for row in range(y0, y1 + 1):
+        # where the row enters and leaves the triangle, a little wider for rounding
+        r = _F64(row - y0)
+        enter = max(max(pa + r * qa, pb + r * qb), max(pc + r * qc, low))
+        leave = min(min(sa + r * ta, sb + r * tb), min(sc + r * tc, high))
+        start = max(int(min(enter, high + 1) + 0.999), x0)
+        stop = min(int(max(leave, low - 1) + 1.001), x1 + 1)
+        for c in range(QUICK):  # what is too much, the next row writes over
+            note = _U(filled + c)
+            pixel[note, 0], pixel[note, 1], pixel[note, 2] = m, row, start + c
+        for c in range(QUICK, stop - start):
+            note = _U(filled + c)
+            pixel[note, 0], pixel[note, 1], pixel[note, 2] = m, row, start + c
+        filled += max(stop - start, 0)
+        if filled > PIXELS:
+            _fill(pixel, filled, plane, xs, ys, first, depth, out)
+            filled = 0
+    return filled
+
+
+@inlined
 def _farthest(depth: Array, first: int, rows: tuple[int, int], width: int, far: Array) -> None:
     """The largest depth, and a little more for rounding, in each tile [T, tiles a row]."""
     far[:] = BEHIND
@@ -209,36 +257,8 @@ def _draw(
                 i, j, k = _U(faces[f, 0]) + own, _U(faces[f, 1]) + own, _U(faces[f, 2]) + own
                 if not _plane(clip, i, j, k, n + 1, at, plane):
                     continue
-                low, high, y = _F64(x0), _F64(x1), ys[_U(y0)]
-                pa, qa, sa, ta = _crossing(
-                    plane[at, 0] * right, plane[at, 0] * left + (plane[at, 1] * y + plane[at, 2]),
-                    plane[at, 1] * down, low, high,
-                )  # fmt: skip
-                pb, qb, sb, tb = _crossing(
-                    plane[at, 3] * right, plane[at, 3] * left + (plane[at, 4] * y + plane[at, 5]),
-                    plane[at, 4] * down, low, high,
-                )  # fmt: skip
-                pc, qc, sc, tc = _crossing(
-                    plane[at, 6] * right, plane[at, 6] * left + (plane[at, 7] * y + plane[at, 8]),
-                    plane[at, 7] * down, low, high,
-                )  # fmt: skip
-                for row in range(y0, y1 + 1):
-                    # where the row enters and leaves the triangle, a little wider for rounding
-                    r = _F64(row - y0)
-                    enter = max(max(pa + r * qa, pb + r * qb), max(pc + r * qc, low))
-                    leave = min(min(sa + r * ta, sb + r * tb), min(sc + r * tc, high))
-                    start = max(int(min(enter, high + 1) + 0.999), x0)
-                    stop = min(int(max(leave, low - 1) + 1.001), x1 + 1)
-                    for c in range(QUICK):
-                        note = _U(filled + c)
-                        pixel[note, 0], pixel[note, 1], pixel[note, 2] = m, row, start + c
-                    for c in range(QUICK, stop - start):
-                        note = _U(filled + c)
-                        pixel[note, 0], pixel[note, 1], pixel[note, 2] = m, row, start + c
-                    filled += max(stop - start, 0)
-                    if filled > PIXELS:
-                        _fill(pixel, filled, plane, xs, ys, first, depth, out)
-                        filled = 0
+                filled = _spans(plane, at, (x0, x1, y0, y1), (left, right, down), xs, ys, first,
+                                pixel, filled, depth, out)  # fmt: skip
                 m += 1
                 if m == BATCH:
                     _fill(pixel, filled, plane, xs, ys, first, depth, out)
