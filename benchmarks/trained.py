@@ -78,17 +78,18 @@ def edited(backbone: Backbone, unet: Any, edits: Sequence[DrawnEdit], image_scal
 def followed(judge: Judge, drawn: DrawnEdit, made: Tensor) -> bool:
     """Whether a picture [3, H, W] shows what the instruction asked for.
 
-    Of a single toy without a hat the judge says so; otherwise what may change has to be nearer to
-    the true picture after the edit than to the one before.
+    Of a single toy without a hat the judge says so; otherwise what may change has to differ from
+    the true picture after the edit by less than half of what the one before differs by.
     """
     after: Any = drawn.edit.after.subject
     head = {"recolour": "color", "kind": "kind"}.get(drawn.edit.kind)
     if head is not None and isinstance(after, Single) and after.hat is None:
         return judge.read(made[None]).names(head)[0] == str(getattr(after, head))
     region = torch.from_numpy(drawn.region)
-    near, far = (float((made - picture(view))[:, region].abs().mean())
-                 for view in (drawn.after, drawn.before))  # fmt: skip
-    return near < far
+    truth = picture(drawn.after)
+    left, whole = (float((p - truth)[:, region].abs().mean())
+                   for p in (made, picture(drawn.before)))  # fmt: skip
+    return left < whole / 2
 
 
 def error_outside(drawn: DrawnEdit, made: Tensor) -> float:
