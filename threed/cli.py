@@ -89,6 +89,13 @@ def generate(
     device: Device = None,
     budget: cli_files.Limits = None,
     lods: cli_files.Lods = None,
+    best_of: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Begin so many seeds; the best of them goes on."),
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Sample four views of it first: views.png.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say how much memory it needs; make nothing.")
     ] = False,
@@ -99,7 +106,7 @@ def generate(
     from threed.pipeline import plan as foresee
     from threed.run import default_folder
 
-    named = {"backbone": backbone, "seed": seed, "device": device}
+    named = {"backbone": backbone, "seed": seed, "device": device, "best_of": best_of}
     settings = cli_files.within(settings, budget, lods)
     run = _run("make" if init is None else "refine", preset, settings, named)
     if plan:
@@ -110,7 +117,9 @@ def generate(
     path = default_folder(prompt) if out is None else out
     began = time.perf_counter()
     with _resumable(path), Display() as display:
-        asset = make(prompt, run, init=init, up=_axis(up), out=path, progress=display)
+        asset = make(
+            prompt, run, init=init, up=_axis(up), preview=preview, out=path, progress=display
+        )
     _announce(asset.folder, time.perf_counter() - began, as_json)
 
 

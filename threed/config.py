@@ -140,6 +140,8 @@ class Run:
     backbone: str = "toybox-multiview"  # a name of `threed list backbones`, a hub id, or a folder
     device: str = "auto"  # auto, cpu, cuda, or cuda:1 and so on
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0  # decides every random number
+    check_fronts: bool = True  # look, at the end, whether the asset has several
+    best_of: Annotated[int, Range(1, 64)] = 1  # seeds that are begun; the best of them goes on
     negative: str = ""  # negative prompt
     preview_every: Annotated[int, Range(1)] = 50  # steps between pictures in progress/
     checkpoint_every: Annotated[int, Range(1)] = 50  # steps between checkpoints

@@ -36,6 +36,7 @@ class Job:
     guide: Guidance
     views: int  # of a group that the guide sees together
     chunk: Chunk = field(default_factory=lambda: Chunk(BUDGET))
+    until: int | None = None  # the step to stop at, as if interrupted there; None: all of them
 
     @property
     def stage(self) -> Stage:
@@ -60,13 +61,14 @@ class Taught:
 def optimise(job: Job, start: Checkpoint | None = None, progress: Report | None = None) -> None:
     """Change the scene until it looks as the guide wants it, from its beginning or a checkpoint."""
     stage, scene = job.stage, job.scene
+    last = stage.steps if job.until is None else min(job.until, stage.steps)
     optimizer = torch.optim.Adam(
         scene.param_groups(stage.lr(0)), betas=(0.9, 0.99), eps=1e-15, fused=True
     )
     with _patient_interrupt() as interrupted:
         keeper = Keeper(job.folder, job.index, scene, job.guide, optimizer, progress)
         step = keeper.begin(start)
-        while step < stage.steps:
+        while step < last:
             generator = step_generator(job.folder.run.seed, job.index, step, keeper.attempt)
             views = random_cameras(stage, step, job.views, generator)
             scene.update_occupancy(job.first + step, generator)
@@ -78,7 +80,7 @@ def optimise(job: Job, start: Checkpoint | None = None, progress: Report | None 
                 continue
             optimizer.step()
             step = keeper.after(step + 1, taught.total, taught.losses, taught.picture)
-            if interrupted.is_set() and step < stage.steps:
+            if interrupted.is_set() and step < last:
                 keeper.stop(step)
                 raise KeyboardInterrupt
         keeper.save(step)

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from guidance.prompts import check_prompt, prompt_warnings
-from threed import __version__
+from threed import __version__, choice
 from threed.assets import Asset, Say, build_asset
+from threed.cameras import orbit, view_name
 from threed.config import Run, load_run, preset_for
 from threed.core import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.images import grid, make_images
 from threed.given import Given, Up, read_given
 from threed.guides import Backbones, make_guide
 from threed.keeper import Progress, Report
 from threed.memory import Chunk, is_short
 from threed.optimise import Job, optimise
 from threed.plan import Plan, plan_run, plan_stage
-from threed.run import RunFolder, RunWarning, default_folder, refuse_used
+from threed.run import RunFolder, RunWarning, default_folder, refuse_used, write
 from threed.stages import Scene, check_start, each, first, following, for_mesh, unknown
+
+VIEWS = "views.png"
+SEEDS, CHOICE = "seeds", "seeds.json"  # runs that were begun, and how they did
 
 
 def generate(
@@ -29,6 +39,7 @@ def generate(
     *,
     init: Path | str | None = None,
     up: Up | None = None,
+    preview: bool = False,
     out: Path | str | None = None,
     progress: Report | None = None,
 ) -> Asset:
@@ -36,9 +47,10 @@ def generate(
 
     The run defaults to the default preset. `init` is a mesh file to begin with instead of a field:
     GLB, OBJ, PLY or STL, any scale, textured or not; `up` says its upward axis where that is not
-    the one of its format, and the asset stands where the mesh stood. Interrupted by Ctrl-C it
-    leaves a checkpoint, raises KeyboardInterrupt, and `resume` goes on. InputError for what the
-    user can change.
+    the one of its format, and the asset stands where the mesh stood. With `preview`, four views
+    that the backbone itself makes of the prompt are written to views.png before the first step.
+    Interrupted by Ctrl-C it leaves a checkpoint, raises KeyboardInterrupt, and `resume` goes on. A
+    RunWarning tells of an asset with several fronts. InputError for what the user can change.
     """
     prompt = check_prompt(prompt)
     if run is None:
@@ -55,9 +67,15 @@ def generate(
         make_guide(stage, backbone, run, prompt, *other)
         notes += prompt_warnings(backbone, prompt)
     plan_run(run, backbones.of).check()
+    if run.best_of > 1:
+        choice.load_clip(backbones.of(run.stages[0])[0])
     for text in dict.fromkeys(notes):
         warnings.warn(text, RunWarning, stacklevel=2)
     folder = RunFolder.create(path, prompt, run, None if given is None else given.to_bytes())
+    if preview:
+        views = sample_views(backbones.of(run.stages[0])[0], prompt, run)
+        choice.save(grid(views, columns=4), path / VIEWS)
+        _sayer(progress)(f"what the backbone makes of the prompt: {path / VIEWS}")
     return _finish(folder, backbones, progress)
 
 
@@ -100,32 +118,105 @@ def plan(run: Run | None = None, *, with_mesh: bool = False) -> Plan:
 
 
 def _finish(folder: RunFolder, backbones: Backbones, progress: Report | None) -> Asset:
-    run, say = folder.run, _sayer(progress)
-    with folder.locked(), _explained_memory(run):
-        start = folder.latest_checkpoint()
-        if start is None:
-            folder.cut_log(0)
+    say = _sayer(progress)
+    with folder.locked(), _explained_memory(folder.run):
+        if folder.run.best_of > 1:
+            folder = _chosen(folder, backbones, progress)
         given = None if folder.init is None else Given.from_file(folder.init)
-        scene = None
-        for index, stage in enumerate(run.stages):
-            if start is not None and index < start.stage:
-                continue
-            backbone, *other = backbones.of(stage)
-            if start is not None:
-                scene = unknown(run, stage).to(backbone.device)
-            elif scene is None:
-                scene = first(run, given, backbone.device)
-            else:
-                say(f"making a {stage.scene} of it")
-                scene = following(scene, run, stage, backbone.device)
-            guide = make_guide(stage, backbone, run, folder.prompt, *other)
-            chunk = Chunk(plan_stage(run, index, [backbone, *other]).chunk)
-            optimise(Job(folder, index, scene, guide, backbone.views, chunk), start, progress)
-            start = None
-        assert scene is not None  # a run has a stage
+        scene = _optimised(folder, backbones, progress)
         asset = _assets(folder, scene, given, say)
+        _judge(folder, scene, backbones, say)
         folder.log([{"event": "finished"}])
     return asset
+
+
+def _optimised(
+    folder: RunFolder,
+    backbones: Backbones,
+    progress: Report | None,
+    until: int | None = None,
+) -> Scene:
+    """The scene of a run after all its stages, or after `until` steps of the first."""
+    run, say = folder.run, _sayer(progress)
+    start = folder.latest_checkpoint()
+    if start is None:
+        folder.cut_log(0)
+    given = None if folder.init is None else Given.from_file(folder.init)
+    scene = None
+    for index, stage in enumerate(run.stages):
+        if start is not None and index < start.stage:
+            continue
+        backbone, *other = backbones.of(stage)
+        if start is not None:
+            scene = unknown(run, stage).to(backbone.device)
+        elif scene is None:
+            scene = first(run, given, backbone.device)
+        else:
+            say(f"making a {stage.scene} of it")
+            scene = following(scene, run, stage, backbone.device)
+        guide = make_guide(stage, backbone, run, folder.prompt, *other)
+        chunk = Chunk(plan_stage(run, index, [backbone, *other]).chunk)
+        job = Job(folder, index, scene, guide, backbone.views, chunk, until)
+        optimise(job, start, progress)
+        start = None
+        if until is not None:
+            break
+    assert scene is not None  # a run has a stage
+    return scene
+
+
+def _chosen(folder: RunFolder, backbones: Backbones, progress: Report | None) -> RunFolder:
+    """The folder with the run of its best seed: each is begun in seeds/, the best goes on."""
+    run, seeds = folder.run, folder.path / SEEDS
+    backbone = backbones.of(run.stages[0])[0]
+    clip = choice.load_clip(backbone)
+    until = max(1, round(choice.SHARE * run.stages[0].steps))
+    init = None if folder.init is None else folder.init.read_bytes()
+    found = []
+    for number in range(run.best_of):
+        trial = replace(run, seed=(run.seed + number) % 2**31, best_of=1)
+        path = seeds / str(trial.seed)
+        begun = (path / "config.yaml").exists()
+        one = (RunFolder.open(path) if begun
+               else RunFolder.create(path, folder.prompt, trial, init))  # fmt: skip
+        _sayer(progress)(f"seed {trial.seed}")
+        scene = each(_optimised(one, backbones, progress, until))[0]
+        found.append(choice.rate(scene, backbone, clip, folder.prompt, trial.seed))
+    winner = choice.best(found)
+    _sayer(progress)(f"seed {winner.seed} goes on")
+    write(folder.path / CHOICE, choice.to_json(found).encode())
+    return folder.adopt(RunFolder.open(seeds / str(winner.seed)))
+
+
+def _judge(folder: RunFolder, scene: Scene, backbones: Backbones, say: Say) -> None:
+    """Say in the report how many fronts the asset has and which seeds were tried; warn of two."""
+    run, facts = folder.run, {}
+    if (folder.path / CHOICE).exists():
+        facts["best_of"] = json.loads((folder.path / CHOICE).read_text(encoding="utf-8"))
+    if run.check_fronts:
+        say("looking for its front")
+        backbone = backbones.of(run.stages[0])[0]
+        found = choice.check_fronts(each(scene)[0], backbone, folder.prompt, folder.path)
+        facts["fronts"] = found.count
+        if (found.count or 0) > 1:
+            warnings.warn(f"the asset looks as if it had {found.count} fronts: see "
+                          f"{folder.path / choice.PICTURE}. Try --best-of 4, or a multi-view "
+                          "backbone", RunWarning, stacklevel=2)  # fmt: skip
+    choice.note(folder.path, facts)
+
+
+def sample_views(backbone: Backbone, prompt: str, run: Run) -> Tensor:
+    """[4, 3, S, S] front, left, back and right of a prompt as the backbone alone draws them.
+
+    A multi-view backbone draws one thing; another is asked for each view by its words.
+    """
+    cameras = orbit(4, backbone.image_size).to(backbone.device)
+    if backbone.views > 1:
+        return make_images(backbone, prompt, n=4, seed=run.seed, negative=run.negative,
+                           cameras=cameras)  # fmt: skip
+    names = [view_name(azimuth, 15.0) for azimuth in cameras.azimuth_deg.tolist()]
+    return torch.cat([make_images(backbone, f"{prompt}, {name} view", seed=run.seed,
+                                  negative=run.negative) for name in names])  # fmt: skip
 
 
 def _assets(folder: RunFolder, scene: Scene, given: Given | None, say: Say) -> Asset:

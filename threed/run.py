@@ -108,6 +108,19 @@ class RunFolder:
         finally:
             lock.release()
 
+    def adopt(self, other: RunFolder) -> RunFolder:
+        """Go on as another run of the same prompt, whose folder, with those beside it, is removed.
+
+        The configuration is written last: until then this one is as it was.
+        """
+        for path in (*other.path.glob("checkpoint*.pt"), other.log_path):
+            shutil.copyfile(path, self.path / path.name)
+        for path in (other.path / "progress").iterdir():
+            shutil.copyfile(path, self.path / "progress" / path.name)
+        write(self.path / "config.yaml", other.run.to_yaml().encode())
+        shutil.rmtree(other.path.parent)
+        return RunFolder(self.path, self.prompt, other.run)
+
     @property
     def init(self) -> Path | None:
         """The mesh that the run begins with, if it does with one."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from threed.core import InputError
 from threed.diffusion.files import read_json
-from threed.diffusion.stable_diffusion import StableDiffusion
+from threed.diffusion.latent import LatentModel
 from threed.diffusion.trained import find_trained
 
 OFFICIAL = Path("openai/clip-vit-large-patch14")  # the one of Stable Diffusion 1.5
@@ -68,7 +68,7 @@ class Clip:
         return self.model.text_projection(read[1])
 
 
-def clip_of(backbone: StableDiffusion) -> Clip:
+def clip_of(backbone: LatentModel) -> Clip:
     """The CLIP that comes with a backbone, or else the official one, fetched if need be."""
     beside = backbone.folder / "clip"
     folder = beside if beside.is_dir() else find_trained(
