@@ -27,6 +27,21 @@ def bake(mesh: Mesh, color: SurfaceColor, size: int = 1024) -> Mesh:
     return replace(mesh, material=replace(mesh.material, albedo=paint(mesh, color, size)))
 
 
+def bake_gloss(mesh: Mesh, gloss: SurfaceColor, size: int = 1024) -> Mesh:
+    """The mesh with a map of the roughness and metallic [N, 2] that `gloss` says of its surface.
+
+    Errors as from `bake`.
+    """
+
+    def packed(points: Tensor, normals: Tensor) -> Tensor:
+        """Red is free in glTF's packing; where programs read an occlusion there, 1 means none."""
+        return F.pad(gloss(points, normals), (1, 0), value=1.0)
+
+    image = paint(mesh, packed, size)
+    maps = replace(mesh.material, metallic=1.0, roughness=1.0, metallic_roughness=image)
+    return replace(mesh, material=maps)
+
+
 @torch.no_grad()
 def paint(mesh: Mesh, color: SurfaceColor, size: int) -> Tensor:
     """[size, size, 3] what `color` says of the surface, on the mesh's map.

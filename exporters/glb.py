@@ -13,6 +13,7 @@ from torch import Tensor
 
 from exporters import files, pictures
 from exporters.corners import Corners, corners
+from renderers.shading import to_linear
 from threed.core import Material, Mesh
 
 FLOAT, USHORT, UINT = 5126, 5123, 5125
@@ -130,14 +131,3 @@ def _indices(rows: Corners, blob: _Blob) -> int:
     blob.accessors.append({"bufferView": view, "componentType": kind, "count": rows.faces.numel(),
                            "type": "SCALAR"})  # fmt: skip
     return len(blob.accessors) - 1
-
-
-def to_linear(srgb: Tensor) -> Tensor:
-    """Linear light of sRGB, both in [0, 1]: what glTF wants of vertex colours."""
-    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-
-
-def to_srgb(linear: Tensor) -> Tensor:
-    """sRGB of linear light, both in [0, 1]."""
-    bright = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
-    return torch.where(linear <= 0.0031308, linear * 12.92, bright)

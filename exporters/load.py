@@ -18,7 +18,7 @@ from torch import Tensor
 from trimesh.resolvers import Resolver
 
 from exporters import axes
-from exporters.glb import to_srgb
+from renderers.shading import to_srgb
 from threed.core import InputError, Material, Mesh
 
 READERS = (".glb", ".obj", ".ply", ".stl")

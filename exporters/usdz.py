@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from exporters import axes, files, pictures
-from exporters.glb import Extras, to_linear
+from exporters.glb import Extras
+from renderers.shading import to_linear
 from threed.core import InputError, Material, Mesh
 
 ROOT = "/asset"

@@ -16,7 +16,8 @@ from threed.core import Cameras, Mesh, RenderOutput
 
 PLAIN = 0.7  # sRGB grey of a mesh that has neither texture nor colours
 SAMPLES = 2**20  # rasterized together: memory of this size is reused, larger pieces are not
-Shade = Callable[[Tensor, Tensor], Tensor]  # points and unit normals [M, 3] to sRGB [M, 3]
+# points, unit normals and unit directions to the camera, [M, 3] each, to sRGB [M, 3]
+Shade = Callable[[Tensor, Tensor, Tensor], Tensor]
 JUMP = 0.01  # relative change of depth within a pixel from which it is shaded sample by sample
 
 
@@ -31,9 +32,10 @@ def render(
 ) -> RenderOutput:
     """A picture that teaches vertices [V, 3] and whatever the shade depends on; faces [F, 3] int64.
 
-    shade is called once, with the world positions and the unit normals of the surface in all
-    covered pixels; both sides of a face show, with the normal of the side that is seen. Outlines
-    are blended and move with their vertices (`renderers.kernels.raster.antialias`). background is
+    shade is called once, with the world positions, the unit normals and the unit directions to the
+    camera of the surface in all covered pixels; both sides of a face show, with the normal of the
+    side that is seen. Outlines are blended and move with their vertices
+    (`renderers.kernels.raster.antialias`). background is
     [3], [B, 3] or [B, H, W, 3]; None is white. In blended pixels opacity is the part that is
     covered, and the normal as much shorter. On the device of the vertices, which the gradients
     reach through positions, normals and outlines. ValueError on shapes.
@@ -56,7 +58,8 @@ def render(
     away = (flat * ray).sum(-1, keepdim=True) > 0
     normal = torch.where(away, -normal, normal)
     distance = ray.norm(dim=-1, keepdim=True)
-    values = torch.cat([shade(point, normal), torch.ones_like(distance), distance, normal], -1)
+    color = shade(point, normal, -ray / distance)
+    values = torch.cat([color, torch.ones_like(distance), distance, normal], -1)
     image = torch.cat([behind, behind.new_zeros(b, h, w, 5)], -1).index_put(covered, values)
     image = antialias(image, buffer, clip, faces)
     rgb, opacity, depth, normal = torch.split(image, [3, 1, 1, 3], -1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import exporters
 from exporters import files, preview, video
-from exporters.bake import SurfaceColor, bake
+from exporters.bake import SurfaceColor, bake, bake_gloss
 from exporters.budget import LODS, Budget, fit, levels
 from exporters.clean import Repairs, clean, repair, smooth
 from exporters.load import load
@@ -93,6 +93,18 @@ class Solid(Protocol):
         """Pictures over a background [3]."""
 
 
+@runtime_checkable
+class Glossy(Protocol):
+    """A scene that may know more of its surface than the colour."""
+
+    @property
+    def has_gloss(self) -> bool:
+        """Whether it does."""
+
+    def gloss(self, points: Tensor, normals: Tensor) -> Tensor:
+        """Roughness and metallic [N, 2] in [0, 1] at points of it [N, 3]."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """What an asset is made of, before it is mapped and painted."""
@@ -102,6 +114,7 @@ class Shape:
     dense: Skin  # what the mesh was made from, before it lost faces
     repairs: Repairs  # that it took
     threshold: float | None = None  # density per world unit, if it was cut from a field
+    gloss: SurfaceColor | None = None  # roughness and metallic [N, 2], if they were learned
 
     def fewer(self, faces: int, views: Views) -> Mesh:
         """The dense surface with at most about so many faces, whole."""
@@ -151,10 +164,11 @@ def shape(scene: Radiance | Solid, views: Views, settings: AssetSettings) -> Sha
     """
     if isinstance(scene, Solid):
         mesh = scene.solid()
+        gloss = scene.gloss if isinstance(scene, Glossy) and scene.has_gloss else None
         if mesh.uv is not None:
-            return Shape(mesh, scene.color, Skin(mesh), Repairs())
+            return Shape(mesh, scene.color, Skin(mesh), Repairs(), gloss=gloss)
         mesh, repairs = repair(mesh)
-        found = Shape(mesh, scene.color, Skin(mesh), repairs)
+        found = Shape(mesh, scene.color, Skin(mesh), repairs, gloss=gloss)
     else:
         cut = isosurface(scene, views, resolution=settings.resolution)
         mesh, repairs = repair(replace(cut.mesh, colors=None))
@@ -165,10 +179,13 @@ def shape(scene: Radiance | Solid, views: Views, settings: AssetSettings) -> Sha
 
 def _mapped(mesh: Mesh, found: Shape, settings: AssetSettings, texture: int) -> Mesh:
     """A mesh with a map, unless it has one, painted like the shape that it was made from."""
-    if mesh.uv is not None:
-        return bake(mesh, found.color, texture)
-    mesh = bake(unwrap(mesh, texture), found.color, texture)
-    return bake_normals(mesh, found.dense, texture) if settings.normal_map else mesh
+    kept = mesh.uv is not None
+    mesh = bake(mesh if kept else unwrap(mesh, texture), found.color, texture)
+    if found.gloss is not None:
+        mesh = bake_gloss(mesh, found.gloss, texture)
+    if kept or not settings.normal_map:
+        return mesh
+    return bake_normals(mesh, found.dense, texture)
 
 
 def lod_name(name: str, level: int) -> str:

@@ -38,22 +38,32 @@ class PaintSettings:
             raise InputError(f"paint: copy_steps must be at least 0, got {self.copy_steps}")
 
 
+GLOSS = (0.5, -2.0)  # logits of roughness and metallic at first: rather matt, and no metal
+
+
 class Paint(nn.Module):
-    """A colour for every point of [-1, 1]³; grey at first."""
+    """A colour for every point of [-1, 1]³, grey at first; with gloss, what else it reflects by."""
 
     resolutions: Tensor  # [levels] int64
 
-    def __init__(self, settings: PaintSettings, *, seed: int = 0) -> None:
+    def __init__(self, settings: PaintSettings, *, gloss: bool = False, seed: int = 0) -> None:
         super().__init__()
         self.settings = s = settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.table = hashgrid.table(s)
-            self.mlp = hashgrid.mlp(s.levels * s.features, s.hidden, 3)
+            self.mlp = hashgrid.mlp(s.levels * s.features, s.hidden, 5 if gloss else 3)
+        if gloss:
+            last = self.mlp[-1]
+            assert isinstance(last, nn.Linear)
+            last.bias.data[3:] = torch.tensor(GLOSS)
         self.register_buffer("resolutions", hashgrid.resolutions(s), persistent=False)
 
     def forward(self, points: Tensor) -> Tensor:
-        """Colours [N, 3], sRGB in (0, 1), at points [N, 3] in world units; no gradient to these."""
+        """[N, 3 or 5] in (0, 1) at points [N, 3] in world units, to which no gradient goes.
+
+        Colours, sRGB; then roughness and metallic, where the paint has them.
+        """
         features = kernels.hash_encode(
             (points.detach() + 1) * 0.5, self.table, self.resolutions, self.settings.levels
         )
@@ -74,7 +84,7 @@ class Paint(nn.Module):
         device = self.table.device
         for _ in range(self.settings.copy_steps):
             chosen = torch.randint(len(colors), (SAMPLES,), generator=generator)
-            seen = self(spots.points[chosen].to(device))
+            seen = self(spots.points[chosen].to(device))[:, :3]
             optimizer.zero_grad()
             F.mse_loss(seen, colors[chosen].to(device)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from renderers.raster import Shade, render
-from renderers.shading import lambert
+from renderers.shading import lambert, physical
 from threed.core import Cameras, RenderOutput
 
 BUDGET = 2**21  # pixels drawn at once, with everything their gradient needs
@@ -65,15 +65,38 @@ def lit(
     [0, shading] (soft shading): so the shape learns from its pictures, not the outline alone.
     """
     if generator is None or shading == 0:
-        return lambda points, normals: paint(points)
-    strength = shading * float(torch.rand((), generator=generator))
-    lamp = _near(cameras.position.mean(0), generator)
+        return lambda points, normals, towards: paint(points)
+    strength, lamp = _light(shading, cameras, generator)
 
-    def shade(points: Tensor, normals: Tensor) -> Tensor:
+    def shade(points: Tensor, normals: Tensor, towards: Tensor) -> Tensor:
         light = lambert(normals, lamp.to(normals.device), 1 - strength)
         return paint(points) * light
 
     return shade
+
+
+def glossy(
+    paint: Callable[[Tensor], Tensor],
+    shading: float,
+    cameras: Cameras,
+    generator: torch.Generator | None,
+) -> Shade:
+    """As `lit`, of a paint [N, 5] that gives colour, roughness and metallic."""
+    if generator is None:
+        return lambda points, normals, towards: paint(points)[:, :3]
+    strength, lamp = _light(shading, cameras, generator)
+
+    def shade(points: Tensor, normals: Tensor, towards: Tensor) -> Tensor:
+        own, light = paint(points), lamp.to(normals.device).expand_as(normals)
+        return physical(own[:, :3], own[:, 3:], normals, towards, light, 1 - strength)
+
+    return shade
+
+
+def _light(shading: float, cameras: Cameras, generator: torch.Generator) -> tuple[float, Tensor]:
+    """How strong a lamp is, up to `shading`, and the direction [3] towards it."""
+    strength = shading * float(torch.rand((), generator=generator))
+    return strength, _near(cameras.position.mean(0), generator)
 
 
 def _near(direction: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""A mesh whose shape stays and whose colours learn."""
+"""A mesh whose shape stays and whose colours, and if asked for gloss, learn."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ class TexturedSettings:
 
     keep_uv: bool = False  # bake into the mesh's own texture coordinates
     shading: float = 0.0  # most of a picture's brightness that a lamp, new each step, decides
+    gloss: bool = False  # learn roughness and metallic as well, from what the lamp shows
 
     def __post_init__(self) -> None:
         """InputError for values that make no texture."""
+        if self.gloss and self.shading == 0:
+            raise InputError("textured: gloss shows under a lamp only, so that it needs shading "
+                             "above 0, such as textured.shading=0.8")  # fmt: skip
         if not 0 <= self.shading <= 1:
             raise InputError(f"textured: shading must be in 0..1, got {self.shading:g}")
 
@@ -50,8 +54,8 @@ class Textured(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.settings = settings or TexturedSettings()
-        self.paint = Paint(paint or PaintSettings(), seed=seed)
+        self.settings = s = settings or TexturedSettings()
+        self.paint = Paint(paint or PaintSettings(), gloss=s.gloss, seed=seed)
         self.register_buffer("vertices", torch.eye(3))
         self.register_buffer("faces", torch.arange(3)[None])
         self.register_buffer("uv", torch.zeros(0, 2))
@@ -85,7 +89,8 @@ class Textured(nn.Module):
         budget: int = shown.BUDGET,
     ) -> RenderOutput:
         """Pictures over a background [3] or [B, 3] (None: white); a generator may light them."""
-        shade = shown.lit(self.paint, self.settings.shading, cameras, generator)
+        light = shown.glossy if self.settings.gloss else shown.lit
+        shade = light(self.paint, self.settings.shading, cameras, generator)
         return shown.show(self.vertices, self.faces, cameras, shade, background, budget)
 
     @torch.no_grad()
@@ -101,7 +106,18 @@ class Textured(nn.Module):
     def color(self, points: Tensor, normals: Tensor) -> Tensor:
         """Colours [N, 3], sRGB, at points of the surface [N, 3]; on the CPU."""
         seen: Tensor = self.paint(points.to(self.vertices.device))
-        return seen.cpu()
+        return seen[:, :3].cpu()
+
+    @property
+    def has_gloss(self) -> bool:
+        """Whether roughness and metallic were learned."""
+        return self.settings.gloss
+
+    @torch.no_grad()
+    def gloss(self, points: Tensor, normals: Tensor) -> Tensor:
+        """Roughness and metallic [N, 2] in [0, 1] at points of the surface [N, 3]; on the CPU."""
+        seen: Tensor = self.paint(points.to(self.vertices.device))
+        return seen[:, 3:].cpu()
 
     def take_colors(self, spots: Spots, colors: Tensor) -> None:
         """Learn colours [N, 3] sRGB at spots of the mesh."""
