@@ -111,6 +111,21 @@ def test_a_training_goes_on_only_as_it_began(backbone: Path, data: Path, tmp_pat
     assert [json.loads(line)["step"] for line in lines] == [3, 4]
 
 
+def test_toyboxs_own_examples_are_drawn_once(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threed.toybox.cli.WORK", tmp_path / "work")
+    result = train("controlnet", "toybox", tmp_path / "a", backbone, "--drawn", 3)
+    assert "drawn 3 of 3 examples" in result.stderr
+    assert "M parameters, 3 examples" in result.stderr
+    result = train("uni_controlnet", "toybox", tmp_path / "b", backbone, "--drawn", 3)
+    assert "drawn" not in result.stderr
+    result = train("instruct_pix2pix", "toybox", tmp_path / "c", backbone, "--drawn", 2)
+    assert "drawn 2 of 2 examples" in result.stderr
+    folders = sorted(path.name for path in (tmp_path / "work/examples").iterdir())
+    assert folders == ["edits", "scenes"]
+
+
 def test_bad_folders_are_refused_and_bad_pictures_skipped(
     backbone: Path, data: Path, tmp_path: Path
 ) -> None:
