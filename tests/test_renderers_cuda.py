@@ -67,7 +67,7 @@ def test_what_is_asked_for_by_name_has_to_load(device: set[str]) -> None:
 
 def test_every_operation_has_a_library_and_all_kinds_have_every_operation() -> None:
     assert cuda.LIBRARIES.keys() == kernels.OPERATIONS.keys()
-    assert set(cuda.LIBRARIES.values()) == cuda.MODULES.keys()
+    assert {*cuda.LIBRARIES.values(), "kaolin"} == cuda.MODULES.keys()
     for operation in kernels.OPERATIONS:
         assert callable(getattr(cuda, operation))
         assert operation in cuda.__all__

@@ -19,6 +19,7 @@ from threed.config import NEED_NORMALS, WITH_CRITIC, Run, Stage
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone
 from threed.memory import SMALLEST
+from threed.scenes import flexicubes
 
 GIB = 2**30
 FLOAT = 4  # bytes
@@ -162,6 +163,8 @@ def _scene(run: Run, stage: Stage) -> float:
     table: float = ADAM * FLOAT * p.levels * 2**p.log2_table * p.features
     if stage.scene == "surface":
         points = (run.surface.grid + 1) ** 3
+        if run.surface.mesher == "flexicubes":
+            table += ADAM * FLOAT * flexicubes.WEIGHTS * run.surface.grid**3
         # distances and moves; and along the surface the tetrahedra that it crosses
         return table + ADAM * FLOAT * 4 * points + 16_000 * 2 * run.surface.grid**2
     return table

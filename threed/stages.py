@@ -15,6 +15,7 @@ from threed.assets import shape
 from threed.config import Run, Stage
 from threed.core import Cameras, InputError, Mesh, RenderOutput
 from threed.given import Given
+from threed.scenes import flexicubes
 from threed.scenes.field import Field
 from threed.scenes.isosurface import views_of
 from threed.scenes.paint import Spots, colors_of
@@ -121,6 +122,8 @@ def check_start(run: Run, given: Given | None) -> list[str]:
 
     InputError if the run and the mesh do not fit together.
     """
+    if run.surface.mesher == "flexicubes" and any(s.scene == "surface" for s in run.stages):
+        flexicubes.check()
     if given is None:
         if run.stages[0].scene == "textured":
             raise InputError("a textured stage paints a mesh: give one by --init, or use threed "

@@ -33,7 +33,12 @@ __all__ = [
     "twins",
 ]
 
-MODULES = {"nvdiffrast": "nvdiffrast.torch", "nerfacc": "nerfacc", "tinycudann": "tinycudann"}
+MODULES = {
+    "nvdiffrast": "nvdiffrast.torch",
+    "nerfacc": "nerfacc",
+    "tinycudann": "tinycudann",
+    "kaolin": "kaolin.ops.conversions",  # FlexiCubes, for scenes; no operation here needs it
+}
 LIBRARIES = {  # of each operation; derivatives and twins are the reference's
     "rasterize": "nvdiffrast",
     "interpolate": "nvdiffrast",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from renderers.kernels.raster import twins
 from threed.core import Cameras, InputError, Mesh, RenderOutput
-from threed.scenes import shown, tetrahedra
+from threed.scenes import flexicubes, shown, tetrahedra
 from threed.scenes.distance import signed_distance
 from threed.scenes.paint import Paint, PaintSettings, Spots
 
@@ -24,6 +24,7 @@ class SurfaceSettings:
     radius: float = 0.5  # world units, of the ball that it is if nothing comes before it
     shape_lr: float = 1.0  # of distances, in cells, and moves, as a multiple of the table's lr
     shading: float = 0.0  # most of a picture's brightness that a lamp, new each step, decides
+    mesher: Literal["tetrahedra", "flexicubes"] = "tetrahedra"  # the latter needs kaolin
 
     def __post_init__(self) -> None:
         """InputError for values that make no surface."""
@@ -35,16 +36,20 @@ class SurfaceSettings:
             raise InputError(f"surface: shape_lr must be at least 0, got {self.shape_lr:g}")
         if not 0 <= self.shading <= 1:
             raise InputError(f"surface: shading must be in 0..1, got {self.shading:g}")
+        if self.mesher not in ("tetrahedra", "flexicubes"):
+            raise InputError("surface: mesher must be tetrahedra or flexicubes, "
+                             f"got {self.mesher!r}")  # fmt: skip
 
 
 class Surface(nn.Module):
     """A closed surface in [-1, 1]³ and its colours (DMTet, arXiv:2111.04276).
 
     Each point of the grid has a signed distance, in cells, and moves by at most a sixth of a cell
-    along each axis, so that the surface never crosses itself. It begins as a grey ball.
+    along each axis, so that the surface never crosses itself (which only tetrahedra promise). It
+    begins as a grey ball. InputError for flexicubes without kaolin.
     """
 
-    LOSSES = ("normal_consistency", "laplacian", "sign_changes")
+    LOSSES = ("normal_consistency", "laplacian", "sign_changes", "deviation")
     points: Tensor  # [P³, 3] the grid
     border: Tensor  # [P³] bool, always outside
 
@@ -62,6 +67,10 @@ class Surface(nn.Module):
         distance = (points.norm(dim=-1) - s.radius) * (s.grid / 2)
         self.distance = nn.Parameter(distance)
         self.move = nn.Parameter(torch.zeros_like(points))
+        self.weights: nn.Parameter | None = None
+        if s.mesher == "flexicubes":
+            flexicubes.check()
+            self.weights = nn.Parameter(torch.zeros(s.grid**3, flexicubes.WEIGHTS))
         self.register_buffer("points", points, persistent=False)
         border = points.abs().amax(1) > 1 - 1 / s.grid
         self.register_buffer("border", border, persistent=False)
@@ -72,6 +81,8 @@ class Surface(nn.Module):
         distance = signed_distance(mesh, self.settings.grid)
         self.distance.copy_(distance)
         self.move.zero_()
+        if self.weights is not None:
+            self.weights.zero_()
         if not bool((self._distance() < 0).any()):
             raise InputError(
                 f"the mesh encloses nothing that a grid of {self.settings.grid} cells a side "
@@ -83,6 +94,8 @@ class Surface(nn.Module):
         """The surface as it is, with gradients to distances and moves; NoSurfaceError if none."""
         cell = 2 / self.settings.grid
         places = self.points + tetrahedra.MOVE * cell * torch.tanh(self.move)
+        if self.weights is not None:
+            return flexicubes.march(self._distance(), places, self.weights, self.settings.grid)
         return tetrahedra.march(self._distance(), places)
 
     def render(
@@ -113,6 +126,7 @@ class Surface(nn.Module):
             tetrahedra.consistency(found.vertices, found.faces, twins(found.faces)),
             tetrahedra.laplacian(in_cells, found.faces),
             tetrahedra.sign_changes(self._distance(), found.ends),
+            found.vertices.new_zeros(()) if found.deviation is None else found.deviation,
         )
         return dict(zip(self.LOSSES, losses))
 
@@ -137,7 +151,10 @@ class Surface(nn.Module):
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: the paint's, and the shape at shape_lr times lr."""
-        shape = {"params": [self.distance, self.move], "lr": lr * self.settings.shape_lr}
+        learns = [self.distance, self.move]
+        if self.weights is not None:
+            learns.append(self.weights)
+        shape = {"params": learns, "lr": lr * self.settings.shape_lr}
         return [*self.paint.param_groups(lr), shape]
 
     def _distance(self) -> Tensor:

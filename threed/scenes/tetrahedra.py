@@ -27,9 +27,10 @@ class NoSurfaceError(ValueError):
 class Marched:
     """The surface between the points inside (below zero) and those outside."""
 
-    vertices: Tensor  # [V, 3] in the units of the places; each on an edge of the grid
+    vertices: Tensor  # [V, 3] in the units of the places
     faces: Tensor  # [F, 3] int64, counter-clockwise seen from outside
-    ends: Tensor  # [V, 2] int64 the two points of the grid that a vertex lies between
+    ends: Tensor  # [E, 2] int64 the ends of the grid's edges that it crosses; here one a vertex
+    deviation: Tensor | None = None  # [] of dual methods: how far vertices are from the crossings
 
 
 def grid_points(cells: int) -> Tensor:
