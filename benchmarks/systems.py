@@ -7,6 +7,7 @@ make; the judge reads what they show. --small takes an eighth of the pictures.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,15 +18,15 @@ from torch import Tensor
 
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.diffusion.images import grid, make_images, save_image
-from threed.systems import prompt_to_prompt
+from threed.systems import prompt_to_prompt, self_guidance
 from threed.systems.system import Ready, paint
 from threed.toybox.family import WEIGHTS
 from threed.toybox.judge import load_judge
 from threed.toybox.measure import turntable
-from threed.toybox.silhouette import overlap, silhouettes
+from threed.toybox.silhouette import centroids, coloured, overlap, silhouettes
 from threed.toybox.world import COLORS, KINDS, random_toy
 
-STEPS, SCALE = 30, 5.0
+STEPS, SCALE = 25, 5.0
 Scores = dict[str, float]
 
 
@@ -75,6 +76,47 @@ def prompt_to_prompt_recolours(backbone: Backbone, count: int, sheet: Path | Non
     }
 
 
+def self_guidance_moves(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
+    """Single toys that are moved, and one toy of two: how far their centre is from the target."""
+    rows, errors, moves, others = [], [], [], []
+    for i, (prompt, word, colors, shift) in enumerate(movings(count)):
+        score = self_guidance.build(backbone, prompt, move=((word, shift),), scale=SCALE)
+        pair = paint(backbone, Ready(score, rows=2), steps=STEPS, seed=i).cpu()
+        rows.append(pair)
+        if len(colors) == 1:
+            places = centroids(silhouettes(pair))[:, None]
+        else:
+            masks = coloured(pair, [COLORS[name] for name in colors])
+            places = torch.stack([centroids(masks[:, k]) for k in range(len(colors))], 1)
+        went = places[1] - places[0]  # [things, 2]
+        errors.append(float((went[0] - torch.tensor(shift)).norm()))
+        moves.append(float((went[0] * torch.tensor(shift)).sum()) / math.hypot(*shift) ** 2)
+        others += went[1:].norm(dim=1).tolist()
+    _show(torch.cat(rows), sheet, columns=8)
+    half = len(errors) // 2
+    return {
+        "error of a single toy's centre, of the picture": sum(errors[:half]) / half,
+        "share of the way that single toys go": sum(moves[:half]) / half,
+        "error of one of two": sum(errors[half:]) / half,
+        "the other's motion": sum(others) / max(len(others), 1),
+    }
+
+
+def movings(count: int) -> Iterator[tuple[str, str, tuple[str, ...], tuple[float, float]]]:
+    """Prompt, word, the colours of the things (the moved one first), shift: half of it pairs."""
+    kinds = ("mug", "hat", "apple", "teapot", "cupcake", "mushroom", "cube", "ball")
+    colors = ("red", "blue", "green", "purple", "yellow")
+    shifts = ((0.15, 0.0), (-0.15, 0.0), (0.0, 0.12), (0.0, -0.12))
+    for i in range(count // 2):
+        kind, color = kinds[i % len(kinds)], colors[i % len(colors)]
+        yield f"a {color} {kind}", kind, (color,), shifts[i % 4]
+    for i in range(count // 2):
+        first, second = kinds[i % len(kinds)], kinds[(i + 3) % len(kinds)]
+        a, b = colors[i % len(colors)], colors[(i + 2) % len(colors)]
+        up_or_down = shifts[2 + i % 2]  # beside each other: sideways they would meet
+        yield f"a {a} {first} and a {b} {second}", first, (a, b), up_or_down
+
+
 def _share(hits: Sequence[bool]) -> float:
     return sum(hits) / len(hits)
 
@@ -87,6 +129,7 @@ def _show(images: Tensor, sheet: Path | None, columns: int) -> None:
 Measure = Callable[[Backbone, int, Path | None], Scores]
 MEASURES: dict[str, tuple[Measure, int]] = {  # and how many pictures it takes
     "prompt_to_prompt": (prompt_to_prompt_recolours, 40),
+    "self_guidance": (self_guidance_moves, 32),
 }
 
 
@@ -96,13 +139,17 @@ def main() -> None:
     parser.add_argument("name", choices=MEASURES)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--sheet", type=Path, help="a file for the pictures")
+    parser.add_argument("--scores", type=Path, help="a file for what is printed")
     parser.add_argument("--backbone", default="toybox")
     arguments = parser.parse_args()
     measure, count = MEASURES[arguments.name]
     count = count // 8 if arguments.small else count
     backbone = load_backbone(arguments.backbone)
-    for name, value in measure(backbone, count, arguments.sheet).items():
-        sys.stdout.write(f"{name}\t{value:.3f}\n")
+    scores = measure(backbone, count, arguments.sheet)
+    lines = "".join(f"{name}\t{value:.3f}\n" for name, value in scores.items())
+    sys.stdout.write(lines)
+    if arguments.scores is not None:
+        arguments.scores.write_text(lines, encoding="utf-8")
 
 
 if __name__ == "__main__":

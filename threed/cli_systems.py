@@ -102,6 +102,9 @@ def image(
         typer.Option(min=8, help="Pixels a side; the backbone's own if not given."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    heat: Annotated[
+        Path | None, typer.Option(help="A second picture: where the first looked at each word.")
+    ] = None,
 ) -> None:
     """Make pictures of a prompt. A multi-view backbone shows four sides of one thing.
 
@@ -114,6 +117,8 @@ def image(
     text = check_prompt(prompt)
     if out.suffix.lower() not in FORMATS:
         raise typer.BadParameter(f"--out must end in one of {', '.join(FORMATS)}, got {out}")
+    if heat is not None and (system is not None or (views or 1) > 1):
+        raise typer.BadParameter("--heat is of a single picture without a system")
     found, request = read_request(system, text, options(context), knobs)
     common: dict[str, Any] = {"steps": steps, "scale": guidance, "negative": negative}
     if found is None:
@@ -126,6 +131,11 @@ def image(
         pictures = _by_system(model, found, request, n=n, seed=seed, size=size, **common)
     save_image(grid(pictures, columns=4), out)
     say(str(out))
+    if heat is not None:
+        from threed.systems.heat import drawn, heat_maps
+
+        save_image(drawn(*heat_maps(model, text, seed=seed, size=size, **common)), heat)
+        say(str(heat))
 
 
 def options(context: typer.Context) -> dict[str, Any]:

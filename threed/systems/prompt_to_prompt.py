@@ -26,6 +26,7 @@ from threed.diffusion.condition import Condition
 from threed.diffusion.images import load_image
 from threed.diffusion.inversion import Nulls, invert_picture
 from threed.diffusion.score import Score, alpha_sigma, cfg, plain, score
+from threed.systems.heat import largest_maps
 from threed.systems.system import Input, Ready, Request, System, latent_size
 from threed.systems.words import Alignment, refine, swap, word_tokens
 
@@ -170,15 +171,9 @@ def keep_outside(mask: Tensor, noises: Tensor, x: Tensor, sigma: Tensor) -> Tens
 def _mask(record: Record, words: Tensor, size: Sequence[int], threshold: float) -> Tensor:
     """[n, 1, h, w] 1 where one of the pair looks at the words: their tokens are words [2, S]."""
     height, width = size
-    counts = {layer: weights.shape[1] for layer, weights in record.kept.items()}
-    fitting = [count for count in counts.values() if count <= BLEND_TOKENS]
-    best = max(fitting) if fitting else min(counts.values())
-    maps = []
-    for layer, weights in record.kept.items():
-        if counts[layer] == best:
-            looks = weights.unflatten(0, (-1, ROWS)) * words[:, None]  # [n, 2, L, S]
-            maps.append(looks.sum(-1).unflatten(2, layer.shape(height, width)))
-    looked = F.max_pool2d(torch.stack(maps).mean(0), 3, stride=1, padding=1)
+    maps = largest_maps(record.kept, height, width, BLEND_TOKENS).unflatten(0, (-1, ROWS))
+    looked = (maps * words[:, None, None]).sum(-1)  # [n, 2, h, w]
+    looked = F.max_pool2d(looked, 3, stride=1, padding=1)
     looked = F.interpolate(looked, (height, width), mode="bilinear")
     looked = looked / looked.amax((2, 3), keepdim=True).clamp_min(1e-12)
     return (looked > threshold).any(1, keepdim=True).to(looked.dtype)

@@ -22,6 +22,7 @@ from threed.diffusion.condition import Condition
 from threed.diffusion.images import load_image
 from threed.diffusion.score import Score, alpha_sigma, cfg, plain, score, switch, with_gradient
 from threed.systems import energies
+from threed.systems.heat import largest_maps
 from threed.systems.system import Input, Ready, Request, System
 from threed.systems.words import phrases, word_tokens
 
@@ -232,12 +233,10 @@ class Wrong:
         if not look.kept:
             raise InputError(f"no attention of backbone {self.backbone.name!r} on the way up has "
                              f"at most {self.tokens} places; tokens must be larger")  # fmt: skip
-        best = max(map(area, look.kept))
-        shape = next(layer for layer in look.kept if area(layer) == best).shape(height, width)
-        maps = [kept for layer, kept in look.kept.items() if area(layer) == best]
+        maps = largest_maps(look.kept, height, width, self.tokens)
+        best = maps.shape[1] * maps.shape[2]
         last = max((layer for layer in values.kept if area(layer) == best), key=lambda k: k.order)
-        return Seen(torch.stack(maps).mean(0).unflatten(1, shape),
-                    values.kept[last].unflatten(1, shape))  # fmt: skip
+        return Seen(maps, values.kept[last].unflatten(1, maps.shape[1:3]))
 
     def _noised(self, z: Tensor, t: Tensor) -> Tensor:
         """A given picture at the noise levels t [n], with noise that is always the same."""

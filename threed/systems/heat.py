@@ -1,0 +1,118 @@
+"""Where a picture's places look: cross-attention per word, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional as F
+
+from threed.diffusion.attention import Layer, Record
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.score import Score, cfg, plain, score
+from threed.systems.system import Ready, paint
+from threed.systems.words import word_spans
+
+LABEL = 12  # pixels below a map for its word
+SIDE = 128  # of a map, at least
+
+
+def largest_maps(kept: Mapping[Layer, Tensor], height: int, width: int, limit: int) -> Tensor:
+    """[B, h, w, S] the mean of recorded weights [B, L, S] over the layers of one size.
+
+    That is the largest with at most `limit` places, or the smallest there is; height and width are
+    those of the latents.
+    """
+    counts = {layer: weights.shape[1] for layer, weights in kept.items()}
+    fitting = [count for count in counts.values() if count <= limit]
+    best = max(fitting) if fitting else min(counts.values())
+    chosen = [layer for layer, count in counts.items() if count == best]
+    maps = torch.stack([kept[layer] for layer in chosen]).mean(0)
+    return maps.unflatten(1, chosen[0].shape(height, width))
+
+
+class Heat:
+    """Watches a Score, and remembers the mean of the attention over its calls."""
+
+    def __init__(self, limit: int = 1024) -> None:
+        self.record = Record(lambda layer: layer.cross)  # an edit of the watched conditions
+        self.limit, self.calls = limit, 0
+        self.total = torch.zeros(())
+
+    def watching(self, score: Score) -> Score:
+        """The same Score; its conditions hold self.record."""
+
+        def noise(x: Tensor, t: Tensor) -> Tensor:
+            out = score(x, t)
+            maps = largest_maps(self.record.kept, *x.shape[-2:], self.limit)
+            self.total, self.calls = self.total + maps.detach(), self.calls + 1
+            return out
+
+        return noise
+
+    def words(self, backbone: Backbone, prompt: str, row: int = 0) -> dict[str, Tensor]:
+        """[h, w] in 0..1 for each word of the prompt that a picture of the batch was made of.
+
+        All words have one scale: 1 is the most that any place looks at any of them.
+        """
+        mean = (self.total / max(self.calls, 1))[row]
+        spans = zip(prompt.split(), word_spans(backbone, prompt))
+        maps = {
+            word: mean[..., [k for k in span if k < mean.shape[-1] - 1]].sum(-1)
+            for word, span in spans
+        }
+        most = max(float(value.max()) for value in maps.values())
+        return {word: value / max(most, 1e-12) for word, value in maps.items()}
+
+
+def heat_maps(
+    backbone: Backbone,
+    prompt: str,
+    *,
+    steps: int = 30,
+    scale: float = 5.0,
+    negative: str = "",
+    seed: int = 0,
+    size: int | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A sample [3, H, W], as make_images makes it, and where it looked at each word, [h, w]."""
+    heat = Heat()
+    text, other = (backbone.encode_text([words]) for words in (prompt, negative))
+    text = replace(text, attention=(heat.record,))
+    guided = (
+        score(backbone, [text], plain())
+        if scale == 1
+        else score(backbone, [text, other], cfg(scale))
+    )
+    ready = Ready(heat.watching(guided))
+    (picture,) = paint(backbone, ready, steps=steps, seed=seed, size=size)
+    return picture, heat.words(backbone, prompt)
+
+
+def drawn(picture: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
+    """[3, h, w] the picture, and beside it a map over it in grey for each word, named below."""
+    side = max(SIDE, picture.shape[-1])
+    large = _resized(picture, side)
+    grey = large.mean(0, keepdim=True).expand_as(large) * 0.35 + 0.3
+    tiles = [_labelled(large, "")]
+    for word, values in maps.items():
+        warm = _resized(values[None], side).clamp(0, 1)
+        color = torch.tensor([1.0, 0.45, 0.0])[:, None, None]
+        tiles.append(_labelled(torch.lerp(grey, color.expand_as(grey), warm), word))
+    return torch.cat(tiles, 2)
+
+
+def _resized(picture: Tensor, side: int) -> Tensor:
+    return F.interpolate(picture[None].float().cpu(), (side, side), mode="bilinear")[0]
+
+
+def _labelled(tile: Tensor, word: str) -> Tensor:
+    """The tile with a white strip below it that holds the word."""
+    strip = Image.new("L", (tile.shape[-1], LABEL), 255)
+    ImageDraw.Draw(strip).text((2, 0), word, fill=0)
+    below = torch.from_numpy(np.array(strip)).float()[None] / 255
+    return torch.cat([tile, below.expand(3, -1, -1)], 1)
