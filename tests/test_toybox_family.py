@@ -16,6 +16,7 @@ from threed.core import InputError
 from threed.toybox import card, family, jobs
 from threed.toybox.captions import BACKGROUNDS, SYNONYMS, Label, caption, vocabulary
 from threed.toybox.judge import HEADS, Judge, Verdict, load_judge
+from threed.toybox.mix import fill_scenes
 from threed.toybox.shelf import UNKNOWN, Shelf, fill_shelf
 from threed.toybox.train import finish, normalise_latents, train
 from threed.toybox.training import Job, fit, generators
@@ -156,14 +157,19 @@ def test_every_part_trains_in_order_and_the_folder_is_diffusers_own(
 ) -> None:
     weights = tmp_path / "weights"
     coloured = fill_shelf(tmp_path / "coloured", 4, seed=1)
+    scenes = fill_scenes(tmp_path / "scenes", 4, seed=1)
     with pytest.raises(InputError, match="threed toybox train vae"):
         train("unet", tmp_path, weights)
     for part in ("clip", "vae", "judge"):
-        asked = [shelf if part == "judge" else coloured, tiny(jobs.BUDGETS["cpu"][part]), CPU, 0]
+        toys = shelf if part == "judge" else coloured
+        asked = [toys, scenes, tiny(jobs.BUDGETS["cpu"][part]), CPU, 0]
         job = getattr(jobs, f"{part}_job")(*asked, *([weights] if part == "clip" else []))
         model = fit(dataclasses.replace(job, sheet=None), tmp_path / part, device=CPU)
         finish(part, model, weights, coloured)
-    job = jobs.unet_job(coloured, tiny(jobs.BUDGETS["cpu"]["unet"]), CPU, 0, weights)
+    budget = tiny(jobs.BUDGETS["cpu"]["unet"])
+    job = jobs.unet_job(coloured, None, budget, CPU, 0, weights)
+    assert all(torch.isfinite(job.loss(job.model, step)) for step in (0, 1))
+    job = jobs.unet_job(coloured, scenes, budget, CPU, 0, weights)
     assert all(torch.isfinite(job.loss(job.model, step)) for step in (0, 1))
     finish("unet", job.model, weights, coloured)
 
@@ -173,7 +179,8 @@ def test_every_part_trains_in_order_and_the_folder_is_diffusers_own(
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a red mug", num_inference_steps=1, output_type="np").images
     assert image.shape == (1, 64, 64, 3)
-    assert load_judge(weights / "judge").width == 32
+    assert load_judge(weights / "judge").knows_scenes
+    assert family.knows_scenes(weights)
 
 
 def test_normalised_latents_change_no_picture(shelf: Shelf) -> None:
@@ -209,7 +216,7 @@ def test_the_card_tells_training_and_scores(tmp_path: Path) -> None:
     (tmp_path / card.SCORES).write_text(json.dumps({"vae_psnr_db": 30.61}))
     card.write_card(tmp_path)
     text = (tmp_path / card.CARD).read_text()
-    assert "| vae | 21 | 64 | 1,500 | 1 | 2.5 |" in text
+    assert "| vae | 21 | 64 | 1,500 | 0 | 1 | 2.5 |" in text
     assert "| VAE: PSNR, dB | 30.61 | ≥ 28 |" in text
     assert "text to image: kind" not in text
 

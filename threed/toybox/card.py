@@ -29,6 +29,16 @@ MEANINGS = (
     ("multiview_view", "multi-view: the view's word, of kinds with a front", "≥ 0.85"),
     ("multiview_agree", "multi-view: four views agree on kind and colour", "≥ 0.95"),
     ("multiview_kind", "multi-view: kind, read from four views together", ""),
+    ("judge_scene", "judge, clean held-out scenes: toy, pair, on top, person, garment", ""),
+    ("judge_pair", "judge, scenes: both kinds and colours of a pair", ""),
+    ("judge_garment", "judge, scenes: all garments with their colours", ""),
+    ("judge_identity", "judge, scenes: all of skin, hair, its colour, glasses, beard", ""),
+    ("judge_pose", "judge, scenes: pose", ""),
+    ("vae_scenes_psnr_db", "VAE, scenes: PSNR, dB", "≥ 28"),
+    ("image_pair", "text to image: both toys of a pair with their colours", "≥ 0.70"),
+    ("image_pair_place", "text to image: the same, each in the place that is said", ""),
+    ("image_garment", "text to image: both garments of a person with their colours", ""),
+    ("image_identity", "text to image: hair, its colour, glasses, beard, each by itself", ""),
 )
 
 
@@ -58,11 +68,12 @@ def write_card(weights: Path) -> None:
         "`docs/toybox.md` says what the parts are; `threed toybox train` made them,",
         "`threed toybox evaluate` measured them (30 steps, guidance 5, toys of held-out seeds).",
         "",
-        "| part | steps | batch | sets of four pictures | world's seed | minutes | machine |",
-        "|---|---|---|---|---|---|---|",
+        "| part | steps | batch | sets of four pictures | scenes | world's seed | minutes "
+        "| machine |",
+        "|---|---|---|---|---|---|---|---|",
         *(
-            f"| {part} | {f['steps']:,} | {f['batch']} | {f['sets']:,} | {f['seed']} | "
-            f"{f['minutes']} | {f['machine']} |"
+            f"| {part} | {f['steps']:,} | {f['batch']} | {f['sets']:,} | {f.get('scenes', 0):,} | "
+            f"{f['seed']} | {f['minutes']} | {f['machine']} |"
             for part, f in facts.items()
         ),
         "",

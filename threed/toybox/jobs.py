@@ -17,11 +17,15 @@ from threed.diffusion.backbone import load_backbone
 from threed.diffusion.images import grid, make_images
 from threed.diffusion.mvdream import camera_vector
 from threed.toybox import family
-from threed.toybox.judge import Judge
-from threed.toybox.shelf import Shelf
+from threed.toybox.judge import HEADS, TOY_HEADS, Judge
+from threed.toybox.mix import SceneShelf
+from threed.toybox.shelf import UNKNOWN, Shelf
 from threed.toybox.training import Job, generators
 from threed.toybox.world import FRONTED, KINDS
 
+# of the single pictures of a batch, how many are scenes where the family learns them; with the sets
+# of four that the UNet sees in every second step, three of four of its pictures are of single toys
+SCENE_SHARE = {"clip": 0.5, "vae": 0.5, "unet": 0.7, "judge": 0.5}
 FRONT_SHARE = 2.5  # times as often come kinds with a front where views are learned
 CROP = 32  # pixels a side of what the VAE sees in most steps: four times as many toys
 
@@ -51,18 +55,30 @@ BUDGETS: dict[str, dict[str, Budget]] = {
 }
 
 
-def clip_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int, weights: Path) -> Job:
+def clip_job(
+    shelf: Shelf,
+    scenes: SceneShelf | None,
+    budget: Budget,
+    device: torch.device,
+    seed: int,
+    weights: Path,
+) -> Job:
     """Pictures and captions of a batch find each other (Radford et al. 2021)."""
     tokenizer = family.tokenizer_of(weights)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         rng, _ = generators(seed, step)
-        sets, views = _pick(rng, shelf, budget.batch)
-        captions = shelf.captions(rng, sets, views, view_words=0.5)
+        toys, others = _split(budget.batch, "clip", scenes)
+        sets, views = _pick(rng, shelf, toys)
+        images, captions = shelf.images(sets, views), shelf.captions(rng, sets, views, 0.5)
+        if scenes is not None:
+            sets, views = _pick(rng, scenes, others)
+            images = torch.cat([images, scenes.images(sets, views)])
+            captions += scenes.captions(rng, sets)
         tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
         output: Any = model(
             input_ids=tokens.input_ids.to(device),
-            pixel_values=(shelf.images(sets, views) * 2 - 1).to(device),
+            pixel_values=(images * 2 - 1).to(device),
             return_loss=True,
         )
         return output.loss
@@ -70,14 +86,18 @@ def clip_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int, weig
     return Job("clip", family.new_clip(tokenizer), loss, budget.steps, budget.lr)
 
 
-def vae_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int) -> Job:
+def vae_job(
+    shelf: Shelf, scenes: SceneShelf | None, budget: Budget, device: torch.device, seed: int
+) -> Job:
     """Pictures through 4×16×16 latents; the mean colour of every 8×8 block counts extra."""
 
     def batch(step: int) -> Tensor:
         rng, _ = generators(seed, step)
         whole = step % 8 == 7
-        sets, views = _pick(rng, shelf, budget.batch // 4 if whole else budget.batch)
-        images = shelf.images(sets, views)
+        toys, others = _split(budget.batch // 4 if whole else budget.batch, "vae", scenes)
+        images = shelf.images(*_pick(rng, shelf, toys))
+        if scenes is not None:
+            images = torch.cat([images, scenes.images(*_pick(rng, scenes, others))])
         if not whole:
             y, x = rng.integers(0, family.SIZE - CROP + 1, 2).tolist()
             images = images[:, :, y : y + CROP, x : x + CROP]
@@ -102,35 +122,64 @@ def vae_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int) -> Jo
     return Job("vae", family.new_vae(), loss, budget.steps, budget.lr, sheet=look, sheet_every=250)
 
 
-def judge_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int) -> Job:
-    """Kind, colour, finish and view of held-out toys, coloured and in clay, blurred and noisy."""
-    fronted, often = np.array([kind in FRONTED for kind in KINDS]), _often(shelf)
+def judge_job(
+    shelf: Shelf, scenes: SceneShelf | None, budget: Budget, device: torch.device, seed: int
+) -> Job:
+    """Toys, in clay too, and scenes of held-out seeds, blurred and noisy: all heads at once."""
+    often = _often(shelf)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         rng, generator = generators(seed, step)
-        sets, views = _pick(rng, shelf, budget.batch, often)
-        logits = model(spoil(shelf.images(sets, views), generator).to(device))
-        kind, color, finish, _ = torch.from_numpy(shelf.labels[sets]).to(device).T
-        view = torch.from_numpy(_views(shelf, sets, views)).to(device)
-        # the view of a toy without a front can only be seen from above
-        known = torch.from_numpy(fronted[shelf.labels[sets, 0]]).to(device)
-        view = torch.where(known | (view == VIEWS.index("overhead")), view, -100)
-        total = F.cross_entropy(logits["kind"], kind)
-        for name, target in (("color", color), ("finish", finish), ("view", view)):
-            total = total + F.cross_entropy(logits[name], target, reduction="sum") / len(sets)
+        toys, others = _split(budget.batch, "judge", scenes)
+        sets, views = _pick(rng, shelf, toys, often)
+        images, labels = shelf.images(sets, views), toy_labels(shelf, sets, views)
+        if scenes is not None:
+            sets, views = _pick(rng, scenes, others)
+            images = torch.cat([images, scenes.images(sets, views)])
+            labels = np.concatenate([labels, scenes.labels[sets]])
+        logits = model(spoil(images, generator).to(device))
+        targets = dict(zip(HEADS, torch.from_numpy(labels.T.copy()).to(device)))
+        total = torch.zeros((), device=device)
+        for name, values in logits.items():
+            error = F.cross_entropy(values, targets[name], ignore_index=UNKNOWN, reduction="sum")
+            total = total + error / len(images)
         return total
 
-    return Job("judge", Judge(), loss, budget.steps, budget.lr)
+    judge = Judge(heads=tuple(TOY_HEADS if scenes is None else HEADS))
+    return Job("judge", judge, loss, budget.steps, budget.lr)
 
 
-def unet_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int, weights: Path) -> Job:
-    """Noise prediction on single pictures and, twice as often, on sets of four views (MVDream).
+def toy_labels(shelf: Shelf, sets: Any, views: Any) -> Any:
+    """[B, heads] what the judge should read from pictures of single toys, UNKNOWN where hidden."""
+    labels = np.full((len(sets), len(HEADS)), UNKNOWN)
+    column = {name: index for index, name in enumerate(HEADS)}
+    labels[:, :3] = shelf.labels[sets, :3]
+    view = _views(shelf, sets, views)
+    # the view of a toy without a front can only be seen from above
+    fronted = np.array([kind in FRONTED for kind in KINDS])[shelf.labels[sets, 0]]
+    labels[:, column["view"]] = np.where(fronted | (view == VIEWS.index("overhead")), view, UNKNOWN)
+    labels[:, column["scene"]] = HEADS["scene"].index("toy")
+    labels[:, column["hat"]] = HEADS["hat"].index("none")
+    return labels
 
-    Single pictures have no camera; a set shares t, and its self-attention spans the views. The
+
+def unet_job(
+    shelf: Shelf,
+    scenes: SceneShelf | None,
+    budget: Budget,
+    device: torch.device,
+    seed: int,
+    weights: Path,
+) -> Job:
+    """Noise prediction on single pictures and on sets of four views of a toy (MVDream).
+
+    Sets come twice as often as single pictures, or as often where scenes are among those. Single
+    pictures have no camera; a set shares t, and its self-attention spans the views. The
     loss is weighted by 1 / sqrt(SNR) (Yu et al. 2023, Debias the Training of Diffusion Models):
     kind and pose are settled where noise is strong. A tenth of the captions is empty.
     """
     latents = Latents(shelf, weights, device)
+    others = Latents(scenes, weights, device) if scenes is not None else None
     texts = Texts(weights, device)
     alphas = torch.as_tensor(family.new_scheduler().alphas_cumprod).to(device)
     unet = family.new_unet(multiview=True)
@@ -139,20 +188,25 @@ def unet_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int, weig
 
     def loss(model: nn.Module, step: int) -> Tensor:
         rng, generator = generators(seed, step)
-        count = shelf.pictures.shape[1] if step % 3 else 1
+        count = shelf.pictures.shape[1] if step % (3 if scenes is None else 2) else 1
         share = often if count > 1 else None
-        sets = np.repeat(rng.choice(len(shelf), budget.batch // count, p=share), count)
+        toys, rest = _split(budget.batch, "unet", scenes if count == 1 else None)
+        sets = np.repeat(rng.choice(len(shelf), toys // count, p=share), count)
         views = (np.arange(len(sets)) if count > 1 else rng.integers(0, 4, len(sets))) % 4
         captions = shelf.captions(rng, sets, views, view_words=0.6 if count == 1 else 0.4)
-        captions = ["" if rng.uniform() < 0.1 else text for text in captions]
         z = latents.of(sets, views)
+        if rest and scenes is not None and others is not None:
+            chosen, first = _pick(rng, scenes, rest)
+            z = torch.cat([z, others.of(chosen, first)])
+            captions += scenes.captions(rng, chosen)
+        captions = ["" if rng.uniform() < 0.1 else text for text in captions]
         # t is spread evenly over the batch: less chance in the loss
-        place = (torch.randperm(len(sets) // count, generator=generator)
-                 + torch.rand(len(sets) // count, generator=generator))  # fmt: skip
-        t = (place * (1000 * count / len(sets))).long().repeat_interleave(count).to(device)
+        place = (torch.randperm(len(z) // count, generator=generator)
+                 + torch.rand(len(z) // count, generator=generator))  # fmt: skip
+        t = (place * (1000 * count / len(z))).long().repeat_interleave(count).to(device)
         noise = torch.randn(z.shape, generator=generator).to(device)
         abar = alphas[t][:, None, None, None]
-        options: dict[str, Any] = {"class_labels": torch.zeros(len(sets), 16, device=device)}
+        options: dict[str, Any] = {"class_labels": torch.zeros(len(z), 16, device=device)}
         if count > 1:
             options["class_labels"] = camera_vector(shelf.cameras(sets, views)).to(device)
             options["cross_attention_kwargs"] = {"edits": (Views(count),)}
@@ -171,7 +225,7 @@ def unet_job(shelf: Shelf, budget: Budget, device: torch.device, seed: int, weig
 class Latents:
     """The latents of a shelf's pictures, encoded when first asked for."""
 
-    def __init__(self, shelf: Shelf, weights: Path, device: torch.device) -> None:
+    def __init__(self, shelf: Shelf | SceneShelf, weights: Path, device: torch.device) -> None:
         from diffusers import AutoencoderKL
 
         folder = family.need(weights, "vae", "the UNet")
@@ -259,7 +313,13 @@ def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images + noise).clamp(0, 1)
 
 
-def _pick(rng: Any, shelf: Shelf, n: int, often: Any = None) -> tuple[Any, Any]:
+def _split(batch: int, part: str, scenes: SceneShelf | None) -> tuple[int, int]:
+    """How many pictures of a batch are of single toys, and how many are scenes."""
+    others = round(SCENE_SHARE[part] * batch) if scenes is not None else 0
+    return batch - others, others
+
+
+def _pick(rng: Any, shelf: Shelf | SceneShelf, n: int, often: Any = None) -> tuple[Any, Any]:
     """n random pictures: their sets, each as often as told, and views."""
     return rng.choice(len(shelf), n, p=often), rng.integers(0, shelf.pictures.shape[1], n)
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from threed.cameras import orbit, view_name
-from threed.diffusion.backbone import load_backbone
+from threed.diffusion.backbone import Backbone, load_backbone
 from threed.diffusion.images import make_images
 from threed.toybox import family
+from threed.toybox import measure_scenes as scenes
 from threed.toybox.draw import Light
 from threed.toybox.judge import FRONT_VIEWS, Judge, fronts, load_judge
 from threed.toybox.shelf import in_clay, random_set
@@ -29,21 +30,32 @@ def measure(weights: Path, *, sets: int = 128, say: Say = lambda _: None) -> dic
 
     sets: how many held-out sets of four pictures the judge, CLIP and the VAE are measured on. Text
     to image is judged over all kinds and colours, multi-view over all kinds in two colours.
-    InputError where a part is missing.
+    A family that knows scenes is measured on them too (threed.toybox.measure_scenes). InputError
+    where a part is missing.
     """
     for part in ("judge", "vae", "clip", "unet", "unet_multiview"):
         family.need(weights, part, "measuring the family")
     judge = load_judge(weights / "judge")
     drawn = [random_set(np.random.default_rng([SEEDS["test"], i])) for i in range(sets)]
     scores: dict[str, float] = {}
-    for name, score in (
+    wanted: list[tuple[str, Callable[[], dict[str, float]]]] = [
         ("judge", lambda: judge_scores(judge, drawn)),
         ("real toys as assets", lambda: turntable_scores(judge)),
         ("vae", lambda: vae_scores(weights, drawn)),
         ("clip", lambda: clip_scores(weights, drawn)),
         ("text to image", lambda: image_scores(weights, judge)),
         ("multi-view", lambda: multiview_scores(weights, judge)),
-    ):
+    ]
+    if family.knows_scenes(weights) and judge.knows_scenes:
+        wanted += [
+            ("judge on scenes", lambda: scenes.judge_scene_scores(judge, 2 * sets)),
+            ("vae on scenes", lambda: scenes.vae_scene_scores(weights, sets)),
+            ("pairs", lambda: scenes.pair_scores(plain(weights), judge, STEPS, GUIDANCE)),
+            ("persons", lambda: scenes.person_scores(plain(weights), judge, STEPS, GUIDANCE)),
+        ]
+    else:
+        say("no scores of scenes: the judge or the tokenizer is from before them")
+    for name, score in wanted:
         say(f"measuring {name}")
         scores |= score()
     return {name: round(value, 4) for name, value in scores.items()}
@@ -123,7 +135,7 @@ def clip_scores(weights: Path, drawn: list[Set]) -> dict[str, float]:
 
 def image_scores(weights: Path, judge: Judge) -> dict[str, float]:
     """Of one sample for every kind and colour: how often the judge reads what was asked for."""
-    backbone = load_backbone(str(weights / "unet"), device="auto")
+    backbone = plain(weights)
     kinds, colors = [], []
     for i, kind in enumerate(KINDS):
         for j, color in enumerate(COLORS):
@@ -156,6 +168,11 @@ def multiview_scores(weights: Path, judge: Judge) -> dict[str, float]:
                 right += [a == b for a, b in zip(verdict.names("view"), words)]
     return {"multiview_view": float(np.mean(right)), "multiview_agree": float(np.mean(agree)),
             "multiview_kind": float(np.mean(kinds))}  # fmt: skip
+
+
+def plain(weights: Path) -> Backbone:
+    """The family's text-to-image part."""
+    return load_backbone(str(weights / "unet"), device="auto")
 
 
 def pixels(one: Set) -> Tensor:

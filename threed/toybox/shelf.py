@@ -143,7 +143,7 @@ def fill_shelf(
     notes.grow(sets)
     path = folder / "pictures.npy"
     if notes.done < len(notes.labels):
-        pictures = _grown(path, (len(notes.labels), VIEWS, size, size, 3))
+        pictures = grown(path, (len(notes.labels), VIEWS, size, size, 3))
 
         def one(index: int) -> None:
             clay = clay_every > 0 and index % clay_every == 0
@@ -218,7 +218,7 @@ class _Notes:
         aside.replace(self.path)
 
 
-def _grown(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
+def grown(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
     """The memory map of this shape at path, with what a shorter one there already holds."""
     if path.exists():
         old = np.load(path, mmap_mode="r+")

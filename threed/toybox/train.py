@@ -15,6 +15,7 @@ from threed.core import InputError
 from threed.diffusion.backbone import pick_device
 from threed.toybox import card, family, jobs
 from threed.toybox.judge import load_judge
+from threed.toybox.mix import SceneShelf, fill_scenes
 from threed.toybox.shelf import VIEWS, Shelf, fill_shelf
 from threed.toybox.training import fit
 
@@ -52,11 +53,17 @@ def train(
         family.need(weights, "vae", "the UNet")
         family.need(weights, "text_encoder", "the UNet")
     shelf = open_shelf(part, work, where.type, sets, say)
-    torch.manual_seed(0)  # of the new network's weights
-    if part in ("unet", "clip"):
-        job = {"unet": jobs.unet_job, "clip": jobs.clip_job}[part](shelf, budget, where, 0, weights)
+    scenes = None
+    if part == "clip" or family.knows_scenes(weights):
+        scenes = open_scenes(part, work, len(shelf), say)
     else:
-        job = {"vae": jobs.vae_job, "judge": jobs.judge_job}[part](shelf, budget, where, 0)
+        say(f"single toys only: {weights} knows no scenes; `threed toybox train clip` teaches them")
+    torch.manual_seed(0)  # of the new network's weights
+    asked = (shelf, scenes, budget, where, 0)
+    if part in ("unet", "clip"):
+        job = {"unet": jobs.unet_job, "clip": jobs.clip_job}[part](*asked, weights)
+    else:
+        job = {"vae": jobs.vae_job, "judge": jobs.judge_job}[part](*asked)
     if not (work / part / "checkpoint.pt").exists() and start_from(job.model, part, weights):
         say(f"going on from the weights in {weights}")
     say(f"training {part} for {budget.steps} steps of {budget.batch} on {where}")
@@ -65,6 +72,7 @@ def train(
     log = work / part / "log.jsonl"
     card.record(weights, part, {
         "steps": card.steps_of(log), "batch": budget.batch, "sets": len(shelf),
+        "scenes": 0 if scenes is None else len(scenes),
         "seed": SEEDS["judge" if part == "judge" else "train"], "minutes": card.minutes_of(log),
     })  # fmt: skip
     say(f"wrote {part} to {weights}")
@@ -83,13 +91,27 @@ def open_shelf(part: str, work: Path, device: str, sets: int | None, say: Say) -
     )
 
 
+def open_scenes(part: str, work: Path, sets: int, say: Say) -> SceneShelf:
+    """As many scenes as a part has sets of single toys, drawn where they are missing."""
+    name = "judge" if part == "judge" else "train"
+    return fill_scenes(
+        work / "pictures" / f"{name}-scenes",
+        sets,
+        SEEDS[name],
+        progress=lambda done: say(f"drawn {done} of {sets} scenes"),
+    )
+
+
 def start_from(model: nn.Module, part: str, weights: Path) -> bool:
-    """Fill a new network from the weights folder; False if there is nothing to fill it from."""
+    """Fill a new network from the weights folder; False if there is nothing to fill it from.
+
+    Weights from before scenes fill what they know: new words and new heads stay as they are.
+    """
     folder = weights / {"unet": "unet_multiview"}.get(part, part)
     if not (folder / "config.json").exists():
         return False
     if part == "judge":
-        state = load_judge(folder).state_dict()
+        state = model.state_dict() | load_judge(folder).state_dict()
     else:
         kind: Any = type(model)
         state = family.grown(kind.from_pretrained(folder).float().state_dict(), model)
