@@ -12,7 +12,7 @@ from exporters import axes
 from exporters.bake import rasterize_uv, spread
 from exporters.corners import corners
 from exporters.transfer import Skin
-from renderers.kernels.raster import interpolate
+from renderers.kernels.raster import interpolate, texture
 from threed.core import Mesh
 
 WORTH_DEG = 4.0  # mean angle between the two surfaces' normals from which a map shows something
@@ -41,6 +41,31 @@ def bake_normals(mesh: Mesh, dense: Skin, size: int, *, worth_deg: float = WORTH
     image = torch.zeros(size, size, 3)
     image[row, column] = (texels.relative(dense) + 1) / 2
     return replace(mesh, material=replace(mesh.material, normal=spread(image, known)))
+
+
+@torch.no_grad()
+def relief(mesh: Mesh) -> Tensor | None:
+    """[H, W, 3] unit normals in the world that a mesh's normal map makes, on its map; None without.
+
+    As far as pictures of ours show it: `renderers.film.film`.
+    """
+    image = mesh.material.normal
+    if image is None or mesh.material.albedo is None or mesh.uv is None or mesh.uv_faces is None:
+        return None
+    buffer = rasterize_uv(mesh.uv, mesh.uv_faces, max(image.shape[:2]))
+    known = buffer[0, ..., 3] > 0
+    row, column = known.nonzero(as_tuple=True)
+    texels = _Texels(mesh, buffer[:, row, column][:, :, None])
+    uv = interpolate(mesh.uv, buffer[:, row, column][:, :, None], mesh.uv_faces)
+    lean = texture(image, uv)[0, :, 0] * 2 - 1
+    found = torch.zeros(*known.shape, 3)
+    found[row, column] = F.normalize(
+        lean[:, :1] * texels.tangent
+        + lean[:, 1:2] * texels.bitangent
+        + lean[:, 2:] * texels.normal,
+        dim=-1,
+    )
+    return spread(found, known)
 
 
 class _Texels:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import MutableMapping
 from dataclasses import replace
 
 from PIL import Image
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from threed.core import Mesh
+
+_written: MutableMapping[Tensor, tuple[int, bytes]] = WeakTensorKeyDictionary()
 
 
 def bytes_of(image: Tensor) -> Tensor:
@@ -17,10 +21,17 @@ def bytes_of(image: Tensor) -> Tensor:
 
 
 def png(image: Tensor) -> bytes:
-    """A PNG file of an image [H, W, 3] in [0, 1]; the same image gives the same bytes."""
-    file = io.BytesIO()
-    Image.fromarray(bytes_of(image).numpy()).save(file, "PNG")
-    return file.getvalue()
+    """A PNG file of an image [H, W, 3] in [0, 1]; the same image gives the same bytes.
+
+    Remembered while the image lives, since an asset is written in several formats.
+    """
+    version, content = _written.get(image, (-1, b""))
+    if version != image._version:
+        file = io.BytesIO()
+        Image.fromarray(bytes_of(image).numpy()).save(file, "PNG")
+        content = file.getvalue()
+        _written[image] = (image._version, content)
+    return content
 
 
 def framed(mesh: Mesh) -> Mesh:

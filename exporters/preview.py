@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from exporters import files, pictures
+from exporters.normals import relief
 from renderers.film import film
 from renderers.shading import Look
 from threed.cameras import orbit
@@ -28,5 +29,8 @@ def contact_sheet(mesh: Mesh, path: Path, *, size: int = 256) -> None:
 def sheet(mesh: Mesh, size: int = 256) -> Tensor:
     """[2 * size, 8 * size, 3] sRGB in [0, 1]."""
     mesh, cameras = pictures.framed(mesh), orbit(VIEWS, size)
-    rows = [film(mesh, cameras, background=torch.ones(3), look=look) for look in LOOKS]
+    rows = [
+        film(mesh, cameras, background=torch.ones(3), look=look, relief=relief(mesh))
+        for look in LOOKS
+    ]
     return torch.cat([torch.cat(list(row), 1) for row in rows])

@@ -10,6 +10,7 @@ import torch
 from av.video.frame import VideoFrame
 
 from exporters import files, pictures, topology
+from exporters.normals import relief
 from renderers.film import film
 from renderers.shading import Look
 from threed.cameras import orbit
@@ -49,5 +50,6 @@ def _frames(mesh: Mesh, frames: int, size: int, look: Look) -> Iterator[VideoFra
     mesh = pictures.framed(mesh)
     background, solid = torch.full((3,), BACKGROUND), topology.is_solid(mesh)
     views = orbit(frames, size)
-    for image in film(mesh, views, background=background, look=look, solid=solid):
+    shape = relief(mesh)
+    for image in film(mesh, views, background=background, look=look, solid=solid, relief=shape):
         yield VideoFrame.from_ndarray(pictures.bytes_of(image).numpy(), format="rgb24")

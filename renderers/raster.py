@@ -96,13 +96,15 @@ def render_mesh(
     look: Look = "albedo",
     antialias_factor: int = 2,
     light: Light | None = None,
+    relief: Tensor | None = None,
 ) -> RenderOutput:
     """Look at a mesh through the cameras, over a background [3] or [B, 3] (None is white).
 
     antialias_factor² samples are taken in a pixel; they are shaded one by one where an outline
     runs through the pixel, and as one elsewhere. Both sides of a face show, with the normal of the
-    side that is seen. Smooth vertex normals; the texture, else the vertex colours, else grey. For
-    what the looks are see `renderers.shading`. On the device of the mesh; no gradient.
+    side that is seen. Smooth vertex normals, or relief [h, w, 3] of them on the mesh's map; the
+    texture, else the vertex colours, else grey. For what the looks are see `renderers.shading`. On
+    the device of the mesh; no gradient.
     """
     device = mesh.vertices.device
     cameras = cameras.to(device)
@@ -130,6 +132,8 @@ def render_mesh(
         for pixels, hits in _samples(buffer, antialias_factor):
             view = pixels[0] + first
             position, normal = torch.split(interpolate(smooth, hits, mesh.faces), 3, -1)
+            if relief is not None and mesh.uv is not None and mesh.uv_faces is not None:
+                normal = texture(relief, interpolate(mesh.uv, hits, mesh.uv_faces))
             ray = position - cameras.position[view][:, None]
             face = hits[..., 3].long() - 1  # [1, N, S]; -1 where the sample hits nothing
             away = (flat[face] * ray).sum(-1, keepdim=True) > 0

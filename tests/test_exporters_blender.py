@@ -22,7 +22,10 @@ from exporters.transfer import Skin
 from exporters.unwrap import unwrap
 from tests.shapes import cube
 from tests.toys import bumpy, toy
+from threed.assets import AssetSettings, build_asset
 from threed.core import InputError, Mesh
+from threed.scenes.paint import PaintSettings, Spots, colors_of
+from threed.scenes.surface import Surface, SurfaceSettings
 from threed.toybox.family import WEIGHTS
 from threed.toybox.judge import load_judge
 
@@ -54,6 +57,18 @@ def images(seen: Seen) -> dict[str, dict[str, Any]]:
     (thing,) = seen.objects
     (material,) = thing["materials"]
     return {", ".join(image["feeds"]): image for image in material["images"]}
+
+
+def judged(path: Path) -> tuple[str, str]:
+    """The kind and the colour that the judge reads from a picture of Blender's."""
+    with Image.open(path) as picture:
+        assert (picture.mode, picture.size) == ("RGBA", (128, 128))
+        pixels = torch.from_numpy(np.asarray(picture, np.float32) / 255)
+    rgb, alpha = pixels[..., :3], pixels[..., 3:]
+    assert 0.1 < float(alpha.mean()) < 0.7
+    on_white = (rgb * alpha + 1 - alpha).permute(2, 0, 1)[None]
+    verdict = load_judge(WEIGHTS / "judge").read(on_white)
+    return verdict.names("kind")[0], verdict.names("color")[0]
 
 
 @real
@@ -97,14 +112,27 @@ def test_size_up_and_front_are_ours_in_every_format(tmp_path: Path, suffix: str)
 
 @real
 def test_the_judge_sees_the_toy_in_the_picture_that_cycles_draws(drawn: tuple[Seen, Path]) -> None:
-    with Image.open(drawn[1]) as picture:
-        assert (picture.mode, picture.size) == ("RGBA", (128, 128))
-        pixels = torch.from_numpy(np.asarray(picture, np.float32) / 255)
-    rgb, alpha = pixels[..., :3], pixels[..., 3:]
-    assert 0.1 < float(alpha.mean()) < 0.7
-    on_white = (rgb * alpha + 1 - alpha).permute(2, 0, 1)[None]
-    verdict = load_judge(WEIGHTS / "judge").read(on_white)
-    assert (verdict.names("kind"), verdict.names("color")) == (["mug"], ["red"])
+    assert judged(drawn[1]) == ("mug", "red")
+
+
+@real
+def test_the_judge_sees_an_asset_that_a_scene_became(tmp_path: Path) -> None:
+    """From a learned surface to Cycles: meshed, made fewer, mapped, painted, written, imported."""
+    given = toy("mug", "red")
+    paint = PaintSettings(levels=6, log2_table=12, max_resolution=64, copy_steps=100)
+    scene = Surface(SurfaceSettings(grid=40), paint)
+    scene.wrap(given)
+    spots = Spots.on(given, 2**14)
+    colors = colors_of(given, spots)
+    assert colors is not None
+    scene.take_colors(spots, colors)
+    settings = AssetSettings(faces=5000, texture=256, turntable_frames=2, turntable_size=32,
+                             preview_size=16)  # fmt: skip
+    asset = build_asset(scene, tmp_path, settings, {"prompt": "a red mug"})
+    seen = look(asset.glb, Picture(tmp_path / "drawn.png", size=128, samples=8))
+    assert [thing["faces"] for thing in seen.objects] == [len(asset.mesh.faces)]
+    assert images(seen)["Base Color"]["size"] == [256, 256]
+    assert judged(tmp_path / "drawn.png") == ("mug", "red")
 
 
 @real

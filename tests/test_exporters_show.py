@@ -16,8 +16,14 @@ from PIL import Image
 from rich.console import Console
 
 from exporters import mapping, pictures, preview, video
+from exporters.bake import bake
+from exporters.normals import bake_normals
 from exporters.report import Known, Report, report, uv_use
+from exporters.simplify import simplify
+from exporters.transfer import Skin
+from exporters.unwrap import unwrap
 from tests.shapes import cube, sphere
+from tests.toys import bumpy
 from threed.core import InputError, Material, Mesh
 
 
@@ -186,3 +192,28 @@ def test_json_and_table() -> None:
     assert "holes 2\n" in re.sub(" +\n", "\n", text)
     assert "albedo; metallic 0, roughness 0.6" in text
     assert "PSNR" not in text  # what is not known is not shown
+
+
+def test_the_preview_shows_the_normal_map() -> None:
+    dense = bumpy()
+    low = bake(unwrap(simplify(dense, 1500), 256), lambda p, n: torch.full_like(p, 0.5), 256)
+    mapped = bake_normals(low, Skin(dense), 256)
+    assert mapped.material.normal is not None
+    wanted = preview.sheet(dense, 64)[64:]
+    off = [(preview.sheet(mesh, 64)[64:] - wanted).abs().mean() for mesh in (low, mapped)]
+    assert off[1] < 0.6 * off[0]
+
+
+def test_a_picture_is_encoded_once_while_it_stays_the_same() -> None:
+    image = torch.rand(8, 8, 3)
+    once = pictures.png(image)
+    assert pictures.png(image) is once
+    assert pictures.png(image.clone()) == once
+    image[0, 0] = 1 - image[0, 0]
+    again = pictures.png(image)
+    assert again != once
+    with Image.open(io.BytesIO(again)) as picture:
+        assert picture.getpixel((0, 0)) == tuple(pictures.bytes_of(image)[0, 0].tolist())
+    count = len(pictures._written)
+    del image
+    assert len(pictures._written) == count - 1

@@ -18,10 +18,11 @@ from threed.core import Cameras, Material, Mesh
 
 
 def film(
-    mesh: Mesh, cameras: Cameras, *, background: Tensor, look: Look = "albedo", solid: bool = False
-) -> Tensor:
+    mesh: Mesh, cameras: Cameras, *, background: Tensor, look: Look = "albedo", solid: bool = False,
+    relief: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """[B, H, W, 3] all pictures of a film."""
-    seen = films.film(mesh, cameras, background=background, look=look, solid=solid)
+    seen = films.film(mesh, cameras, background=background, look=look, solid=solid, relief=relief)
     return torch.stack(list(seen))
 
 
@@ -96,3 +97,27 @@ def test_pictures_need_not_be_square() -> None:
     wanted = render_mesh(mesh, cameras, background=GREY).rgb
     assert seen.shape == (2, 24, 40, 3)
     assert (seen - wanted).abs().mean() < 1e-4
+
+
+@pytest.mark.parametrize("look", ["shaded", "normal"])
+def test_relief_is_shown_as_render_mesh_shows_it(look: Look) -> None:
+    mesh, cameras = textured(), orbit(2, 48, start_deg=10)
+    wild = torch.nn.functional.normalize(torch.randn(8, 12, 3), dim=-1)
+    seen = film(mesh, cameras, background=GREY, look=look, relief=wild)
+    wanted = render_mesh(mesh, cameras, background=GREY, look=look, relief=wild).rgb
+    assert ((seen - wanted).abs().amax(-1) > 2e-3).float().mean() < 2e-3
+    assert (film(mesh, cameras, background=GREY, look=look) - seen).abs().mean() > 0.02
+
+
+def test_a_texture_finer_than_the_pixels_is_taken_smaller() -> None:
+    """Against the mean of many pixels in each one."""
+    fine = replace(textured(), material=Material(torch.rand(512, 512, 3)))
+    cameras = orbit(1, 24)
+    many = films.texels_a_pixel(fine, cameras)
+    assert 8 < many < 32
+    assert films.texels_a_pixel(fine, orbit(1, 96)) == pytest.approx(many / 4, rel=1e-4)
+    large = film(fine, orbit(1, 24 * 16), background=GREY)
+    truth = torch.nn.functional.avg_pool2d(large.permute(0, 3, 1, 2), 16).permute(0, 2, 3, 1)
+    seen = film(fine, cameras, background=GREY)
+    bare = render_mesh(fine, cameras, background=GREY).rgb
+    assert (seen - truth).square().mean() < 0.25 * (bare - truth).square().mean()

@@ -23,15 +23,9 @@ CLAY, GREY = np.float32(0.8), np.float32(0.7)
 
 
 @inlined
-def _own(source: int, u: Any, v: Any, i: int, j: int, k: int, rows: Array, image: Array) -> Any:
-    """The albedo at weights u, v of a face whose corners i, j, k are rows of colours, or of uv."""
-    if source == PLAIN:
-        return GREY, GREY, GREY
+def _looked_up(u: Any, v: Any, i: int, j: int, k: int, rows: Array, image: Array) -> Any:
+    """An image, bilinear, at weights u, v of a face whose corners i, j, k are rows of uv."""
     t = np.float32(1) - u - v
-    if source == COLORS:
-        return (u * rows[i, 0] + v * rows[j, 0] + t * rows[k, 0],
-                u * rows[i, 1] + v * rows[j, 1] + t * rows[k, 1],
-                u * rows[i, 2] + v * rows[j, 2] + t * rows[k, 2])  # fmt: skip
     h, w = image.shape[0], image.shape[1]
     x = (u * rows[i, 0] + v * rows[j, 0] + t * rows[k, 0]) * np.float32(w) - np.float32(0.5)
     y = (np.float32(1) - (u * rows[i, 1] + v * rows[j, 1] + t * rows[k, 1])) * np.float32(h)
@@ -50,17 +44,24 @@ def _own(source: int, u: Any, v: Any, i: int, j: int, k: int, rows: Array, image
 
 
 @inlined
-def _shaded(
-    look: int, u: Any, v: Any, i: int, j: int, k: int, color: Any, normals: Array, away: bool,
-    lamp: Array,
-) -> Any:  # fmt: skip
+def _own(source: int, u: Any, v: Any, i: int, j: int, k: int, rows: Array, image: Array) -> Any:
+    """The albedo at weights u, v of a face whose corners i, j, k are rows of colours, or of uv."""
+    if source == PLAIN:
+        return GREY, GREY, GREY
+    t = np.float32(1) - u - v
+    if source == COLORS:
+        return (u * rows[i, 0] + v * rows[j, 0] + t * rows[k, 0],
+                u * rows[i, 1] + v * rows[j, 1] + t * rows[k, 1],
+                u * rows[i, 2] + v * rows[j, 2] + t * rows[k, 2])  # fmt: skip
+    return _looked_up(u, v, i, j, k, rows, image)
+
+
+@inlined
+def _shaded(look: int, color: Any, normal: Any, away: bool, lamp: Array) -> Any:
     """The colour of a sample under the lamp [4], its last number the ambient light."""
     if look == 0:
         return color
-    t = np.float32(1) - u - v
-    x = u * normals[i, 0] + v * normals[j, 0] + t * normals[k, 0]
-    y = u * normals[i, 1] + v * normals[j, 1] + t * normals[k, 1]
-    z = u * normals[i, 2] + v * normals[j, 2] + t * normals[k, 2]
+    x, y, z = normal
     scale = np.float32(1) / max(np.sqrt(x * x + y * y + z * z), np.float32(1e-12))
     if away:
         scale = -scale
@@ -75,18 +76,27 @@ def _shaded(
     return color[0] * light, color[1] * light, color[2] * light
 
 
+@inlined
+def _smooth(u: Any, v: Any, i: int, j: int, k: int, normals: Array) -> Any:
+    """The normal at weights u, v of a face, not unit."""
+    t = np.float32(1) - u - v
+    return (u * normals[i, 0] + v * normals[j, 0] + t * normals[k, 0],
+            u * normals[i, 1] + v * normals[j, 1] + t * normals[k, 1],
+            u * normals[i, 2] + v * normals[j, 2] + t * normals[k, 2])  # fmt: skip
+
+
 @compiled
 def resolve(
     buffer: Array, factor: int, jump: float, look: int, faces: Array, normals: Array,
     planes: Array, camera: Array, lamp: Array, source: int, own_faces: Array, rows: Array,
-    image: Array, behind: Array, top: int, left: int, out: Array,
+    image: Array, relief: Array, behind: Array, top: int, left: int, out: Array,
 ) -> None:  # fmt: skip
     """Colours into a part of out [H, W, 3] from a buffer [h * factor, w * factor, 4] of that part.
 
     normals [V, 3] of the vertices; planes [F, 4] hold a face's normal and how far it is from the
-    origin along it; rows are the vertices' colours, or the uv that own_faces name. Pixels without
-    a sample are left alone; where the depth of the samples differs by less than `jump`, one of
-    them is shaded for all.
+    origin along it; rows are the vertices' colours, or the uv that own_faces name; relief [h, w, 3]
+    are normals on this map, or has no row. Pixels without a sample are left alone; where the depth
+    of the samples differs by less than `jump`, one of them is shaded for all.
     """
     height, width = buffer.shape[0] // factor, buffer.shape[1] // factor
     total = factor * factor
@@ -115,9 +125,13 @@ def resolve(
                 own = _own(source, u, v, i, j, k, rows, image)
                 ahead = (planes[face, 0] * camera[0] + planes[face, 1] * camera[1]
                          + planes[face, 2] * camera[2])  # fmt: skip
-                i, j, k = faces[face, 0], faces[face, 1], faces[face, 2]
                 away = planes[face, 3] > ahead  # the face is seen from behind
-                r, g, b = _shaded(look, u, v, i, j, k, own, normals, away, lamp)
+                if len(relief):
+                    normal = _looked_up(u, v, i, j, k, rows, relief)
+                else:
+                    i, j, k = faces[face, 0], faces[face, 1], faces[face, 2]
+                    normal = _smooth(u, v, i, j, k, normals)
+                r, g, b = _shaded(look, own, normal, away, lamp)
                 red += min(max(r, np.float32(0)), np.float32(1))
                 green += min(max(g, np.float32(0)), np.float32(1))
                 blue += min(max(b, np.float32(0)), np.float32(1))
