@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.diffusion.images import grid, make_images, save_image
-from threed.systems import prompt_to_prompt, self_guidance
+from threed.systems import prompt_to_prompt, rpg, self_guidance
+from threed.systems.planners import by_rules
 from threed.systems.system import Ready, paint
 from threed.toybox.family import WEIGHTS
 from threed.toybox.judge import load_judge
@@ -117,6 +119,61 @@ def movings(count: int) -> Iterator[tuple[str, str, tuple[str, ...], tuple[float
         yield f"a {a} {first} and a {b} {second}", first, (a, b), up_or_down
 
 
+def rpg_pairs(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
+    """Two toys of two colours, by RPG's rules in both its ways and by the prompt alone."""
+    asked = list(pairs(count))
+    made: dict[str, list[Tensor]] = {"by the prompt alone": [], **{way: [] for way in rpg.WAYS}}
+    for i, (first, second) in enumerate(asked):
+        prompt = f"a {' '.join(first)} and a {' '.join(second)}"
+        made["by the prompt alone"].append(
+            make_images(backbone, prompt, steps=STEPS, guidance_scale=SCALE, seed=i)
+        )
+        for way in rpg.WAYS:
+            score = rpg.build(backbone, by_rules(prompt), scale=SCALE, way=way)
+            made[way].append(paint(backbone, Ready(score), steps=STEPS, seed=i))
+    scores, rows = {}, []
+    for name, pictures in made.items():
+        rows.append(torch.cat(pictures).cpu())
+        colors, whole = bound(rows[-1], asked)
+        scores |= {f"both colours where they belong, {name}": _share(colors),
+                   f"both toys and colours, {name}": _share(whole)}  # fmt: skip
+    _show(torch.cat(rows), sheet, columns=count)
+    return scores
+
+
+Named = tuple[str, str]  # colour, kind
+
+
+def pairs(count: int) -> Iterator[tuple[Named, Named]]:
+    """Two toys of different kinds and colours."""
+    names = [name for name in COLORS if name != "white"]
+    for i in range(count):
+        j = (i + 1 + i // len(names) % (len(names) - 1)) % len(names)
+        first, second = (names[i % len(names)], names[j])
+        yield (first, KINDS[3 * i % len(KINDS)]), (second, KINDS[(3 * i + 11) % len(KINDS)])
+
+
+def bound(images: Tensor, asked: Sequence[tuple[Named, Named]]) -> tuple[list[bool], list[bool]]:
+    """Of pictures [B, 3, H, W]: whether both colours, and all of both toys, are where asked.
+
+    Read by the judge's heads over pairs; by one that knows single toys only, from each half.
+    """
+    judge = load_judge(WEIGHTS / "judge")
+    if judge.knows_scenes:
+        verdict = judge.read(images)
+        read = [list(zip(verdict.names(f"{place}_color"), verdict.names(f"{place}_kind")))
+                for place in ("first", "second")]  # fmt: skip
+    else:
+        margin = images.shape[-1] // 4
+        halves = [F.pad(half, (margin, margin, 0, 0), mode="replicate")
+                  for half in images.chunk(2, -1)]  # fmt: skip
+        verdicts = [judge.read(half) for half in halves]
+        read = [list(zip(v.names("color"), v.names("kind"))) for v in verdicts]
+    found = list(zip(*read))
+    colors = [[one[0] for one in a] == [one[0] for one in b] for a, b in zip(found, asked)]
+    return colors, [a == b for a, b in zip(found, asked)]
+
+
 def _share(hits: Sequence[bool]) -> float:
     return sum(hits) / len(hits)
 
@@ -130,6 +187,7 @@ Measure = Callable[[Backbone, int, Path | None], Scores]
 MEASURES: dict[str, tuple[Measure, int]] = {  # and how many pictures it takes
     "prompt_to_prompt": (prompt_to_prompt_recolours, 40),
     "self_guidance": (self_guidance_moves, 32),
+    "rpg": (rpg_pairs, 40),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -30,6 +30,15 @@ class Guidance(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state_dict, exactly."""
+        ...
+
+
+@runtime_checkable
+class Posed(Protocol):
+    """A guidance that knows what it wants to see from certain cameras."""
+
+    def cameras(self, step: int, drawn: Cameras) -> Cameras:
+        """Where to look from in a step, given where chance would."""
         ...
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,8 +64,7 @@ class DatasetUpdate:
                 f"the pictures to edit have {views.height} pixels a side, and step {step} has "
                 f"{drawn.height}: resolution must be one number"
             )
-        where = self._views(step, len(drawn))
-        return replace(views, c2w=views.c2w[where], fov_y=views.fov_y[where])
+        return views[self._views(step, len(drawn))]
 
     def __call__(
         self, image: Tensor, cameras: Cameras, step: int, generator: Generator

@@ -34,7 +34,7 @@ from threed.settings import (
 
 DEFAULT_PRESET = "toybox-mvdream"
 Bounds = tuple[float, float]
-GuidanceName = Literal["sds", "mvdream", "vsd", "dreamflow", "csd", "nfsd", "ism"]
+GuidanceName = Literal["sds", "mvdream", "vsd", "dreamflow", "csd", "nfsd", "ism", "edit"]
 WITH_CRITIC = ("vsd", "dreamflow")  # guidances that train a net of their own
 
 
@@ -76,6 +76,29 @@ class CriticSettings:
         check_ranges(self)
 
 
+@dataclass(frozen=True)
+class EditSettings:
+    """How pictures of an asset are edited, for the guidance edit."""
+
+    views: Annotated[int, Range(1, 1000)] = 24  # pictures of it, from all around
+    every: Annotated[int, Range(1)] = 10  # steps from the edit of a picture to the next
+    passes: Annotated[int, Range(1, 1000)] = 20  # of an edit that began with noise alone
+    image_scale: Annotated[float, Range(0, 1000)] = 1.5  # towards what the picture was
+
+    def __post_init__(self) -> None:
+        """InputError for values out of range."""
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class SystemSettings:
+    """An image system that guides a run, and what it is told."""
+
+    name: str | None = None  # of `threed list systems`; null: the prompt alone guides
+    inputs: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # its options
+    knobs: tuple[str, ...] = ()  # NAME=VALUE each
+
+
 NEED_NORMALS = ("orientation", "smoothness")  # losses that a field has only with normals
 # what weights can be given to, besides the guidance's own, by the scene of a stage
 LOSSES: dict[str, tuple[str, ...]] = {
@@ -106,6 +129,7 @@ class Stage:
     grad_clip: Annotated[Schedule, Range(above=0)] | None = None  # of the latents' gradient
     noise_levels: Annotated[int, Range(1, 1000)] = 100  # from t_max to t_min (dreamflow only)
     critic: CriticSettings = CriticSettings()
+    edit: EditSettings = EditSettings()
     view_words: bool = True  # add "front view" and the like to the prompt
     view_blend: Literal["nearest", "linear", "perp_neg"] = "nearest"  # of the words of two views
     random_background: Annotated[float, Range(0, 1)] = 0.5  # share of steps before a random colour
@@ -143,6 +167,7 @@ class Run:
     check_fronts: bool = True  # look, at the end, whether the asset has several
     best_of: Annotated[int, Range(1, 64)] = 1  # seeds that are begun; the best of them goes on
     negative: str = ""  # negative prompt
+    system: SystemSettings = SystemSettings()
     preview_every: Annotated[int, Range(1)] = 50  # steps between pictures in progress/
     checkpoint_every: Annotated[int, Range(1)] = 50  # steps between checkpoints
     memory: Annotated[float, Range(0)] = 0.0  # GiB that a run may use; 0: what the device has free
@@ -203,10 +228,10 @@ def parse_run(text: str, where: str) -> Run:
         raise InputError(f"{where}: {error}") from error
 
 
-def preset_for(backbone: str, task: Literal["make", "refine", "texture"] = "make") -> str:
+def preset_for(backbone: str, task: Literal["make", "refine", "texture", "edit"] = "make") -> str:
     """The preset that suits a backbone, judged by its name, or by the files of a local folder.
 
-    The task is to make something of nothing, to refine a mesh, or to paint one.
+    The task is to make something of nothing, to refine a mesh, to paint one, or to edit one.
     """
     small = backbone.startswith("toybox")
     several = any(word in backbone.lower() for word in ("multiview", "mvdream"))
@@ -233,6 +258,8 @@ PRESETS: dict[tuple[str, bool] | tuple[str, bool, bool], str] = {
     ("refine", False): "magic3d",
     ("texture", True): "toybox-texture",
     ("texture", False): "texture",
+    ("edit", True): "toybox-edit",
+    ("edit", False): "edit",
 }
 
 

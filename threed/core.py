@@ -35,8 +35,8 @@ class Cameras:
     def __len__(self) -> int:
         return len(self.c2w)
 
-    def __getitem__(self, index: slice) -> Cameras:
-        """The cameras of a slice of the batch."""
+    def __getitem__(self, index: slice | Tensor) -> Cameras:
+        """The cameras of a slice of the batch, or those of indices [N]."""
         return replace(self, c2w=self.c2w[index], fov_y=self.fov_y[index])
 
     def to(self, device: torch.device | str) -> Cameras:

@@ -8,15 +8,19 @@ from guidance import Guidance
 from guidance.critic import LoraCritic
 from guidance.distill import Pull
 from guidance.dreamflow import DreamFlow
+from guidance.edits import Edit
 from guidance.mvdream import MultiView
 from guidance.prompts import Prompts
 from guidance.sds import SDS
 from guidance.variants import Classifier, Interval, NoiseFree
 from guidance.vsd import VSD
-from threed.config import WITH_CRITIC, Run, Stage
+from threed.config import WITH_CRITIC, Run, Stage, SystemSettings
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.diffusion.stable_diffusion import StableDiffusion
+from threed.editing import make_edits
+from threed.given import Given
+from threed.steered import Pictured, Steered
 
 FROZEN: dict[str, Callable[[Prompts, Pull], Guidance]] = {
     "sds": SDS,
@@ -54,12 +58,22 @@ class Backbones:
 
 
 def make_guide(
-    stage: Stage, backbone: Backbone, run: Run, prompt: str, other: Backbone | None = None
+    stage: Stage,
+    backbone: Backbone,
+    run: Run,
+    prompt: str,
+    other: Backbone | None = None,
+    *,
+    given: Given | None = None,
+    edit: Edit | None = None,
 ) -> Guidance:
     """The guidance that a stage names; InputError if the backbone cannot serve it.
 
-    other: critic.model, where it is loaded already.
+    other: critic.model, where it is loaded already. given and edit, for the guidance edit: the mesh
+    to change, and what edits its pictures, by default InstructPix2Pix.
     """
+    if stage.guidance == "edit":
+        return make_edits(stage, backbone, run, prompt, given, edit)
     many = backbone.views > 1
     if stage.guidance == ("sds" if many else "mvdream"):
         kind, right = ("multi-view", "mvdream") if many else ("single-view", "sds")
@@ -68,19 +82,42 @@ def make_guide(
     if stage.batch % backbone.views:
         raise InputError(f"batch must be a multiple of the {backbone.views} views of "
                          f"{backbone.name!r}, got {stage.batch}")  # fmt: skip
-    prompts = Prompts(
-        backbone, prompt, negative=run.negative, view_words=stage.view_words, blend=stage.view_blend
-    )
+    prompts = make_prompts(stage, backbone, run, prompt)
     pull = Pull(
         guidance_scale=stage.guidance_scale, weighting=stage.weighting, t_min=stage.t_min,
         t_max=stage.t_max, rescale=stage.rescale, grad_clip=stage.grad_clip,
     )  # fmt: skip
+    guide: Guidance
     if stage.guidance in FROZEN:
-        return FROZEN[stage.guidance](prompts, pull)
-    critic, updates = make_critic(stage, prompts, run, other), stage.critic.updates
-    if stage.guidance == "vsd":
-        return VSD(prompts, pull, critic, updates)
-    return DreamFlow(prompts, pull, critic, updates, levels=stage.noise_levels, steps=stage.steps)
+        guide = FROZEN[stage.guidance](prompts, pull)
+    else:
+        critic, updates = make_critic(stage, prompts, run, other), stage.critic.updates
+        if stage.guidance == "vsd":
+            guide = VSD(prompts, pull, critic, updates)
+        else:
+            guide = DreamFlow(
+                prompts, pull, critic, updates, levels=stage.noise_levels, steps=stage.steps
+            )
+    return Pictured(guide) if isinstance(prompts, Steered) and prompts.pictured else guide
+
+
+def make_prompts(stage: Stage, backbone: Backbone, run: Run, prompt: str) -> Prompts:
+    """The prompt as a stage sees it, under the run's system if it has one.
+
+    InputError for a system where the guidance has a formula of its own for texts.
+    """
+    if run.system == SystemSettings():
+        return Prompts(
+            backbone, prompt, negative=run.negative, view_words=stage.view_words,
+            blend=stage.view_blend,
+        )  # fmt: skip
+    if stage.guidance in ("csd", "nfsd"):
+        raise InputError(f"guidance={stage.guidance} takes prompts apart and cannot follow a "
+                         "system: use sds, ism, vsd or dreamflow")  # fmt: skip
+    return Steered(
+        backbone, prompt, run.system, scale=stage.guidance_scale, negative=run.negative,
+        view_words=stage.view_words,
+    )  # fmt: skip
 
 
 def make_critic(

@@ -14,7 +14,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from guidance import Guidance
+from guidance import Guidance, Posed
 from renderers.volume import BUDGET, random_background
 from threed import cameras
 from threed.config import NEED_NORMALS, Stage
@@ -71,6 +71,8 @@ def optimise(job: Job, start: Checkpoint | None = None, progress: Report | None 
         while step < last:
             generator = step_generator(job.folder.run.seed, job.index, step, keeper.attempt)
             views = random_cameras(stage, step, job.views, generator)
+            if isinstance(job.guide, Posed):
+                views = job.guide.cameras(step, views)
             scene.update_occupancy(job.first + step, generator)
             set_lr(optimizer, scene, stage.lr(step))
             try:

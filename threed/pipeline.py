@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from guidance.edits import Edit
 from guidance.prompts import check_prompt, prompt_warnings
 from threed import __version__, choice
 from threed.assets import Asset, Say, build_asset
@@ -20,6 +21,7 @@ from threed.config import Run, load_run, preset_for
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.images import grid, make_images
+from threed.editing import shaped
 from threed.given import Given, Up, read_given
 from threed.guides import Backbones, make_guide
 from threed.keeper import Progress, Report
@@ -28,6 +30,7 @@ from threed.optimise import Job, optimise
 from threed.plan import Plan, plan_run, plan_stage
 from threed.run import RunFolder, RunWarning, default_folder, refuse_used, write
 from threed.stages import Scene, check_start, each, first, following, for_mesh, unknown
+from threed.steered import settled
 
 VIEWS = "views.png"
 SEEDS, CHOICE = "seeds", "seeds.json"  # runs that were begun, and how they did
@@ -39,6 +42,7 @@ def generate(
     *,
     init: Path | str | None = None,
     up: Up | None = None,
+    edit: Edit | None = None,
     preview: bool = False,
     out: Path | str | None = None,
     progress: Report | None = None,
@@ -47,10 +51,11 @@ def generate(
 
     The run defaults to the default preset. `init` is a mesh file to begin with instead of a field:
     GLB, OBJ, PLY or STL, any scale, textured or not; `up` says its upward axis where that is not
-    the one of its format, and the asset stands where the mesh stood. With `preview`, four views
-    that the backbone itself makes of the prompt are written to views.png before the first step.
-    Interrupted by Ctrl-C it leaves a checkpoint, raises KeyboardInterrupt, and `resume` goes on. A
-    RunWarning tells of an asset with several fronts. InputError for what the user can change.
+    the one of its format, and the asset stands where the mesh stood. `edit` is for the guidance of
+    that name. With `preview`, four views that the backbone itself makes of the prompt are written
+    to views.png before the first step. Interrupted by Ctrl-C it leaves a checkpoint, raises
+    KeyboardInterrupt, and `resume` goes on. A RunWarning tells of an asset with several fronts.
+    InputError for what the user can change.
     """
     prompt = check_prompt(prompt)
     if run is None:
@@ -61,10 +66,11 @@ def generate(
     if init is not None:
         run, given = for_mesh(run), read_given(Path(init), up)
     notes = check_start(run, given)
+    run = settled(run, prompt)
     backbones = Backbones(run, _sayer(progress))
     for stage in run.stages:  # what does not fit is said before any step
         backbone, *other = backbones.of(stage)
-        make_guide(stage, backbone, run, prompt, *other)
+        make_guide(stage, backbone, run, prompt, *other, given=given, edit=edit)
         notes += prompt_warnings(backbone, prompt)
     plan_run(run, backbones.of).check()
     if run.best_of > 1:
@@ -76,7 +82,7 @@ def generate(
         views = sample_views(backbones.of(run.stages[0])[0], prompt, run)
         choice.save(grid(views, columns=4), path / VIEWS)
         _sayer(progress)(f"what the backbone makes of the prompt: {path / VIEWS}")
-    return _finish(folder, backbones, progress)
+    return _finish(folder, backbones, progress, edit)
 
 
 def texture(
@@ -101,10 +107,34 @@ def texture(
     return generate(prompt, run, init=mesh, up=up, out=out, progress=progress)
 
 
-def resume(path: Path | str, *, progress: Report | None = None) -> Asset:
+def edit3d(
+    mesh: Path | str,
+    instruction: str,
+    run: Run | None = None,
+    *,
+    edit: Edit | None = None,
+    shape: bool = False,
+    up: Up | None = None,
+    out: Path | str | None = None,
+    progress: Report | None = None,
+) -> Asset:
+    """Change an asset's file as an instruction says: "make it blue". Files are as of `generate`.
+
+    Its pictures are edited one after the other, and it follows them (Instruct-NeRF2NeRF); its
+    colours alone, with `shape` its shape too. `edit` edits a picture, by default InstructPix2Pix,
+    whose weights run.system names or come with the backbone. The run defaults to the preset for
+    edits. InputError, among others, where there are no weights: it says how to train them.
+    """
+    run = run or load_run(preset_for("toybox", "edit"))
+    if shape:
+        run = replace(run, stages=tuple(map(shaped, run.stages)))
+    return generate(instruction, run, init=mesh, up=up, edit=edit, out=out, progress=progress)
+
+
+def resume(path: Path | str, *, edit: Edit | None = None, progress: Report | None = None) -> Asset:
     """Go on with a run from its last checkpoint; on a CPU the result is as if never interrupted."""
     folder = RunFolder.open(Path(path))
-    return _finish(folder, Backbones(folder.run, _sayer(progress)), progress)
+    return _finish(folder, Backbones(folder.run, _sayer(progress)), progress, edit)
 
 
 def plan(run: Run | None = None, *, with_mesh: bool = False) -> Plan:
@@ -117,13 +147,15 @@ def plan(run: Run | None = None, *, with_mesh: bool = False) -> Plan:
     return plan_run(run, Backbones(run).of)
 
 
-def _finish(folder: RunFolder, backbones: Backbones, progress: Report | None) -> Asset:
+def _finish(
+    folder: RunFolder, backbones: Backbones, progress: Report | None, edit: Edit | None
+) -> Asset:
     say = _sayer(progress)
     with folder.locked(), _explained_memory(folder.run):
         if folder.run.best_of > 1:
-            folder = _chosen(folder, backbones, progress)
+            folder = _chosen(folder, backbones, progress, edit)
         given = None if folder.init is None else Given.from_file(folder.init)
-        scene = _optimised(folder, backbones, progress)
+        scene = _optimised(folder, backbones, progress, edit)
         asset = _assets(folder, scene, given, say)
         _judge(folder, scene, backbones, say)
         folder.log([{"event": "finished"}])
@@ -134,6 +166,7 @@ def _optimised(
     folder: RunFolder,
     backbones: Backbones,
     progress: Report | None,
+    edit: Edit | None,
     until: int | None = None,
 ) -> Scene:
     """The scene of a run after all its stages, or after `until` steps of the first."""
@@ -154,7 +187,7 @@ def _optimised(
         else:
             say(f"making a {stage.scene} of it")
             scene = following(scene, run, stage, backbone.device)
-        guide = make_guide(stage, backbone, run, folder.prompt, *other)
+        guide = make_guide(stage, backbone, run, folder.prompt, *other, given=given, edit=edit)
         chunk = Chunk(plan_stage(run, index, [backbone, *other]).chunk)
         job = Job(folder, index, scene, guide, backbone.views, chunk, until)
         optimise(job, start, progress)
@@ -165,7 +198,9 @@ def _optimised(
     return scene
 
 
-def _chosen(folder: RunFolder, backbones: Backbones, progress: Report | None) -> RunFolder:
+def _chosen(
+    folder: RunFolder, backbones: Backbones, progress: Report | None, edit: Edit | None
+) -> RunFolder:
     """The folder with the run of its best seed: each is begun in seeds/, the best goes on."""
     run, seeds = folder.run, folder.path / SEEDS
     backbone = backbones.of(run.stages[0])[0]
@@ -180,7 +215,7 @@ def _chosen(folder: RunFolder, backbones: Backbones, progress: Report | None) ->
         one = (RunFolder.open(path) if begun
                else RunFolder.create(path, folder.prompt, trial, init))  # fmt: skip
         _sayer(progress)(f"seed {trial.seed}")
-        scene = each(_optimised(one, backbones, progress, until))[0]
+        scene = each(_optimised(one, backbones, progress, edit, until))[0]
         found.append(choice.rate(scene, backbone, clip, folder.prompt, trial.seed))
     winner = choice.best(found)
     _sayer(progress)(f"seed {winner.seed} goes on")
@@ -193,7 +228,7 @@ def _judge(folder: RunFolder, scene: Scene, backbones: Backbones, say: Say) -> N
     run, facts = folder.run, {}
     if (folder.path / CHOICE).exists():
         facts["best_of"] = json.loads((folder.path / CHOICE).read_text(encoding="utf-8"))
-    if run.check_fronts:
+    if run.check_fronts and all(stage.guidance != "edit" for stage in run.stages):
         say("looking for its front")
         backbone = backbones.of(run.stages[0])[0]
         found = choice.check_fronts(each(scene)[0], backbone, folder.prompt, folder.path)

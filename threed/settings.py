@@ -304,8 +304,12 @@ def _allowed(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return f"{_allowed(arguments[0])}, or null"
     if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return f"a list, each {_allowed(arguments[0])}"
         return f"a list of {len(arguments)} numbers, low to high"
     if origin is not None and issubclass(origin, Mapping):
+        if arguments[1] is not Schedule:
+            return f"a mapping of names to {_allowed(arguments[1])}"
         return "a mapping of names to numbers or schedules"
     return names.get(hint, str(hint))
 

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from threed.core import InputError
 from threed.systems import find_system
-from threed.systems.system import Request, System
+from threed.systems.system import INPUTS, Request, System
 
 Value = TypeVar("Value")
+SINGLE = tuple(name for name in INPUTS if getattr(Request(""), name) is None)  # inputs of one text
 
 
 def read_request(
@@ -30,10 +31,12 @@ def read_request(
     for name, value in inputs.items():
         if name in readers:
             given[name] = tuple(_pairs(f"--{name}", value or (), readers[name]))
-        elif name in ("image", "weights"):
-            given[name] = value and Path(value)
+        elif name in SINGLE:
+            given[name] = _only(f"--{name}", value)
         else:
-            given[name] = tuple(value) if isinstance(value, list | tuple) else value
+            given[name] = tuple(value or ())
+    for name in given.keys() & {"image", "weights"}:
+        given[name] = given[name] and Path(given[name])
     given = {name: value for name, value in given.items() if value not in (None, ())}
     if system is None:
         if given or knobs:
@@ -45,6 +48,15 @@ def read_request(
     request = Request(prompt, knobs=found.read_knobs(knobs or ()), **given)
     found.check(request)
     return found, request
+
+
+def _only(option: str, value: Any) -> Any:
+    """The value of an option that is given once: a text, or a list of one."""
+    if not isinstance(value, list | tuple):
+        return value
+    if len(value) > 1:
+        raise InputError(f"{option} takes one value, got {', '.join(map(str, value))}")
+    return value[0] if value else None
 
 
 def _pairs(

@@ -1,0 +1,238 @@
+"""Editing assets: the pictures, the editor, a run from mesh to mesh, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+import exporters
+from exporters.load import load
+from renderers.raster import render_mesh
+from tests import shapes, tiny
+from threed.assets import AssetSettings
+from threed.cameras import orbit
+from threed.config import EditSettings, Run, Stage, SystemSettings, constant, load_run
+from threed.core import InputError
+from threed.diffusion.backbone import load_backbone
+from threed.diffusion.channels import widened
+from threed.diffusion.stable_diffusion import StableDiffusion
+from threed.editing import album, around, instructed, shaped
+from threed.guides import make_guide
+from threed.pipeline import edit3d, resume
+from threed.scenes.paint import PaintSettings
+from threed.scenes.surface import SurfaceSettings
+from threed.systems import instruct_pix2pix
+
+STAGE = Stage(
+    scene="textured", steps=24, batch=2, resolution=constant(16), lr=constant(0.05),
+    guidance="edit", random_background=0.0, edit=EditSettings(views=6, every=2, passes=4),
+)  # fmt: skip
+ASSET = AssetSettings(faces=500, texture=64, turntable_frames=2, turntable_size=16, preview_size=16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
+
+
+@pytest.fixture(scope="module")
+def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ball") / "ball.glb"
+    exporters.save(shapes.sphere(0.6, 12, 16), path)
+    return path
+
+
+def make_run(folder: Path, **changes: Any) -> Run:
+    return Run(
+        backbone=str(folder), device="cpu", seed=1, checkpoint_every=10, asset=ASSET,
+        paint=PaintSettings(levels=4, log2_table=10, max_resolution=32, hidden=16, copy_steps=60),
+        surface=SurfaceSettings(grid=16), stages=(replace(STAGE, **changes),),
+    )  # fmt: skip
+
+
+def blue(before: Tensor, now: Tensor, level: float, generator: Generator) -> Tensor:
+    """An editor that can do one thing: what is not white becomes blue."""
+    thing = (before.amin(1, keepdim=True) < 0.9).to(now)
+    color = torch.tensor([0.1, 0.2, 0.9]).view(1, 3, 1, 1).to(now)
+    return torch.lerp(torch.ones_like(now), color, thing)
+
+
+def seen(path: Path) -> tuple[Tensor, Tensor]:
+    """Mean colour of an asset, and its silhouettes."""
+    picture = render_mesh(load(path), orbit(4, 32), look="albedo")
+    inside = picture.opacity > 0.5
+    return picture.rgb[inside.squeeze(-1)].mean(0), inside
+
+
+# a run
+
+
+@pytest.mark.parametrize("shape", [False, True])
+def test_an_asset_takes_the_colour_that_its_edits_have(
+    folder: Path, ball: Path, tmp_path: Path, shape: bool
+) -> None:
+    out = tmp_path / "out"
+    asset = edit3d(ball, "make it blue", make_run(folder), edit=blue, shape=shape, out=out)
+    before, there = seen(ball)
+    after, here = seen(asset.glb)
+    assert before[0] > 0.3
+    assert after[2] > 0.65
+    assert after[0] < 0.3
+    assert float((there & here).sum() / (there | here).sum()) > 0.9
+    for name in ("asset.glb", "asset.obj", "turntable.mp4", "preview.png", "report.json",
+                 "config.yaml", "log.jsonl"):  # fmt: skip
+        assert (out / name).is_file(), name
+    assert (out / "prompt.txt").read_text() == "make it blue"
+    steps = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    losses = [step["edit"] for step in steps if "edit" in step]
+    assert len(losses) == 24
+    assert max(losses[:12]) > 1.5 * losses[-1], "the scene follows its pictures"
+
+
+def test_it_goes_on_after_an_interruption_as_if_there_had_been_none(
+    folder: Path, ball: Path, tmp_path: Path
+) -> None:
+    calls: list[float] = []
+
+    def impatient(before: Tensor, now: Tensor, level: float, generator: Generator) -> Tensor:
+        calls.append(level)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return blue(before, now, level, generator)
+
+    run = make_run(folder)
+    whole = edit3d(ball, "make it blue", run, edit=blue, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        edit3d(ball, "make it blue", run, edit=impatient, out=tmp_path / "cut")
+    cut = resume(tmp_path / "cut", edit=blue)
+    assert cut.glb.read_bytes() == whole.glb.read_bytes()
+
+
+# the pictures
+
+
+def test_the_album_is_of_the_given_mesh_from_all_around() -> None:
+    mesh = shapes.sphere()
+    book = album(mesh, STAGE)
+    assert book.pictures.shape == (6, 16, 16, 3)
+    assert book.cameras.azimuth_deg.sort().values.diff().tolist() == pytest.approx(
+        [60] * 5, abs=0.1
+    )
+    low, high = STAGE.cameras.elevation_deg
+    assert book.cameras.elevation_deg.min() >= low
+    assert book.cameras.elevation_deg.max() <= high
+    assert book.cameras.elevation_deg.diff().abs().min() > 5
+    one = render_mesh(mesh, around(STAGE)[3:4], look="albedo", antialias_factor=2).rgb
+    assert torch.equal(book.pictures[3:4], one)
+    assert bool((book.pictures[:, 0, 0] == 1).all()), "over white"
+
+
+# the editor
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random net of InstructPix2Pix that listens to the picture."""
+    backbone = load_backbone(str(folder), device="cpu")
+    assert isinstance(backbone, StableDiffusion)
+    unet = widened(backbone.unet, 4)
+    torch.nn.init.normal_(unet.conv_in.weight[:, 4:], std=0.1)
+    path = tmp_path_factory.mktemp("trained")
+    instruct_pix2pix.save(unet, path)
+    return path
+
+
+def test_instructions_reach_the_pictures(folder: Path, trained: Path) -> None:
+    run = replace(
+        make_run(folder),
+        system=SystemSettings("instruct_pix2pix", {"weights": (str(trained),)}),
+    )
+    backbone = load_backbone(str(folder), device="cpu")
+    before, now = torch.rand(2, 1, 3, 32, 32)
+
+    def edited(what: str, level: float, first: Tensor = before, seed: int = 0) -> Tensor:
+        edit = instructed(backbone, what, run, STAGE)
+        return edit(first, now, level, Generator().manual_seed(seed))
+
+    blue_one = edited("make it blue", 0.9)
+    assert blue_one.shape == now.shape
+    assert torch.equal(blue_one, edited("make it blue", 0.9))
+    for other in (
+        edited("make it red", 0.9), edited("make it blue", 0.5),
+        edited("make it blue", 0.9, first=1 - before), edited("make it blue", 0.9, seed=1),
+    ):  # fmt: skip
+        assert (blue_one - other).abs().max() > 1e-3
+
+
+def test_pictures_of_another_size_come_back_as_large(folder: Path, trained: Path) -> None:
+    run = replace(
+        make_run(folder),
+        system=SystemSettings("instruct_pix2pix", {"weights": (str(trained),)}),
+    )
+    edit = instructed(load_backbone(str(folder), device="cpu"), "make it blue", run, STAGE)
+    for size in (16, 48):
+        picture = torch.rand(1, 3, size, size)
+        assert edit(picture, picture, 0.8, Generator()).shape == picture.shape
+
+
+def test_a_trained_editor_changes_an_asset(
+    folder: Path, trained: Path, ball: Path, tmp_path: Path
+) -> None:
+    run = replace(
+        make_run(folder, steps=3),
+        system=SystemSettings("instruct_pix2pix", {"weights": (str(trained),)}),
+    )
+    asset = edit3d(ball, "make it blue", run, out=tmp_path / "out")
+    assert (seen(asset.glb)[0] - seen(ball)[0]).abs().max() > 0.01
+    assert str(trained) in (tmp_path / "out" / "config.yaml").read_text()
+
+
+# what is refused
+
+
+def test_without_weights_it_says_how_to_train_them(
+    folder: Path, ball: Path, tmp_path: Path
+) -> None:
+    message = "instruct_pix2pix.* needs --weights.*threed train instruct_pix2pix --data DIR"
+    with pytest.raises(InputError, match=message):
+        edit3d(ball, "make it blue", make_run(folder), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"random_background": 0.5}, "random_background must be 0 with guidance=edit.*got 0.5"),
+        ({"edit": EditSettings(views=2)}, None),
+    ],
+)
+def test_settings_that_cannot_be(
+    folder: Path, ball: Path, tmp_path: Path, changes: dict[str, Any], message: str | None
+) -> None:
+    run = make_run(folder, steps=2, **changes)
+    if message is None:
+        edit3d(ball, "make it blue", run, edit=blue, out=tmp_path / "out")
+        return
+    with pytest.raises(InputError, match=message):
+        edit3d(ball, "make it blue", run, edit=blue, out=tmp_path / "out")
+
+
+def test_there_has_to_be_something_to_edit(folder: Path) -> None:
+    run = make_run(folder)
+    backbone = load_backbone(str(folder), device="cpu")
+    with pytest.raises(InputError, match="guidance=edit changes an asset: use threed edit3d"):
+        make_guide(run.stages[0], backbone, run, "make it blue")
+
+
+@pytest.mark.parametrize("name", ["toybox-edit", "edit"])
+def test_the_presets_fit_the_guidance(name: str) -> None:
+    (stage,) = load_run(name).stages
+    assert (stage.guidance, stage.scene, stage.random_background) == ("edit", "textured", 0)
+    assert shaped(stage).scene == "surface"
+    assert len(around(stage)) == stage.edit.views

@@ -1,0 +1,284 @@
+"""Scenes under image systems: what a view is told, whose Score guides it, runs that go on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+from guidance import Frozen
+from guidance.prompts import Prompts
+from guidance.sds import SDS
+from tests import tiny
+from threed.assets import AssetSettings
+from threed.cameras import orbit
+from threed.config import Run, Stage, SystemSettings, constant, parse_run
+from threed.core import Cameras, InputError
+from threed.diffusion.backbone import load_backbone
+from threed.diffusion.control import new_controlnet
+from threed.diffusion.stable_diffusion import StableDiffusion
+from threed.guides import make_guide
+from threed.pipeline import generate, resume
+from threed.run import RunFolder
+from threed.scenes.field import FieldSettings
+from threed.steered import PICTURED, Pictured, Steered, read_steering, reference, settled, turn
+from threed.systems import Request, rpg
+from threed.systems.plans import split_plan
+
+SMALL = FieldSettings(
+    levels=3, start_levels=3, log2_table=10, max_resolution=24, hidden=16, samples=24, occupancy=12
+)
+ASSET = AssetSettings(
+    faces=200, texture=32, resolution=24, turntable_frames=2, turntable_size=16, preview_size=16
+)
+PAIR = SystemSettings("rpg", {"split": ("1,1",), "region": ("a cup", "a hat")})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> StableDiffusion:
+    found = load_backbone(str(folder), device="cpu")
+    assert isinstance(found, StableDiffusion)
+    return found
+
+
+@pytest.fixture(scope="module")
+def control(
+    backbone: StableDiffusion, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[str, ...]]:
+    """A small random ControlNet and a picture for it, as inputs."""
+    path = tmp_path_factory.mktemp("control")
+    net = new_controlnet(backbone)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    net.save_pretrained(path / "net")
+    Image.new("RGB", (32, 32), "white").save(path / "edges.png")
+    return {"control": (f"edges:{path / 'edges.png'}",), "weights": (str(path / "net"),)}
+
+
+def make_run(folder: Path, system: SystemSettings, **changes: Any) -> Run:
+    stage = Stage(steps=4, batch=2, resolution=constant(12), guidance="sds")
+    return Run(
+        backbone=str(folder), device="cpu", seed=3, field=SMALL, checkpoint_every=2, asset=ASSET,
+        system=system, check_fronts=False, stages=(replace(stage, **changes),),
+    )  # fmt: skip
+
+
+def noisy(n: int) -> tuple[Tensor, Tensor]:
+    x = torch.randn(n, 4, 8, 8, generator=Generator().manual_seed(0))
+    return x, torch.full((n,), 600)
+
+
+# what a view is told
+
+
+def test_left_is_right_from_behind_and_nothing_from_the_side() -> None:
+    request = Request("a cup and a hat", split="1,1", region=("a cup", "a hat"))
+    front = turn(request, "front", ", front view")
+    back = turn(request, "back", ", back view")
+    assert front is not None
+    assert back is not None
+    assert rpg.planned(front) == split_plan(
+        "a cup and a hat, front view", "1,1", ["a cup, front view", "a hat, front view"]
+    )
+    assert [r.box[0] for r in rpg.planned(back).regions] == [0.5, 0]
+    assert turn(request, "side", "") is None
+    assert turn(request, "overhead", "") is None
+    rows = replace(request, split="1;1")
+    assert turn(rows, "side", "") is not None
+    assert turn(rows, "overhead", "") is None
+
+
+def test_moves_turn_with_the_view() -> None:
+    request = Request("a ball", move=(("ball", (0.2, 0.1)),))
+    moves = {view: told and told.move for view in ("front", "back", "side", "overhead")
+             for told in [turn(request, view, "")]}  # fmt: skip
+    assert moves == {
+        "front": (("ball", (0.2, 0.1)),), "back": (("ball", (-0.2, 0.1)),),
+        "side": (("ball", (0.0, 0.1)),), "overhead": None,
+    }  # fmt: skip
+    assert turn(Request("a ball", move=(("ball", (0.2, 0.0)),)), "side", "") is None
+
+
+def test_pictures_hold_for_the_camera_that_took_them() -> None:
+    request = Request("a ball", control=(("edges", Path("e.png")),))
+    assert turn(request, "front", "") is None
+    told = turn(request, PICTURED, ", front view")
+    assert told == replace(request, prompt="a ball, front view")
+
+
+def test_both_prompts_are_told_the_view() -> None:
+    told = turn(Request("a blue cup", source="a red cup"), "side", ", side view")
+    assert told == Request("a blue cup, side view", source="a red cup, side view")
+
+
+# whose Score guides
+
+
+def test_each_view_gets_its_own_score(backbone: StableDiffusion) -> None:
+    steered = Steered(backbone, "a cup and a hat", PAIR, scale=4.0)
+    plain = Prompts(backbone, "a cup and a hat")
+    cameras = orbit(4, 8)  # front, side, back, side
+    x, t = noisy(4)
+    noise = steered.score(cameras, 4.0)(x, t)
+    ordinary = plain.score(cameras, 4.0)(x, t)
+    assert torch.allclose(noise[[1, 3]], ordinary[[1, 3]], atol=1e-5)
+    plan = split_plan("a cup and a hat", "1,1", ["a cup", "a hat"])
+    for row, view, seen in ((0, "front", plan), (2, "back", plan.mirrored())):
+        own = rpg.build(backbone, seen.saying(f", {view} view"), scale=4.0)
+        assert torch.allclose(noise[[row]], own(x[[row]], t[[row]]), atol=1e-5)
+        assert (noise[row] - ordinary[row]).abs().max() > 1e-3
+
+
+def test_rescaled_it_has_the_contrast_of_the_prompt_alone(backbone: StableDiffusion) -> None:
+    steered = Steered(backbone, "a cup and a hat", PAIR, scale=9.0)
+    x, t = noisy(1)
+    cameras = orbit(1, 8)
+    text = Prompts(backbone, "a cup and a hat").score(cameras, 1.0)(x, t)
+    sigma = (1 - backbone.alphas_cumprod[600]).sqrt()
+
+    def spread(noise: Tensor) -> float:
+        return float((x - sigma * noise).std())
+
+    assert spread(steered.score(cameras, 9.0, 1.0)(x, t)) == pytest.approx(spread(text), rel=1e-3)
+    assert spread(steered.score(cameras, 9.0)(x, t)) != pytest.approx(spread(text), rel=1e-3)
+
+
+def test_a_controlled_scene_has_the_pictures_view_in_every_step(
+    backbone: StableDiffusion, folder: Path, control: dict[str, tuple[str, ...]]
+) -> None:
+    run = make_run(folder, SystemSettings("controlnet", control))
+    guide = make_guide(run.stages[0], backbone, run, "a cup")
+    assert isinstance(guide, Pictured)
+    assert isinstance(guide.guide, SDS)
+    drawn = orbit(3, 12, start_deg=50.0)
+    cameras = guide.cameras(0, drawn)
+    assert torch.equal(cameras.c2w[:1], reference(12).c2w)
+    assert torch.equal(cameras.c2w[1:], drawn.c2w[1:])
+    steered = guide.guide.prompts
+    assert isinstance(steered, Steered)
+    assert steered.views(cameras) == [PICTURED, "back", "side"]
+    x, t = noisy(3)
+    change = steered.score(cameras, 5.0)(x, t) - Prompts(backbone, "a cup").score(cameras, 5.0)(
+        x, t
+    )
+    assert change[0].abs().max() > 1e-3
+    assert change[1:].abs().max() < 1e-5
+
+
+# runs
+
+
+def test_a_run_keeps_the_system_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    system = SystemSettings("rpg", {"planner": ("rules",)}, ("base_ratio=0.1",))
+    run = make_run(folder, system, random_background=0.0)
+    whole = start(run, tmp_path / "whole")
+    kept = parse_run((tmp_path / "whole" / "config.yaml").read_text(), "there")
+    assert kept.system.inputs == {"region": ("0,0,0.5,1:a cup", "0.5,0,1,1:a hat")}
+    assert kept.system.knobs == ("base_ratio=0.1",)
+    cut = start(run, tmp_path / "cut", stop=2)
+    assert not torch.equal(whole["table"], cut["table"])
+    assert torch.equal(whole["table"], goes_on(tmp_path / "cut")["table"])
+
+
+class Interrupting(Frozen):
+    """A guide that is interrupted after some steps."""
+
+    def __init__(self, guide: Any, stop: int) -> None:
+        self.guide, self.stop = guide, stop
+
+    def __call__(self, image: Tensor, cameras: Cameras, step: int, generator: Generator) -> Any:
+        if step == self.stop:
+            raise KeyboardInterrupt
+        return self.guide(image, cameras, step, generator)
+
+
+def start(run: Run, path: Path, stop: int | None = None) -> dict[str, Tensor]:
+    """The scene of a run after its steps, or when it was interrupted; assets are left out."""
+    from threed import pipeline
+
+    patch = pytest.MonkeyPatch()
+    made = pipeline.make_guide
+    with patch.context() as at:
+        at.setattr(pipeline, "_assets", lambda *_: None)
+        at.setattr(pipeline, "_judge", lambda *_: None)
+        if stop is not None:
+            at.setattr(pipeline, "make_guide", lambda *a, **k: Interrupting(made(*a, **k), stop))
+        try:
+            generate("a cup and a hat", run, out=path)
+        except KeyboardInterrupt:
+            assert stop is not None
+    return last(path)
+
+
+def goes_on(path: Path) -> dict[str, Tensor]:
+    from threed import pipeline
+
+    with pytest.MonkeyPatch().context() as at:
+        at.setattr(pipeline, "_assets", lambda *_: None)
+        at.setattr(pipeline, "_judge", lambda *_: None)
+        resume(path)
+    return last(path)
+
+
+def last(path: Path) -> dict[str, Tensor]:
+    checkpoint = RunFolder.open(path).latest_checkpoint()
+    assert checkpoint is not None
+    return dict(checkpoint.scene)
+
+
+def test_files_are_kept_by_their_full_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edges.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    inputs = {"control": ("edges:edges.png",), "weights": ("owner/name",)}
+    run = settled(make_run(folder, SystemSettings("controlnet", inputs)), "a cup")
+    assert run.system.inputs == {
+        "control": (f"edges:{tmp_path / 'edges.png'}",), "weights": ("owner/name",)
+    }  # fmt: skip
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("system", "changes", "message"),
+    [
+        (SystemSettings("rgp"), {}, "no system 'rgp'; the nearest is 'rpg'"),
+        (SystemSettings(None, {"move": ("cup:1,0",)}), {}, "--move is for a system"),
+        (SystemSettings("rpg", {"move": ("cup:1,0",)}), {}, "takes no --move"),
+        (SystemSettings("rpg", {}, ("base=1",)), {}, "base=1: no such knob of system 'rpg'"),
+        (SystemSettings("rpg", {"split": ("1", "1,1")}), {}, "--split takes one value, got 1, 1,1"),
+        (SystemSettings("rpg", {"region": ("0,0,2,1:a cup",)}), {}, "is not in the picture"),
+        (SystemSettings("self_guidance", {"move": ("dog:0.5,0",)}), {}, "no word 'dog'"),
+        (SystemSettings("instruct_pix2pix", {"image": ("a.png",)}), {}, "threed edit3d changes"),
+        (PAIR, {"guidance": "csd"}, "guidance=csd takes prompts apart"),
+    ],
+)  # fmt: skip
+def test_mistakes_show_before_any_step(
+    folder: Path, tmp_path: Path, system: SystemSettings, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        generate("a cup", make_run(folder, system, **changes), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_views_at_once_cannot_be_steered(tmp_path: Path) -> None:
+    several = load_backbone(str(tiny.tiny_folder(tmp_path / "m", "multiview")), device="cpu")
+    with pytest.raises(InputError, match=r"guides one view at a time.* --backbone toybox"):
+        Steered(several, "a cup and a hat", PAIR, scale=5.0)
+
+
+def test_a_system_without_a_name_is_none() -> None:
+    with pytest.raises(InputError, match=r"say which by system\.name"):
+        read_steering(SystemSettings(), "a cup")
