@@ -105,12 +105,17 @@ class System:
     prepare: Callable[[Backbone, Request], Ready]  # builds it from what a user says
 
     def knobs(self) -> dict[str, Knob]:
-        """The keyword arguments of build that are plain numbers or words, with their defaults."""
+        """The keyword arguments of build that are plain numbers or words, with their defaults.
+
+        Those that every request has are not among them: they have options of their own.
+        """
         parameters = inspect.signature(self.build).parameters.values()
         return {
             p.name: p.default
             for p in parameters
-            if p.kind is p.KEYWORD_ONLY and isinstance(p.default, bool | int | float | str)
+            if p.kind is p.KEYWORD_ONLY
+            and p.name not in ALWAYS
+            and isinstance(p.default, bool | int | float | str)
         }
 
     def check(self, request: Request) -> None:

@@ -1,0 +1,199 @@
+"""Makes docs/systems.md and its pictures: `python benchmarks/systems_page.py`.
+
+The page is the table of systems and, for each, one command of EXAMPLES; the command is what makes
+the picture. --text leaves the pictures alone. `tests/test_systems_page.py` fails where the page is
+not what this makes. Of systems whose weights do not come with the backbone no picture is made: the
+page says how to train them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from threed.diffusion.images import save_image
+from threed.systems import SYSTEMS, System
+from threed.systems.system import describe
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "systems.md"
+FOLDER = "docs/pictures/systems"
+DRAWN = f"{FOLDER}/drawn.png"  # a mug that no model made
+
+EXAMPLES = {
+    "prompt_to_prompt": 'threed image "a blue chair" --system prompt_to_prompt --source "a pink '
+    'chair" --blend chair --seed 6 -n 4 --steps 20',
+    "instruct_pix2pix": f'threed image "make it blue" --system instruct_pix2pix --image {DRAWN} '
+    "-n 4",
+    "controlnet": f'threed image "a green mug" --system controlnet --control edges:{DRAWN} -n 4',
+    "uni_controlnet": f'threed image "a green mug" --system uni_controlnet --control '
+    f"edges:{DRAWN} -n 4",
+    "rpg": 'threed image "a red ball and a blue cube" --system rpg --seed 1 -n 4 --steps 20',
+    "self_guidance": 'threed image "a red mug" --system self_guidance --move mug:0.15,0 --seed 1 '
+    "-n 4",
+}
+REAL = (f'threed image "a blue mug" --system prompt_to_prompt --source "a red mug" --image {DRAWN} '
+        "--blend mug --steps 8")  # fmt: skip
+HEAT = 'threed image "a green mushroom" --seed 3'
+
+HEAD = """\
+# Image systems
+
+<!-- made by benchmarks/systems_page.py: change the table or that script, not this page -->
+
+Every system builds a Score, a guided noise estimate, so each makes pictures through the sampler
+(`threed image --system NAME`) and 3D assets through the guidance (`threed generate --system NAME`).
+`threed list systems` prints this table; a system's knobs follow the prompt as `NAME=VALUE`.
+
+"""
+
+EDITING = """\
+## More about editing
+
+Systems that edit show pairs: the source, then the result from the same noise. A real picture is
+inverted first, and null-text optimisation makes guided sampling come back to it:
+
+```
+{real}
+```
+{real_picture}
+`--weigh WORD:FACTOR` gives more or less of a word. `cross_replace` and `self_replace` are the
+shares of the sampling in which the words' attention and the picture's own are the source's, and
+`--hold WORD:UNTIL` is one word's. With equally many words each stands for the one in its place;
+otherwise, or with `mode=refine`, what both prompts share is kept and the rest is new.
+
+Self-guidance moves (`--move WORD:DX,DY`, fractions of the picture, to the right and down), resizes
+(`--resize WORD:FACTOR`, of the area), replaces (`--source` with another word in the place of one),
+and copies from pictures (`--appearance WORD:FILE`, `--layout WORD:FILE`). What nothing is asked of
+is kept, or what `--keep WORD` says.
+
+Where a picture looks at each word of its prompt, the mean over the sampling:
+
+```
+{heat}
+```
+{heat_picture}
+## What they do on toybox
+
+Each line is measured by `python benchmarks/systems.py NAME`, with the weights of the package;
+trained systems by `python benchmarks/trained.py` ([control.md](control.md)).
+
+{scores}
+"""
+
+
+def out(name: str) -> str:
+    """Where an example's picture lies."""
+    return f"{FOLDER}/{name}.png"
+
+
+def commands() -> dict[str, str]:
+    """Every command of the page, whole, by the name of its picture."""
+    every = {name: f"{line} --out {out(name)}" for name, line in EXAMPLES.items()}
+    every["real"] = f"{REAL} --out {out('real')}"
+    every["heat"] = f"{HEAT} --out {out('mushroom')} --heat {out('heat')}"
+    return every
+
+
+def page() -> str:
+    """The page as it should be, with the pictures that there are."""
+    parts = [HEAD, table()]
+    parts += [section(system) for system in SYSTEMS.values()]
+    every = commands()
+    more = {"real": every["real"], "real_picture": shown("real"), "heat": every["heat"],
+            "heat_picture": shown("heat"), "scores": scores()}  # fmt: skip
+    parts.append(EDITING.format(**more))
+    return "".join(parts)
+
+
+def table() -> str:
+    """A line for each system."""
+    rows = ["| system | what it does | takes | trains |", "|---|---|---|---|"]
+    for system in SYSTEMS.values():
+        row = describe(system)
+        takes = ", ".join(f"`--{item.name}`" for item in system.inputs)
+        rows.append(f"| [`{system.name}`](#{system.name}) | {row['claim']} | {takes} | "
+                    f"{row['trains']} |")  # fmt: skip
+    return "\n".join(rows) + "\n\n"
+
+
+def section(system: System) -> str:
+    """Paper, command, picture, inputs and knobs of one system."""
+    picture = shown(system.name)
+    if not picture and system.trains != "nothing":
+        train = f"threed train {system.name} --data DIR --out DIR"
+        picture = f"\nIts weights do not come with toybox: `{train}`, then `--weights DIR`.\n\n"
+    inputs = "".join(
+        f"- `--{item.name}`{' (needed)' if item.required else ''}: {item.about}\n"
+        for item in system.inputs
+    )
+    knobs = ", ".join(f"`{name}={value}`" for name, value in system.knobs().items())
+    picture = picture or "\n"
+    return (
+        f"## {system.name}\n\n{system.claim[0].upper()}{system.claim[1:]}. {system.paper}, "
+        f"[arXiv:{system.arxiv}](https://arxiv.org/abs/{system.arxiv}).\n\n"
+        f"```\n{commands()[system.name]}\n```\n{picture}{inputs}\nKnobs: {knobs}.\n\n"
+    )
+
+
+def shown(name: str) -> str:
+    """The line of a picture, or nothing where it was not made."""
+    if not (ROOT / out(name)).is_file():
+        return ""
+    return f"\n![what the command makes]({out(name).removeprefix('docs/')})\n\n"
+
+
+def scores() -> str:
+    """What benchmarks/systems.py wrote beside the pictures, as a table."""
+    rows = ["| measure | score | reached |", "|---|---|---|"]
+    for path in sorted((ROOT / FOLDER).glob("*.tsv")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name, value = line.split("\t")
+            rows.append(f"| `{path.stem}` | {name} | {value} |")
+    return "\n".join(rows)
+
+
+def draw_input() -> None:
+    """The picture that examples start from, drawn by toybox."""
+    from threed.cameras import orbit
+    from threed.toybox.draw import Light
+    from threed.toybox.world import draw_set, random_toy
+
+    toy = random_toy(np.random.default_rng(3), "mug", "red", "plain")
+    drawn = draw_set(toy, orbit(1, 64, start_deg=40), Light(), np.ones((2, 3), np.float32))
+    save_image(torch.from_numpy(drawn.pictures[0].rgb).permute(2, 0, 1), ROOT / DRAWN)
+
+
+def run(name: str, line: str) -> None:
+    """Make one picture. A system without weights is left out; its old picture goes."""
+    words = [sys.executable, "-m", "threed.cli", *shlex.split(line)[1:]]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    sys.stdout.write(f"{name}: {done.stdout.strip() or done.stderr.strip()}\n")
+    if done.returncode and "needs --weights" in done.stderr:
+        (ROOT / out(name)).unlink(missing_ok=True)
+    elif done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def main() -> None:
+    """Make the pictures, all or those that are named, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *commands()], default=[])
+    parser.add_argument("--text", action="store_true", help="leave the pictures alone")
+    arguments = parser.parse_args()
+    if not arguments.text:
+        draw_input()
+        for name, line in commands().items():
+            if name in (arguments.names or commands()):
+                run(name, line)
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
