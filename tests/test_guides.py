@@ -245,8 +245,6 @@ def test_every_preset_says_what_it_is_good_at_and_takes() -> None:
         "stable-diffusion-v1-5/stable-diffusion-v1-5, stabilityai/stable-diffusion-xl-refiner-1.0"
     )
     for name in presets():
-        if "edit" in name:
-            continue
         row = rows[name]
         assert all(row[fact] for fact in FACTS), name
         known = ("measured", "estimate", "toybox-results")
