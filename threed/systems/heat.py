@@ -48,7 +48,8 @@ class Heat:
 
         def noise(x: Tensor, t: Tensor) -> Tensor:
             out = score(x, t)
-            maps = largest_maps(self.record.kept, *x.shape[-2:], self.limit)
+            height, width = x.shape[-2:]
+            maps = largest_maps(self.record.kept, height, width, self.limit)
             self.total, self.calls = self.total + maps.detach(), self.calls + 1
             return out
 
