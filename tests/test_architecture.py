@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "stages": {"given", "config", "assets", "exporters", "scenes"},
     "keeper": {"stages", "run", "config", "guidance", "cameras"},
     "memory": set(),
-    "plan": {"memory", "config", "diffusion", "renderers"},
+    "plan": {"memory", "config", "scenes", "diffusion", "renderers"},
     "optimise": {"keeper", "memory", "stages", "run", "config", "scenes", "renderers", "guidance",
                  "cameras"},
     "steered": {"config", "guidance", "diffusion", "systems", "cameras"},
