@@ -12,7 +12,7 @@ from PIL import Image
 from tests.tiny import tiny_folder
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone, load_backbone
-from threed.diffusion.images import grid, make_images, save_image
+from threed.diffusion.images import PictureWarning, grid, load_image, make_images, save_image
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +67,28 @@ def test_a_saved_picture_reads_back(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
     with pytest.raises(InputError, match=r"must end in one of \.png"):
         save_image(image, tmp_path / "picture.gif")
+
+
+def test_a_picture_is_loaded_over_white_and_fitted(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:2, :, 0] = pixels[:2, :, 3] = (
+        255  # the upper half is red, the lower can be seen through
+    )
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    loaded = load_image(path, 4)
+    assert loaded.shape == (1, 3, 4, 4)
+    assert loaded[0, :, 0, 0].tolist() == [1, 0, 0]
+    assert loaded[0, :, 3, 3].tolist() == [1, 1, 1]
+    save_image(torch.rand(3, 6, 10), path)
+    with pytest.warns(PictureWarning, match="10×6: its middle, 6×6, is resized to 8×8"):
+        assert load_image(path, 8).shape == (1, 3, 8, 8)
+
+
+def test_files_that_are_no_pictures(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no picture .*none\.png"):
+        load_image(tmp_path / "none.png", 8)
+    path = tmp_path / "fake.png"
+    path.write_bytes(b"not a picture")
+    with pytest.raises(InputError, match=r"fake\.png cannot be read as a picture"):
+        load_image(path, 8)
