@@ -19,6 +19,8 @@ from threed.cameras import orbit
 from threed.diffusion.attention import Views, install
 from threed.toybox import family
 from threed.toybox.draw import Light
+from threed.toybox.mix import random_scene
+from threed.toybox.scenes import draw_scene
 from threed.toybox.world import draw_set, random_toy
 
 BATCH = 64  # pictures of a training step
@@ -34,6 +36,16 @@ def drawn_a_second(sets: int) -> float:
     for toy in toys:
         draw_set(toy, cameras, Light(), white)
     return 4 * sets / (time.process_time() - began)
+
+
+def scenes_a_second(count: int) -> float:
+    """Pairs, persons and the rest in their shares, with all their truth, a second of one core."""
+    draw_scene(random_scene(np.random.default_rng(0)), family.SIZE)  # compiles
+    began = time.process_time()
+    for seed in range(count):
+        view = draw_scene(random_scene(np.random.default_rng(seed)), family.SIZE)
+        _ = view.masks, view.boxes, view.parse, view.keypoints
+    return count / (time.process_time() - began)
 
 
 def step_seconds(layout: torch.memory_format, steps: int) -> float:
@@ -67,6 +79,7 @@ def main() -> None:
         "load": os.getloadavg()[0],
         "threads": torch.get_num_threads(),
         "pictures_per_core_second": drawn_a_second(asked.sets),
+        "scenes_per_core_second": scenes_a_second(asked.sets),
         "channels_first_over_last": first / last,
     }
     if asked.json:
@@ -75,6 +88,7 @@ def main() -> None:
     sys.stdout.write(
         f"load {result['load']:.1f}, {result['threads']} threads\n"
         f"drawing: {result['pictures_per_core_second']:.0f} pictures with truth a core's second\n"
+        f"scenes: {result['scenes_per_core_second']:.0f}\n"
         f"a training step of the UNet, channels first: {result['channels_first_over_last']:.2f} x "
         f"channels last\n"
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 from threed.cameras import at
 from threed.core import InputError
+from threed.toybox.cli import app
 from threed.toybox.conditions import CONDITIONS, condition_map, palette
 from threed.toybox.edits import EDITS, random_edit
 from threed.toybox.grounds import ground_of, random_ground
@@ -24,6 +29,7 @@ from threed.toybox.pairs import (
 )
 from threed.toybox.parts import extents, place
 from threed.toybox.scenes import CLASSES, Scene, View, draw_scene
+from threed.toybox.sheets import SHEETS
 from threed.toybox.world import KINDS, random_toy
 
 SEEDS = range(6)
@@ -254,3 +260,33 @@ def test_a_striped_toy_keeps_its_stripes_when_it_is_placed() -> None:
     small = replace(scene, subject=Single("ball", "red", "striped", 1, scale=0.5), camera=near)
     again = draw_scene(small, 64)
     assert np.abs(large.picture.rgb - again.picture.rgb).mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "columns"), [("pair", 7, 6), ("figure", 8, 6), ("edit", 3, 7)]
+)
+def test_sheets_show_scenes_with_their_truth(kind: str, rows: int, columns: int) -> None:
+    picture, said = SHEETS[kind](5, 16)
+    assert picture.shape == (3, 16 * rows, 16 * columns)
+    assert len(said) == columns
+    again, _ = SHEETS[kind](5, 16)
+    assert torch.equal(picture, again)
+    assert not torch.equal(picture, SHEETS[kind](6, 16)[0])
+    assert float(picture.min()) >= 0
+    assert float(picture.max()) <= 1
+
+
+def test_the_command_draws_scenes_and_names_what_it_has_not(tmp_path: Path) -> None:
+    runner, out = CliRunner(), tmp_path / "sheet.png"
+    result = runner.invoke(app, ["world", "--scene", "edit", "--size", "16", "--out", str(out)])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) == 8
+    with Image.open(out) as sheet:
+        assert sheet.size == (7 * 16, 3 * 16)
+    for words, message in (
+        (["--scene", "cat"], "it has toy, pair, figure, edit"),
+        (["mug", "--scene", "pair"], "a kind .'mug'. is for one toy"),
+    ):
+        result = runner.invoke(app, ["world", *words])
+        assert isinstance(result.exception, InputError)
+        assert re.search(message, str(result.exception))

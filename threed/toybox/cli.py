@@ -26,26 +26,41 @@ Weights = Annotated[
 
 @app.command()
 def world(
-    kind: Annotated[str | None, typer.Argument(help="What to draw; any kind if not given.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides toy, light and cameras.")] = 0,
+    kind: Annotated[str | None, typer.Argument(help="A kind of toy; any if not given.")] = None,
+    scene: Annotated[str, typer.Option(help="toy, pair, figure or edit.")] = "toy",
+    seed: Annotated[int, typer.Option(min=0, help="Decides every random number.")] = 0,
     out: Annotated[Path, typer.Option(help="The picture's file.")] = Path("outputs/world.png"),
     size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels a side.")] = 128,
 ) -> None:
-    """Draw a toy from four sides, with its truth: colour, alpha, depth, normals, parts."""
+    """Draw the small world with its truth: a toy from four sides, or pairs, persons, edits.
+
+    Rows of a toy: colour, alpha, depth, normals, parts. Of pairs and persons: colour, edges, depth,
+    normals, segmentation, keypoints, and which toy is where, or the upper garment on the person and
+    laid flat. Of edits: before, after, where they may differ.
+    """
     import numpy as np
 
     from threed.core import InputError
     from threed.diffusion.images import grid, save_image
+    from threed.toybox.sheets import SHEETS
     from threed.toybox.shelf import random_set
     from threed.toybox.truth import passes
     from threed.toybox.world import KINDS
 
+    if scene not in ("toy", *SHEETS):
+        raise InputError(f"toybox has no scene {scene!r}; it has toy, {', '.join(SHEETS)}")
+    if kind is not None and scene != "toy":
+        raise InputError(f"a kind ({kind!r}) is for one toy; leave it out with --scene {scene}")
     if kind is not None and kind not in KINDS:
         raise InputError(f"toybox has no kind {kind!r}; it has {', '.join(KINDS)}")
-    drawn = random_set(np.random.default_rng(seed), size, kind=kind)
-    save_image(grid(passes(drawn), columns=len(drawn.pictures)), out)
-    toy = drawn.toy
-    say(f"{out}: a {toy.finish} {toy.color} {toy.kind}; rows: rgb, alpha, depth, normal, parts")
+    if scene == "toy":
+        drawn = random_set(np.random.default_rng(seed), size, kind=kind)
+        picture = grid(passes(drawn), columns=len(drawn.pictures))
+        said = [f"a {drawn.toy.finish} {drawn.toy.color} {drawn.toy.kind}"]
+    else:
+        picture, said = SHEETS[scene](seed, size)
+    save_image(picture, out)
+    say("\n".join([str(out), *said]))
 
 
 @app.command()
@@ -98,7 +113,10 @@ def train(
     sets: Annotated[int | None, typer.Option(min=1, help="Of four pictures to train on.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Train a part of the family, or go on training it; unet is both UNets."""
+    """Train a part of the family, or go on training it; unet is both UNets.
+
+    clip teaches an older family the words of scenes; the other parts then see scenes too.
+    """
     from threed.toybox.family import WEIGHTS
     from threed.toybox.train import train as run
 

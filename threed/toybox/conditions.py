@@ -30,7 +30,8 @@ def condition_map(kind: str, view: View) -> Tensor:
     """
     if kind not in CONDITIONS:
         raise InputError(f"toybox has no condition {kind!r}; it has {', '.join(CONDITIONS)}")
-    return torch.from_numpy(CONDITIONS[kind](view).astype(np.float32)).permute(2, 0, 1).contiguous()
+    shown = CONDITIONS[kind](view).astype(np.float32).clip(0, 1)  # rounding may pass 1
+    return torch.from_numpy(shown).permute(2, 0, 1).contiguous()
 
 
 def edges(view: View) -> Array:
