@@ -30,6 +30,7 @@ class Known:
     iou: float | None = None  # of the silhouettes in these pictures
     threshold: float | None = None  # density that was taken for the surface, per world unit
     repairs: Mapping[str, int] | None = None  # see exporters.clean.Repairs
+    fronts: int | None = None  # that its scene shows around it, as the run's backbone sees it
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Report:
     psnr: float | None = None  # dB, pictures of the mesh against pictures of its field
     iou: float | None = None  # of the silhouettes in these pictures
     threshold: float | None = None  # density that was taken for the surface, per world unit
+    fronts: int | None = None  # that its scene shows around it, as the run's backbone sees it
 
     def to_json(self) -> str:
         """One object, indented; not-a-number never appears."""
@@ -79,7 +81,8 @@ class Report:
                        for name in ("psnr", "iou", "threshold")}  # fmt: skip
             repairs = values["repairs"]
             counts = repairs and {str(name): int(count) for name, count in repairs.items()}
-            return Known(**numbers, repairs=counts)
+            fronts = values.get("fronts")
+            return Known(**numbers, repairs=counts, fronts=None if fronts is None else int(fronts))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return Known()
 
@@ -111,6 +114,7 @@ class Report:
             ("PSNR against the field", _shown(self.psnr, ".1f", " dB")),
             ("IoU against the field", _shown(self.iou, ".3f")),
             ("threshold", _shown(self.threshold, ".3g")),
+            ("fronts", _shown(self.fronts, "d")),
         ]
         for name, value in rows:
             if value is not None:
@@ -158,6 +162,7 @@ def report(mesh: Mesh, known: Known | None = None) -> Report:
         psnr=known.psnr,
         iou=known.iou,
         threshold=known.threshold,
+        fronts=known.fronts,
     )
     if mesh.uv is None or mesh.uv_faces is None:
         return plain
