@@ -172,7 +172,8 @@ def test_each_stage_is_guided_by_its_backbone(
     run = replace(run, stages=(run.stages[0], then))
     asset = generate("a red mug", run, out=tmp_path / "a")
     assert used == [folders["sd15"], folders["sd21"]]
-    assert loaded == [folders[k] for k in ("sd15", "sd21", "sd15", "sd21")]
+    # to check both, to use both, and the first again to count the fronts
+    assert loaded == [folders[k] for k in ("sd15", "sd21", "sd15", "sd21", "sd15")]
     assert glb_extras(asset.glb)["backbone"] == f"{folders['sd15']}, {folders['sd21']}"
 
 
