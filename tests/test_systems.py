@@ -98,11 +98,14 @@ def test_inputs_that_learn_get_a_gradient(name: str, tiny: Backbone) -> None:
 
 @every
 def test_every_score_drives_distillation(name: str, toybox: Backbone) -> None:
-    """Twenty steps of SDS on a small field lower its loss, at one noise level and one noise."""
+    """Twenty steps of SDS on a small field lower its loss, at one noise level and one noise.
+
+    Where noise is this strong a picture hardly moves the target, so that the loss has to fall.
+    """
     guided = CASES[name].typical(toybox).alone()
     field, cameras = Field(SMALL), orbit(1, toybox.image_size)
     optimizer = torch.optim.Adam(field.param_groups(0.01))
-    pull = Pull(5.0, "x0", Schedule(((0, 0.65),)), Schedule(((0, 0.65),)), 0.0)
+    pull = Pull(5.0, "x0", Schedule(((0, 0.95),)), Schedule(((0, 0.95),)), 0.0)
     losses = []
     for step in range(21):
         same = torch.Generator().manual_seed(0)
@@ -115,7 +118,7 @@ def test_every_score_drives_distillation(name: str, toybox: Backbone) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert losses[20] < losses[10] < losses[0]
+    assert losses[20] < losses[10] < losses[0], losses
 
 
 # the table, and what a user says
