@@ -44,6 +44,11 @@ def _shade(c: Vector, by: float) -> Vector:
     return (c[0] * by, c[1] * by, c[2] * by)
 
 
+def _against(c: Vector) -> Vector:
+    """Dark on a bright colour and light on a dark one: eyes and knobs that can be seen."""
+    return DARK if sum(c) > 0.8 else LIGHT
+
+
 def apple(r: Rng, c: Vector) -> list[Part]:
     """A fruit with a stem and one leaf."""
     s = r.uniform(0.9, 1.05)
@@ -93,11 +98,12 @@ def mushroom(r: Rng, c: Vector) -> list[Part]:
 def house(r: Rng, c: Vector) -> list[Part]:
     """Coloured walls under a dark pyramid roof; door and windows at the front."""
     w, h = r.uniform(0.42, 0.5), r.uniform(0.34, 0.42)
-    windows = [box((w, y, 0.06), (0.03, 0.1, 0.1), GLASS) for y in (-0.27, 0.27)]
+    windows = [box((w, y, 0.1), (0.03, 0.11, 0.12), GLASS) for y in (-0.29, 0.29)]
+    door = CREAM if sum(c) < 1.3 else (0.35, 0.2, 0.12)
     return [
         box((0, 0, 0), (w, w, h), **_main(c)),  # type: ignore[arg-type]
         rod((0, 0, h + 0.26), w * 1.55, 0.02, 0.28, (0.35, 0.2, 0.16), rounding=0.0),
-        box((w, 0, -h + 0.2), (0.03, 0.1, 0.2), WOOD),
+        box((w, 0, -h + 0.24), (0.04, 0.14, 0.24), door),
         *windows,
     ]
 
@@ -115,15 +121,15 @@ def tree(r: Rng, c: Vector) -> list[Part]:
 def snowman(r: Rng, c: Vector) -> list[Part]:
     """Three balls with eyes, a carrot nose, buttons and a hat."""
     w = r.uniform(0.4, 0.46)
-    eyes = [ball((0.21, y, 0.62), 0.05, DARK) for y in (-0.1, 0.1)]
-    buttons = [ball((0.3 + 0.02 * (z < 0.1), 0, z), 0.045, DARK) for z in (0.05, 0.24)]
+    eyes = [ball((0.2, y, 0.62), 0.075, _against(c)) for y in (-0.11, 0.11)]
+    buttons = [ball((0.29 + 0.02 * (z < 0.1), 0, z), 0.07, _against(c)) for z in (0.02, 0.23)]
     return [
         ball((0, 0, -0.45), (w, w, w * 0.9), **_main(c)),  # type: ignore[arg-type]
         ball((0, 0, 0.12), 0.32, **_main(c)),  # type: ignore[arg-type]
         ball((0, 0, 0.55), 0.25, **_main(c)),  # type: ignore[arg-type]
         *eyes,
         *buttons,
-        rod((0.34, 0, 0.54), 0.06, 0.01, 0.14, ORANGE, turn_deg=(0, 90, 0)),
+        rod((0.36, 0, 0.52), 0.08, 0.015, 0.17, ORANGE, turn_deg=(0, 90, 0)),
         rod((0, 0, 0.76), 0.27, 0.27, 0.03, DARK),
         rod((0, 0, 0.9), 0.17, 0.17, 0.14, DARK),
     ]
@@ -158,13 +164,14 @@ def car(r: Rng, c: Vector) -> list[Part]:
         for x in (-0.45, 0.45)
         for y in (-0.37, 0.37)
     ]
-    lamps = [ball((length, y, 0.0), (0.04, 0.08, 0.07), (1.0, 0.95, 0.6)) for y in (-0.25, 0.25)]
-    rear = [box((-length, y, 0.02), (0.03, 0.08, 0.05), (0.8, 0.1, 0.1)) for y in (-0.25, 0.25)]
+    lamps = [ball((length, y, 0.02), (0.05, 0.1, 0.1), (1.0, 0.95, 0.6)) for y in (-0.26, 0.26)]
+    grille = box((length, 0, -0.03), (0.03, 0.14, 0.08), _against(c))
+    rear = [box((-length, y, 0.03), (0.03, 0.08, 0.06), (0.8, 0.1, 0.1)) for y in (-0.27, 0.27)]
     return [
         box((0, 0, -0.02), (length, 0.38, 0.18), **_main(c), rounding=0.07),  # type: ignore[arg-type]
         box((-0.15, 0, 0.26), (0.38, 0.32, 0.16), GLASS, rounding=0.06),
         box((-0.15, 0, 0.42), (0.36, 0.32, 0.04), c, rounding=0.03),
-        *wheels, *lamps, *rear,
+        *wheels, *lamps, grille, *rear,
     ]  # fmt: skip
 
 
@@ -258,12 +265,12 @@ def hat(r: Rng, c: Vector) -> list[Part]:
 def duck(r: Rng, c: Vector) -> list[Part]:
     """A round body, a head with beak and eyes at the front, a tail."""
     s = r.uniform(0.24, 0.29)
-    eyes = [ball((0.48, y, 0.5), 0.05, DARK) for y in (-0.15, 0.15)]
+    eyes = [ball((0.47, y, 0.5), 0.08, _against(c)) for y in (-0.16, 0.16)]
     wings = [ball((-0.08, y, -0.05), (0.3, 0.09, 0.17), c) for y in (-0.4, 0.4)]
     return [
         ball((0, 0, -0.12), (0.62, 0.42, 0.36), **_main(c)),  # type: ignore[arg-type]
         ball((0.33, 0, 0.4), s, **_main(c)),  # type: ignore[arg-type]
-        ball((0.64, 0, 0.36), (0.17, 0.13, 0.06), ORANGE),
+        ball((0.65, 0, 0.36), (0.19, 0.16, 0.07), ORANGE),
         ball((-0.58, 0, 0.08), (0.2, 0.14, 0.1), c, turn_deg=(0, 40, 0)),
         *eyes, *wings,
     ]  # fmt: skip
@@ -277,7 +284,7 @@ def teapot(r: Rng, c: Vector) -> list[Part]:
         ball((0, 0, 0), (0.5, 0.5, s), **_main(c)),  # type: ignore[arg-type]
         rod((0, -0.62, 0.1), 0.12, 0.07, 0.27, c, turn_deg=(52, 0, 0)),
         rod((0, 0, s - 0.02), 0.24, 0.2, 0.05, c),
-        ball((0, 0, s + 0.1), 0.085, DARK if sum(c) > 0.8 else LIGHT),
+        ball((0, 0, s + 0.1), 0.085, _against(c)),
     ]
 
 
@@ -299,14 +306,15 @@ def robot(r: Rng, c: Vector) -> list[Part]:
     limbs = [
         rod((0, y, -0.62), 0.1, 0.12, 0.2, GREY) for y in (-0.17, 0.17)
     ] + [rod((0, s * (w + 0.11), -0.1), 0.08, 0.08, 0.28, GREY) for s in (-1, 1)]  # fmt: skip
-    eyes = [ball((0.24, y, 0.5), (0.05, 0.08, 0.08), (1.0, 0.95, 0.5)) for y in (-0.12, 0.12)]
+    eyes = [ball((0.24, y, 0.5), (0.05, 0.1, 0.1), (1.0, 0.95, 0.5)) for y in (-0.13, 0.13)]
+    mouth = box((0.24, 0, 0.35), (0.02, 0.16, 0.035), _against(c))
     return [
         box((0, 0, -0.1), (0.26, w, 0.33), **_main(c), rounding=0.04),  # type: ignore[arg-type]
         box((0, 0, 0.48), (0.23, 0.27, 0.21), **_main(c), rounding=0.05),  # type: ignore[arg-type]
-        box((0.26, 0, -0.05), (0.025, 0.17, 0.12), DARK),
+        box((0.26, 0, -0.08), (0.025, 0.2, 0.16), _against(c)),
         rod((0, 0, 0.78), 0.025, 0.025, 0.1, GREY),
         ball((0, 0, 0.9), 0.07, (0.9, 0.15, 0.1)),
-        *limbs, *eyes,
+        *limbs, *eyes, mouth,
     ]  # fmt: skip
 
 
@@ -318,14 +326,15 @@ def airplane(r: Rng, c: Vector) -> list[Part]:
         box((0.05, 0, -0.02), (0.19, span, 0.035), **_main(c)),  # type: ignore[arg-type]
         box((-0.7, 0, 0.03), (0.1, 0.32, 0.03), c),
         box((-0.7, 0, 0.2), (0.11, 0.03, 0.2), c),
-        ball((0.62, 0, 0.1), (0.16, 0.12, 0.09), DARK if sum(c) > 0.8 else GLASS),
+        ball((0.6, 0, 0.1), (0.17, 0.14, 0.1), DARK if sum(c) > 0.8 else GLASS),
+        ball((0.82, 0, 0), (0.09, 0.1, 0.1), GREY),
     ]
 
 
 def bear(r: Rng, c: Vector) -> list[Part]:
     """A sitting teddy: round ears, a pale snout and belly, eyes at the front."""
     e = r.uniform(0.11, 0.14)
-    eyes = [ball((0.27, y, 0.5), 0.045, DARK if sum(c) > 0.8 else LIGHT) for y in (-0.13, 0.13)]
+    eyes = [ball((0.25, y, 0.53), 0.075, _against(c)) for y in (-0.14, 0.14)]
     pairs = [
         part
         for s in (-1, 1)
@@ -338,8 +347,8 @@ def bear(r: Rng, c: Vector) -> list[Part]:
     return [
         ball((0, 0, -0.18), (0.36, 0.38, 0.42), **_main(c)),  # type: ignore[arg-type]
         ball((0, 0, 0.44), 0.31, **_main(c)),  # type: ignore[arg-type]
-        ball((0.27, 0, 0.37), (0.12, 0.14, 0.11), CREAM),
-        ball((0.38, 0, 0.41), 0.045, DARK),
+        ball((0.27, 0, 0.35), (0.13, 0.17, 0.13), CREAM),
+        ball((0.39, 0, 0.39), 0.07, DARK),
         ball((0.2, 0, -0.18), (0.2, 0.24, 0.27), CREAM),
         *eyes, *pairs,
     ]  # fmt: skip
@@ -356,8 +365,8 @@ def television(r: Rng, c: Vector) -> list[Part]:
     return [
         box((0, 0, 0), (0.3, w, 0.46), **_main(c), rounding=0.05),  # type: ignore[arg-type]
         box((0.3, 0.09, 0.02), (0.025, w - 0.2, 0.34), GLASS),
-        ball((0.31, -w + 0.1, 0.14), 0.05, DARK if sum(c) > 0.8 else LIGHT),
-        ball((0.31, -w + 0.1, -0.08), 0.05, DARK if sum(c) > 0.8 else LIGHT),
+        ball((0.31, -w + 0.1, 0.14), 0.06, _against(c)),
+        ball((0.31, -w + 0.1, -0.08), 0.06, _against(c)),
         *legs, *antennas,
     ]  # fmt: skip
 
@@ -379,7 +388,7 @@ def clock(r: Rng, c: Vector) -> list[Part]:
 def fish(r: Rng, c: Vector) -> list[Part]:
     """A flat body with eyes and mouth at the front, a tail fin at the back."""
     h = r.uniform(0.38, 0.46)
-    eyes = [ball((0.4, s * 0.17, 0.1), 0.075, LIGHT if sum(c) < 2.2 else DARK) for s in (-1, 1)]
+    eyes = [ball((0.4, s * 0.17, 0.1), 0.09, LIGHT if sum(c) < 2.2 else DARK) for s in (-1, 1)]
     return [
         ball((0.05, 0, 0), (0.62, 0.24, h), **_main(c)),  # type: ignore[arg-type]
         ball((0.65, 0, -0.04), (0.07, 0.1, 0.08), (0.9, 0.4, 0.4)),
