@@ -21,11 +21,11 @@ from threed.diffusion.images import save_image
 from threed.toybox.captions import a
 from threed.toybox.conditions import CONDITIONS, condition_map
 from threed.toybox.edits import random_edit
-from threed.toybox.pairs import random_pair_scene, random_toy_scene
+from threed.toybox.mix import random_scene
 from threed.toybox.scenes import View, draw_scene
 from threed.toybox.world import COLORS, KINDS
 
-PAIRS = 0.3  # the share of scenes with two toys
+SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
 CHUNK = 256  # examples drawn between two notes of progress
 
 
@@ -73,11 +73,11 @@ def _one(what: str, place: Path, seed: int, index: int) -> tuple[Row, Row]:
 
 
 def scene(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
-    """A toy or a pair, its caption, and its truth as pictures.
+    """A toy, a pair or a person, its caption, and its truth as pictures.
 
     Not its edges: those are found in the picture, as they will be in a user's.
     """
-    drawn = (random_pair_scene if rng.uniform() < PAIRS else random_toy_scene)(rng)
+    drawn = random_scene(rng, str(rng.choice(list(SCENES), p=list(SCENES.values()))))
     view = draw_scene(drawn)
     maps = {kind: condition_map(kind, view) for kind in CONDITIONS if kind != "edges"}
     return {"text": drawn.caption(rng)}, {"image": shown(view), **maps}
