@@ -27,9 +27,11 @@ from tests.tiny import tiny_folder
 from threed.core import InputError
 from threed.diffusion.backbone import load_backbone
 from threed.diffusion.control import Around, Control, new_controlnet
+from threed.diffusion.detect import MapWarning
 from threed.diffusion.examples import read_examples, write_examples
 from threed.diffusion.score import cfg, score
 from threed.diffusion.stable_diffusion import StableDiffusion
+from threed.diffusion.trained import pack
 from threed.diffusion.training import Recipe, train
 from threed.systems import controlnet
 from threed.systems.controlnet import Given
@@ -302,6 +304,24 @@ def test_training_lowers_the_loss_and_only_the_copy_learns(
     picture = task.sheet(net) if task.sheet else None
     assert picture is not None
     assert picture.shape == (3, 96, 192)  # hint, made, real; six columns
+
+
+def test_a_net_says_what_maps_it_was_taught(backbone: StableDiffusion, tmp_path: Path) -> None:
+    examples = read_examples(data(tmp_path / "data", 2), 32, pictures=("image", "place"),
+                             texts=("text",))  # fmt: skip
+    task = controlnet.learn(backbone, examples, {}, False, kind="place")
+    train(replace(task, sheet=None), Recipe(steps=1, batch=1, lr=1e-3), tmp_path / "out",
+          device=CPU)  # fmt: skip
+    pack(tmp_path / "out", tmp_path / "small")
+    picture = tmp_path / "data/0-map.png"
+    for folder in (tmp_path / "out", tmp_path / "small"):
+        said = Request(PROMPT, size=32, weights=folder, control=(("place-map", picture),))
+        controlnet.prepare(backbone, said)  # a warning would be an error
+        with pytest.warns(MapWarning, match="kind 'place', and is given one of 'depth'"):
+            controlnet.prepare(backbone, replace(said, control=(("depth-map", picture),)))
+        assert ControlNetModel.from_pretrained(folder).config[controlnet.KIND] == "place"
+    controlnet.save(random_net(backbone), tmp_path / "silent")
+    controlnet.prepare(backbone, replace(said, weights=tmp_path / "silent"))
 
 
 def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: Path) -> None:

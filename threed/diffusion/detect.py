@@ -28,7 +28,7 @@ LIMBS = ((5, 7), (7, 9), (6, 8), (8, 10), (5, 6), (5, 11), (6, 12), (11, 12), (1
 
 
 class MapWarning(UserWarning):
-    """A map that had to be changed to be used."""
+    """A map that had to be changed to be used, or that a net was not taught to follow."""
 
 
 def read_map(kind: str, path: Path, size: int) -> Tensor:

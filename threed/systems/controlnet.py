@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from threed.diffusion.control import (
 )
 from threed.diffusion.convert import controlnet_state, read_state
 from threed.diffusion.denoising import chosen, denoising_loss, without_text
-from threed.diffusion.detect import read_map
+from threed.diffusion.detect import MAP, MapWarning, read_map
 from threed.diffusion.examples import Examples, Latents
 from threed.diffusion.images import grid
 from threed.diffusion.score import Score, cfg, score
@@ -35,6 +36,7 @@ from threed.systems.system import Input, Ready, Request, System, paint
 
 NAME = "controlnet"
 SHOWN = 6  # examples of a sheet
+KIND = "_kind"  # in a net's config: the maps that it was taught; diffusers passes over the name
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,10 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
     place = find_trained(request.weights, base.folder, NAME, ("*.json", "*.safetensors"))
     controls = []
     for kind, picture in request.control:
-        net = load(base, _of_kind(place, kind.removesuffix("-map"), len(request.control)))
+        name = kind.removesuffix(MAP)
+        source = _of_kind(place, name, len(request.control))
+        net = load(base, source)
+        _warn_of_kind(net, name, source)
         controls.append(Given(net, read_map(kind, picture, request.size)))
     knobs: dict[str, Any] = {"scale": request.scale, "negative": request.negative}
     return Ready(build(base, request.prompt, controls, **(knobs | {**request.knobs})))
@@ -132,6 +137,14 @@ def _of_kind(place: Path, kind: str, several: int) -> Path:
     )
 
 
+def _warn_of_kind(net: Any, kind: str, source: Path) -> None:
+    """Warn of a net that says it was taught other maps than these; nets of others say nothing."""
+    taught = net.config.get(KIND)
+    if taught not in (None, kind):
+        warnings.warn(f"{source} was taught maps of the kind {taught!r}, and is given one of "
+                      f"{kind!r}: it will hardly follow it", MapWarning, stacklevel=3)  # fmt: skip
+
+
 def learn(
     backbone: Backbone, examples: Examples, about: Mapping[str, str], debias: bool, *, kind: str
 ) -> Task:
@@ -141,6 +154,8 @@ def learn(
     """
     base = opened(backbone, NAME)
     latents, empty = Latents(base, examples, "image"), base.encode_text([""])
+    copy = new_controlnet(base)
+    copy.register_to_config(**{KIND: kind})
 
     def loss(net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
         indices = examples.draw(n, generator)
@@ -158,7 +173,7 @@ def learn(
         real = examples.pictures("image", few).to(base.device)
         return grid(torch.cat([hint, made, real]), columns=len(few))
 
-    return Task(new_controlnet(base), loss, save, about, sheet)
+    return Task(copy, loss, save, about, sheet)
 
 
 def save(net: Any, out: Path) -> None:
