@@ -26,7 +26,18 @@ from threed.guides import make_guide
 from threed.pipeline import generate, resume
 from threed.run import RunFolder
 from threed.scenes.field import FieldSettings
-from threed.steered import PICTURED, Pictured, Steered, read_steering, reference, settled, turn
+from threed.steered import (
+    LARGEST,
+    PICTURED,
+    Pictured,
+    Steered,
+    kept,
+    located,
+    read_steering,
+    reference,
+    settled,
+    turn,
+)
 from threed.systems import Request, rpg
 from threed.systems.plans import split_plan
 
@@ -182,9 +193,9 @@ def test_a_run_keeps_the_system_and_goes_on(folder: Path, tmp_path: Path) -> Non
     system = SystemSettings("rpg", {"planner": ("rules",)}, ("base_ratio=0.1",))
     run = make_run(folder, system, random_background=0.0)
     whole = start(run, tmp_path / "whole")
-    kept = parse_run((tmp_path / "whole" / "config.yaml").read_text(), "there")
-    assert kept.system.inputs == {"region": ("0,0,0.5,1:a cup", "0.5,0,1,1:a hat")}
-    assert kept.system.knobs == ("base_ratio=0.1",)
+    read = parse_run((tmp_path / "whole" / "config.yaml").read_text(), "there")
+    assert read.system.inputs == {"region": ("0,0,0.5,1:a cup", "0.5,0,1,1:a hat")}
+    assert read.system.knobs == ("base_ratio=0.1",)
     cut = start(run, tmp_path / "cut", stop=2)
     assert not torch.equal(whole["table"], cut["table"])
     assert torch.equal(whole["table"], goes_on(tmp_path / "cut")["table"])
@@ -195,6 +206,9 @@ class Interrupting(Frozen):
 
     def __init__(self, guide: Any, stop: int) -> None:
         self.guide, self.stop = guide, stop
+
+    def cameras(self, step: int, drawn: Cameras) -> Cameras:
+        return self.guide.cameras(step, drawn) if isinstance(self.guide, Pictured) else drawn
 
     def __call__(self, image: Tensor, cameras: Cameras, step: int, generator: Generator) -> Any:
         if step == self.stop:
@@ -248,7 +262,53 @@ def test_files_are_kept_by_their_full_names(
     }  # fmt: skip
 
 
+def test_a_run_goes_on_without_the_pictures_it_was_given(
+    folder: Path, tmp_path: Path, control: dict[str, tuple[str, ...]]
+) -> None:
+    picture = tmp_path / "mine.png"
+    Image.new("RGB", (32, 32), "white").save(picture)
+    inputs = control | {"control": (f"edges-map:{picture}",)}
+    run = make_run(folder, SystemSettings("controlnet", inputs), random_background=0.0)
+    whole = start(run, tmp_path / "whole")
+    cut = start(run, tmp_path / "cut", stop=2)
+    picture.unlink()
+    (tmp_path / "cut").rename(tmp_path / "moved")
+    assert not torch.equal(whole["table"], cut["table"])
+    assert torch.equal(whole["table"], goes_on(tmp_path / "moved")["table"])
+    config = (tmp_path / "moved/config.yaml").read_text()
+    assert parse_run(config, "there").system.inputs == inputs | {
+        "control": ("edges-map:inputs/control1.png",)
+    }
+
+
+def test_each_picture_is_kept_and_weights_are_not(folder: Path, tmp_path: Path) -> None:
+    places = [tmp_path / side / "a.png" for side in ("left", "right")]
+    for number, place in enumerate(places):
+        place.parent.mkdir()
+        place.write_bytes(b"picture" + bytes([number]))
+    inputs = {
+        "layout": tuple(f"cup:{place}" for place in places),
+        "weights": (str(places[0]),), "move": ("cup:1,0",),
+    }  # fmt: skip
+    own, files = kept(make_run(folder, SystemSettings("self_guidance", inputs)), "inputs")
+    names = ["inputs/layout1.png", "inputs/layout2.png"]
+    assert files == dict(zip(names, [b"picture\0", b"picture\1"]))
+    assert own.system.inputs == inputs | {"layout": tuple(f"cup:{name}" for name in names)}
+    made = RunFolder.create(tmp_path / "run", "a cup", own, files)
+    assert made.files() == files
+    there = {"layout": tuple(f"cup:{tmp_path / 'run' / name}" for name in names)}
+    assert located(own, made.path).system.inputs == inputs | there
+
+
 # what is refused
+
+
+def test_a_picture_that_is_too_large_is_not_kept(folder: Path, tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(LARGEST + 2**20)
+    system = SystemSettings("controlnet", {"control": (f"edges:{tmp_path / 'large.png'}",)})
+    with pytest.raises(InputError, match=r"large.png has 65 MiB; a run keeps a copy of at most 64"):
+        kept(make_run(folder, system), "inputs")
 
 
 @pytest.mark.parametrize(

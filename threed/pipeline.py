@@ -28,9 +28,9 @@ from threed.keeper import Progress, Report
 from threed.memory import Chunk, is_short
 from threed.optimise import Job, optimise
 from threed.plan import Plan, plan_run, plan_stage
-from threed.run import RunFolder, RunWarning, default_folder, refuse_used, write
+from threed.run import INIT, INPUTS, RunFolder, RunWarning, default_folder, refuse_used, write
 from threed.stages import Scene, check_start, each, first, following, for_mesh, unknown
-from threed.steered import settled
+from threed.steered import kept, located, settled
 
 VIEWS = "views.png"
 SEEDS, CHOICE = "seeds", "seeds.json"  # runs that were begun, and how they did
@@ -77,7 +77,10 @@ def generate(
         choice.load_clip(backbones.of(run.stages[0])[0])
     for text in dict.fromkeys(notes):
         warnings.warn(text, RunWarning, stacklevel=2)
-    folder = RunFolder.create(path, prompt, run, None if given is None else given.to_bytes())
+    own, files = kept(run, INPUTS)
+    if given is not None:
+        files[INIT] = given.to_bytes()
+    folder = RunFolder.create(path, prompt, own, files)
     if preview:
         views = sample_views(backbones.of(run.stages[0])[0], prompt, run)
         choice.save(grid(views, columns=4), path / VIEWS)
@@ -175,7 +178,7 @@ def _optimised(
     if start is None:
         folder.cut_log(0)
     given = None if folder.init is None else Given.from_file(folder.init)
-    scene = None
+    told, scene = located(run, folder.path), None
     for index, stage in enumerate(run.stages):
         if start is not None and index < start.stage:
             continue
@@ -187,7 +190,7 @@ def _optimised(
         else:
             say(f"making a {stage.scene} of it")
             scene = following(scene, run, stage, backbone.device)
-        guide = make_guide(stage, backbone, run, folder.prompt, *other, given=given, edit=edit)
+        guide = make_guide(stage, backbone, told, folder.prompt, *other, given=given, edit=edit)
         chunk = Chunk(plan_stage(run, index, [backbone, *other]).chunk)
         job = Job(folder, index, scene, guide, backbone.views, chunk, until)
         optimise(job, start, progress)
@@ -206,14 +209,13 @@ def _chosen(
     backbone = backbones.of(run.stages[0])[0]
     clip = choice.load_clip(backbone)
     until = max(1, round(choice.SHARE * run.stages[0].steps))
-    init = None if folder.init is None else folder.init.read_bytes()
     found = []
     for number in range(run.best_of):
         trial = replace(run, seed=(run.seed + number) % 2**31, best_of=1)
         path = seeds / str(trial.seed)
         begun = (path / "config.yaml").exists()
         one = (RunFolder.open(path) if begun
-               else RunFolder.create(path, folder.prompt, trial, init))  # fmt: skip
+               else RunFolder.create(path, folder.prompt, trial, folder.files()))  # fmt: skip
         _sayer(progress)(f"seed {trial.seed}")
         scene = each(_optimised(one, backbones, progress, edit, until))[0]
         found.append(choice.rate(scene, backbone, clip, folder.prompt, trial.seed))

@@ -1,6 +1,6 @@
 """The folder of a run: what was asked, what happened, and where to go on.
 
-    config.yaml  prompt.txt  init.pt  log.jsonl  progress/*.png  checkpoint.pt
+    config.yaml  prompt.txt  init.pt  inputs/*  log.jsonl  progress/*.png  checkpoint.pt
     checkpoint.previous.pt
 
 Everything is written aside and renamed; a kill at any moment leaves a folder that can be resumed.
@@ -32,7 +32,7 @@ from threed.config import Run, parse_run
 from threed.core import InputError
 
 NEEDED = 200 * 2**20  # bytes a run may write
-INIT = "init.pt"
+INIT, INPUTS = "init.pt", "inputs"  # the mesh that it begins with, pictures for its system
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 
 
@@ -62,10 +62,12 @@ class RunFolder:
     run: Run
 
     @staticmethod
-    def create(path: Path, prompt: str, run: Run, init: bytes | None = None) -> RunFolder:
+    def create(
+        path: Path, prompt: str, run: Run, files: Mapping[str, bytes] | None = None
+    ) -> RunFolder:
         """Make the folder and write what was asked; InputError if it cannot be or holds a run.
 
-        init is the mesh that the run begins with.
+        files are what else the run needs, by their names in the folder: INIT, INPUTS/...
         """
         refuse_used(path)
         try:
@@ -77,8 +79,9 @@ class RunFolder:
         if free < NEEDED:
             raise InputError(f"{path}: {free // 2**20} MiB are free on this disk, a run may need "
                              f"{NEEDED // 2**20}; choose another --out")  # fmt: skip
-        if init is not None:
-            write(path / INIT, init)
+        for name, data in (files or {}).items():
+            (path / name).parent.mkdir(exist_ok=True)
+            write(path / name, data)
         write(path / "prompt.txt", prompt.encode())
         write(path / "config.yaml", run.to_yaml().encode())
         return RunFolder(path, prompt, run)
@@ -126,6 +129,12 @@ class RunFolder:
         """The mesh that the run begins with, if it does with one."""
         path = self.path / INIT
         return path if path.exists() else None
+
+    def files(self) -> dict[str, bytes]:
+        """What the folder was created with besides the prompt and the configuration, by name."""
+        paths = [self.path / INIT, *sorted((self.path / INPUTS).glob("*"))]
+        return {path.relative_to(self.path).as_posix(): path.read_bytes()
+                for path in paths if path.exists()}  # fmt: skip
 
     @property
     def log_path(self) -> Path:

@@ -7,7 +7,7 @@ side there is no left and right; a picture holds for the camera that took it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ PICTURES = ("image", "control", "layout")  # inputs that hold for one camera
 # inputs that name a file, alone or after a word
 FILES = {"image": "file", "weights": "file", "control": "word:file", "appearance": "word:file",
          "layout": "word:file"}  # fmt: skip
+LARGEST = 64 * 2**20  # bytes of a picture that a run keeps
 
 
 def reference(size: int) -> Cameras:
@@ -56,24 +57,54 @@ def settled(run: Run, prompt: str) -> Run:
 
     So it can be gone on with from any folder, and without the planner.
     """
-    inputs = {name: tuple(_full(name, word) for word in words)
-              for name, words in run.system.inputs.items()}  # fmt: skip
-    settings = replace(run.system, inputs=inputs)
+    full = _with_files(run, lambda name, path: path.resolve() if path.exists() else path)
+    settings = full.system
     if settings.name is not None and all(stage.guidance != "edit" for stage in run.stages):
         system, request = read_steering(settings, prompt)
         if any(item.name == "region" for item in system.inputs):
-            kept = {k: v for k, v in inputs.items() if k not in ("planner", "split")}
-            kept["region"] = planned(request).words()
-            settings = replace(settings, inputs=kept)
+            others = {k: v for k, v in settings.inputs.items() if k not in ("planner", "split")}
+            regions = {"region": planned(request).words()}
+            settings = replace(settings, inputs=others | regions)
     return replace(run, system=settings)
 
 
-def _full(name: str, word: str) -> str:
-    """An input with the full name of its file, if it has one."""
-    if name not in FILES:
-        return word
-    kind, colon, path = ("", "", word) if FILES[name] == "file" else word.partition(":")
-    return f"{kind}{colon}{Path(path).resolve()}" if path and Path(path).exists() else word
+def kept(run: Run, folder: str) -> tuple[Run, dict[str, bytes]]:
+    """The run with pictures of its own, in a folder in the run's, and these by their names there.
+
+    Weights stay where they are. InputError for a picture of more than LARGEST bytes.
+    """
+    files: dict[str, bytes] = {}
+
+    def copied(name: str, path: Path) -> Path:
+        if name == "weights" or not path.is_file():
+            return path
+        if (size := path.stat().st_size) > LARGEST:
+            raise InputError(f"--{name}: {path} has {size / 2**20:.0f} MiB; a run keeps a copy of "
+                             f"at most {LARGEST // 2**20}: make the picture smaller")  # fmt: skip
+        place = Path(folder, f"{name}{len(files) + 1}{path.suffix}")
+        files[place.as_posix()] = path.read_bytes()
+        return place
+
+    return _with_files(run, copied), files
+
+
+def located(run: Run, folder: Path) -> Run:
+    """The run with its pictures in the folder where it keeps them."""
+    return _with_files(run, lambda name, path: path if name == "weights" else folder / path)
+
+
+def _with_files(run: Run, change: Callable[[str, Path], Path]) -> Run:
+    """The run with other files: change is given an input's name and a path."""
+
+    def changed(name: str, word: str) -> str:
+        if name not in FILES:
+            return word
+        kind, colon, path = ("", "", word) if FILES[name] == "file" else word.partition(":")
+        return f"{kind}{colon}{change(name, Path(path)).as_posix()}" if path else word
+
+    inputs = {name: tuple(changed(name, word) for word in words)
+              for name, words in run.system.inputs.items()}  # fmt: skip
+    return replace(run, system=replace(run.system, inputs=inputs))
 
 
 class Steered(Prompts):
