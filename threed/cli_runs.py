@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,7 +32,6 @@ class Axis(str, Enum):
 
 Prompt = Annotated[str, typer.Argument(help='What to make, such as "a red mug".')]
 Seed = Annotated[int | None, typer.Option(help="Decides every random number.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
 Preset = Annotated[
     str | None,
@@ -49,10 +49,6 @@ UpAxis = Annotated[
     Axis | None,
     typer.Option(help="The mesh's upward axis, where it is not its format's own."),
 ]
-BackboneName = Annotated[
-    str | None,
-    typer.Option(help="A name of `threed list backbones`, a hub id, or a folder."),
-]
 
 
 def generate(
@@ -60,7 +56,7 @@ def generate(
     prompt: Prompt,
     settings: Settings = None,
     preset: Preset = None,
-    backbone: BackboneName = None,
+    backbone: cli_systems.BackboneName = None,
     seed: Seed = None,
     init: Annotated[
         Path | None,
@@ -68,7 +64,7 @@ def generate(
     ] = None,
     up: UpAxis = None,
     out: Out = None,
-    device: Device = None,
+    device: cli_systems.Device = None,
     budget: cli_files.Limits = None,
     lods: cli_files.Lods = None,
     system: cli_systems.SystemName = None,
@@ -120,13 +116,11 @@ def generate(
 
         print_plan(foresee(run, with_mesh=init is not None), as_json)
         return
-    path = default_folder(prompt) if out is None else out
-    began = time.perf_counter()
-    with Resumable(path), Display() as display:
-        asset = make(
-            prompt, run, init=init, up=axis_of(up), preview=preview, out=path, progress=display
-        )
-    announce(asset.folder, time.perf_counter() - began, as_json)
+    path = out or default_folder(prompt)
+    watched(
+        partial(make, prompt, run, init=init, up=axis_of(up), preview=preview, out=path),
+        path, as_json,
+    )  # fmt: skip
 
 
 def texture(
@@ -137,11 +131,11 @@ def texture(
         bool, typer.Option("--keep-uv", help="Bake into the mesh's own texture coordinates.")
     ] = False,
     preset: Preset = None,
-    backbone: BackboneName = None,
+    backbone: cli_systems.BackboneName = None,
     seed: Seed = None,
     up: UpAxis = None,
     out: Out = None,
-    device: Device = None,
+    device: cli_systems.Device = None,
     as_json: Json = False,
 ) -> None:
     """Paint a mesh as a prompt says; its shape stays. Writes the same files as generate."""
@@ -150,13 +144,11 @@ def texture(
 
     named = {"backbone": backbone, "seed": seed, "device": device}
     run = read_run("texture", preset, settings, named)
-    path = default_folder(prompt) if out is None else out
-    began = time.perf_counter()
-    with Resumable(path), Display() as display:
-        asset = paint(
-            mesh, prompt, run, keep_uv=keep_uv, up=axis_of(up), out=path, progress=display
-        )
-    announce(asset.folder, time.perf_counter() - began, as_json)
+    path = out or default_folder(prompt)
+    watched(
+        partial(paint, mesh, prompt, run, keep_uv=keep_uv, up=axis_of(up), out=path),
+        path, as_json,
+    )  # fmt: skip
 
 
 def edit3d(
@@ -169,11 +161,11 @@ def edit3d(
         bool, typer.Option("--shape", help="Change the shape too, not its colours alone.")
     ] = False,
     preset: Preset = None,
-    backbone: BackboneName = None,
+    backbone: cli_systems.BackboneName = None,
     seed: Seed = None,
     up: UpAxis = None,
     out: Out = None,
-    device: Device = None,
+    device: cli_systems.Device = None,
     as_json: Json = False,
 ) -> None:
     """Change an asset as an instruction says, by InstructPix2Pix. Writes what generate does.
@@ -189,13 +181,11 @@ def edit3d(
     run = read_run("edit", preset, settings, named)
     if weights is not None:
         run = steered(run, "instruct_pix2pix", cli_systems.options(context), None)
-    path = default_folder(instruction) if out is None else out
-    began = time.perf_counter()
-    with Resumable(path), Display() as display:
-        made = change(
-            asset, instruction, run, shape=shape, up=axis_of(up), out=path, progress=display
-        )
-    announce(made.folder, time.perf_counter() - began, as_json)
+    path = out or default_folder(instruction)
+    watched(
+        partial(change, asset, instruction, run, shape=shape, up=axis_of(up), out=path),
+        path, as_json,
+    )  # fmt: skip
 
 
 def resume(
@@ -206,12 +196,18 @@ def resume(
     from threed.pipeline import resume as go_on
     from threed.run import RunFolder
 
-    began = time.perf_counter()
     if RunFolder.open(folder).finished:
         complain(f"{folder} is finished already", "note")
+        announce(folder, 0.0, as_json)
     else:
-        with Resumable(folder), Display() as display:
-            go_on(folder, progress=display)
+        watched(partial(go_on, folder), folder, as_json)
+
+
+def watched(make: Callable[..., Any], folder: Path, as_json: bool) -> None:
+    """Show how far the making of an asset in a folder is, and at last where it is."""
+    began = time.perf_counter()
+    with Resumable(folder), Display() as display:
+        make(progress=display)
     announce(folder, time.perf_counter() - began, as_json)
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Words = list[str] | None
 
+BackboneName = Annotated[
+    str | None, typer.Option(help="A name of `threed list backbones`, a hub id, or a folder.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 SystemName = Annotated[str | None, typer.Option("--system", help="See `threed list systems`.")]
 Knobs = Annotated[
     Words, typer.Argument(metavar="[NAME=VALUE]...", help="Knobs of the system, such as cross=0.6.")
@@ -84,10 +88,7 @@ def image(
     planner: Planner = None,
     split: Split = None,
     region: Region = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="A name of `threed list backbones`, a hub id, or a folder."),
-    ] = None,
+    backbone: BackboneName = None,
     views: Annotated[
         int | None,
         typer.Option(min=1, help="4: sides of one thing, by toybox-multiview if not said."),
@@ -101,7 +102,7 @@ def image(
         int | None,
         typer.Option(min=8, help="Pixels a side; the backbone's own if not given."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    device: Device = None,
     heat: Annotated[
         Path | None, typer.Option(help="A second picture: where the first looked at each word.")
     ] = None,
