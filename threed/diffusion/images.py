@@ -15,7 +15,7 @@ from torch import Tensor
 from threed.core import Cameras, InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.sampler import make_scheduler, sample
-from threed.diffusion.score import cfg, plain, score
+from threed.diffusion.score import guided
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -45,13 +45,8 @@ def make_images(
     """
     if not 1 <= steps <= 1000:
         raise InputError(f"steps must be from 1 to 1000, got {steps}")
-    size = backbone.image_size if size is None else size
-    if size <= 0 or size % (8 * backbone.factor):
-        raise InputError(
-            f"size must be a multiple of {8 * backbone.factor} pixels for backbone "
-            f"{backbone.name!r}, got {size}"
-        )
-    shape = (n, backbone.latent_channels, size // backbone.factor, size // backbone.factor)
+    side = latent_size(backbone, size)
+    shape = (n, backbone.latent_channels, side, side)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(shape, generator=generator).to(backbone.device)
     texts = backbone.encode_text([prompt, negative])
@@ -59,14 +54,24 @@ def make_images(
         replace(texts.select(torch.full((n,), i, device=backbone.device)), cameras=cameras)
         for i in (0, 1)
     )
-    guided = (
-        score(backbone, [text], plain())
-        if guidance_scale == 1
-        else score(backbone, [text, other], cfg(guidance_scale))
-    )
+    towards = guided(backbone, text, other, guidance_scale)
     scheduler = make_scheduler(sampler, backbone.scheduler_config)
-    latents = sample(guided, scheduler, noise, steps=steps, generator=generator)
+    latents = sample(towards, scheduler, noise, steps=steps, generator=generator)
     return backbone.decode_latents(latents)
+
+
+def latent_size(backbone: Backbone, size: int | None = None) -> int:
+    """Latents a side of a picture of `size` pixels, by default the backbone's own.
+
+    InputError if the UNet cannot halve it.
+    """
+    size = backbone.image_size if size is None else size
+    if size <= 0 or size % (8 * backbone.factor):
+        raise InputError(
+            f"size must be a multiple of {8 * backbone.factor} pixels for backbone "
+            f"{backbone.name!r}, got {size}"
+        )
+    return size // backbone.factor
 
 
 def grid(images: Tensor, columns: int | None = None) -> Tensor:

@@ -77,6 +77,16 @@ def cfg(scale: float) -> Combine:
     return lambda noises, x, t: torch.lerp(noises[1], noises[0], scale)
 
 
+def guided(backbone: Backbone, text: Condition, other: Condition, scale: float) -> Score:
+    """Classifier-free guidance from `other` towards a text; one condition where it is turned off.
+
+    It is turned off at scale 1.
+    """
+    if scale == 1:
+        return score(backbone, [text], plain())
+    return score(backbone, [text, other], cfg(scale))
+
+
 def rescaled(guide: Combine, blend: float, alphas_cumprod: Tensor, views: int = 1) -> Combine:
     """Guidance whose clean picture keeps the contrast of the text's: blend 0 changes nothing.
 

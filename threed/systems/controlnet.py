@@ -119,8 +119,7 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
         net = load(base, source)
         _warn_of_kind(net, name, source)
         controls.append(Given(net, read_map(kind, picture, request.size)))
-    knobs: dict[str, Any] = {"scale": request.scale, "negative": request.negative}
-    return Ready(build(base, request.prompt, controls, **(knobs | {**request.knobs})))
+    return Ready(build(base, request.prompt, controls, **request.options()))
 
 
 def _of_kind(place: Path, kind: str, several: int) -> Path:

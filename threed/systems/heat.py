@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from threed.diffusion.attention import Layer, Record
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.score import Score, cfg, plain, score
+from threed.diffusion.score import Score, guided
 from threed.systems.system import Ready, paint
 from threed.systems.words import word_spans
 
@@ -84,12 +84,7 @@ def heat_maps(
     heat = Heat()
     text, other = (backbone.encode_text([words]) for words in (prompt, negative))
     text = replace(text, attention=(heat.record,))
-    guided = (
-        score(backbone, [text], plain())
-        if scale == 1
-        else score(backbone, [text, other], cfg(scale))
-    )
-    ready = Ready(heat.watching(guided))
+    ready = Ready(heat.watching(guided(backbone, text, other, scale)))
     (picture,) = paint(backbone, ready, steps=steps, seed=seed, size=size)
     return picture, heat.words(backbone, prompt)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,12 +22,11 @@ from torch.nn import functional as F
 from threed.core import InputError
 from threed.diffusion.attention import AttentionEdit, Layer, Record, Rewrite
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.condition import Condition
-from threed.diffusion.images import load_image
+from threed.diffusion.images import latent_size, load_image
 from threed.diffusion.inversion import Nulls, invert_picture
-from threed.diffusion.score import Score, alpha_sigma, cfg, plain, score
+from threed.diffusion.score import Score, alpha_sigma, guided
 from threed.systems.heat import largest_maps
-from threed.systems.system import Input, Ready, Request, System, latent_size
+from threed.systems.system import Input, Ready, Request, System
 from threed.systems.words import Alignment, refine, swap, word_tokens
 
 Mode = Literal["auto", "swap", "refine"]
@@ -91,21 +90,14 @@ def build(
         other = texts.select(torch.full((len(x),), 2, device=device))
         if nulls is not None:
             other = replace(other, tokens=nulls.at(t))
-        guided = guide(backbone, pair, other, scale)(x, t)
+        noises = guided(backbone, pair, other, scale)(x, t)
         if not bool(blended.any()):
-            return guided
+            return noises
         mask = _mask(record, words, x.shape[-2:], blend_threshold)
         mask = torch.where(blended[:, None, None, None], mask, torch.ones_like(mask))
-        return keep_outside(mask, guided, x, alpha_sigma(backbone.alphas_cumprod, t)[1])
+        return keep_outside(mask, noises, x, alpha_sigma(backbone.alphas_cumprod, t)[1])
 
     return noise
-
-
-def guide(backbone: Backbone, text: Condition, other: Condition, scale: float) -> Score:
-    """Classifier-free guidance, one call where it is turned off."""
-    if scale == 1:
-        return score(backbone, [text], plain())
-    return score(backbone, [text, other], cfg(scale))
 
 
 @dataclass(frozen=True)
@@ -240,9 +232,8 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
     """The pair's Score; with a picture, the source is that picture, inverted."""
     inverted = None
     source = request.prompt if request.source is None else request.source
-    options: dict[str, Any] = {
+    options = request.options() | {
         "weigh": request.weigh, "hold": request.hold, "blend": request.blend,
-        "negative": request.negative, "scale": request.scale, **request.knobs,
     }  # fmt: skip
     if request.image is not None:
         latent_size(backbone, request.size)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,9 +149,7 @@ def planned(request: Request) -> Plan:
 
 def prepare(backbone: Backbone, request: Request) -> Ready:
     """The Score of a request's plan."""
-    options: dict[str, Any] = {"negative": request.negative, "scale": request.scale}
-    options |= request.knobs
-    return Ready(build(backbone, planned(request), **options))
+    return Ready(build(backbone, planned(request), **request.options()))
 
 
 SYSTEM = System(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from threed.diffusion.attention import Layer, Record
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.images import load_image
-from threed.diffusion.score import Score, alpha_sigma, cfg, plain, score, switch, with_gradient
+from threed.diffusion.score import Score, alpha_sigma, guided, switch, with_gradient
 from threed.systems import energies
 from threed.systems.heat import largest_maps
 from threed.systems.system import Input, Ready, Request, System
@@ -108,13 +107,12 @@ def build(
     texts = backbone.encode_text([plan.source, prompt, negative])
     pair, other = (texts.select(torch.tensor(i, device=texts.tokens.device))
                    for i in ([0, 1], [2, 2]))  # fmt: skip
-    base = score(backbone, [pair], plain()) if scale == 1 else score(
-        backbone, [pair, other], cfg(scale))  # fmt: skip
+    base = guided(backbone, pair, other, scale)
     if strength == 0 or not plan.terms:
         return base
     wrong = Wrong(backbone, pair, tuple(plan.terms), tuple(plan.pictures), strength, tokens)
-    guided = with_gradient(base, wrong, backbone.alphas_cumprod, limit)
-    return switch(guided, base, below=1000 * (1 - until))
+    pushed = with_gradient(base, wrong, backbone.alphas_cumprod, limit)
+    return switch(pushed, base, below=1000 * (1 - until))
 
 
 class Plan:
@@ -272,14 +270,13 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
             or request.layout):  # fmt: skip
         raise InputError("self_guidance needs something to do: --move, --resize, --appearance, "
                          "--layout or --source")  # fmt: skip
-    copies: dict[str, Any] = {
+    options = request.options() | {
         name: [(word, load_image(path, request.size)) for word, path in getattr(request, name)]
         for name in ("appearance", "layout")
     }
     built = build(
         backbone, request.prompt, request.source, move=request.move, resize=request.resize,
-        keep=request.keep or None, negative=request.negative, scale=request.scale, **copies,
-        **request.knobs,
+        keep=request.keep or None, **options,
     )  # fmt: skip
     return Ready(built, rows=ROWS)
 

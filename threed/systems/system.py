@@ -14,6 +14,7 @@ from torch import Tensor
 
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.images import latent_size
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import Score
 
@@ -53,6 +54,10 @@ class Request:
     def given(self) -> tuple[str, ...]:
         """The names of the inputs that are there."""
         return tuple(name for name in INPUTS if getattr(self, name) not in (None, ()))
+
+    def options(self) -> dict[str, Any]:
+        """What every build takes: how it is guided, and its knobs."""
+        return {"scale": self.scale, "negative": self.negative, **self.knobs}
 
 
 ALWAYS = ("prompt", "negative", "scale", "steps", "size", "knobs")
@@ -165,16 +170,6 @@ def parsed(name: str, text: str, default: Knob) -> Knob:
     return value
 
 
-def latent_size(backbone: Backbone, size: int) -> int:
-    """Latents a side of a picture of `size` pixels. InputError if the UNet cannot halve it."""
-    if size <= 0 or size % (8 * backbone.factor):
-        raise InputError(
-            f"size must be a multiple of {8 * backbone.factor} pixels for backbone "
-            f"{backbone.name!r}, got {size}"
-        )
-    return size // backbone.factor
-
-
 def paint(
     backbone: Backbone,
     ready: Ready,
@@ -191,7 +186,7 @@ def paint(
     """
     if not 1 <= steps <= 1000:
         raise InputError(f"steps must be from 1 to 1000, got {steps}")
-    side = latent_size(backbone, backbone.image_size if size is None else size)
+    side = latent_size(backbone, size)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((n, backbone.latent_channels, side, side), generator=generator)
     if ready.start is not None:

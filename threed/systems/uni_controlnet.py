@@ -166,9 +166,7 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
                              f"threed train {NAME} part={part}")  # fmt: skip
     if request.image is not None:
         content = clip_of(base).images(open_picture(request.image, base.image_size))
-    knobs: dict[str, Any] = {"scale": request.scale, "negative": request.negative}
-    return Ready(build(base, request.prompt, adapters, maps, content,
-                       **(knobs | {**request.knobs})))  # fmt: skip
+    return Ready(build(base, request.prompt, adapters, maps, content, **request.options()))
 
 
 def learn(
