@@ -73,19 +73,27 @@ def random_garment(rng: np.random.Generator, kinds: tuple[str, ...]) -> Garment:
     return Garment(str(rng.choice(kinds)), str(rng.choice(list(COLORS))), finish)
 
 
-def _shirt(joints: dict[str, Vector], color: Vector, sleeve: float = 0.75) -> list[Part]:
-    """A trunk and sleeves; sleeve 0..1 ends on the upper arm, 1..2 on the forearm."""
-    parts = [box((0, 0, 0.03), (0.155, 0.235, 0.27), color, rounding=0.11, patterned=True)]
+def _tubes(
+    joints: dict[str, Vector], names: str, length: float, radii: tuple[float, ...], color: Vector
+) -> list[Part]:
+    """Both sleeves or legs along three joints; length 0..1 ends on the first bone, 1..2 after it.
+
+    radii: at the first joint, at the end on the first bone, and at that on the second.
+    """
+    parts: list[Part] = []
     for side in SIDES:
-        shoulder, elbow, wrist = (
-            joints[f"{side} {name}"] for name in ("shoulder", "elbow", "wrist")
-        )
-        end = between(shoulder, elbow, min(sleeve, 1.0))
-        parts.append(limb(shoulder, end, 0.11, 0.105, color, patterned=True))
-        if sleeve > 1:
-            end = between(elbow, wrist, sleeve - 1)
-            parts.append(limb(elbow, end, 0.105, 0.095, color, patterned=True))
+        first, middle, last = (joints[f"{side} {name}"] for name in names.split())
+        end = between(first, middle, min(length, 1.0))
+        parts.append(limb(first, end, radii[0], radii[1], color, patterned=True))
+        if length > 1:
+            end = between(middle, last, length - 1)
+            parts.append(limb(middle, end, radii[1], radii[2], color, patterned=True))
     return parts
+
+
+def _shirt(joints: dict[str, Vector], color: Vector, sleeve: float = 0.75) -> list[Part]:
+    trunk = box((0, 0, 0.03), (0.155, 0.235, 0.27), color, rounding=0.11, patterned=True)
+    return [trunk, *_tubes(joints, "shoulder elbow wrist", sleeve, (0.11, 0.105, 0.095), color)]
 
 
 def _sweater(joints: dict[str, Vector], color: Vector) -> list[Part]:
@@ -94,16 +102,8 @@ def _sweater(joints: dict[str, Vector], color: Vector) -> list[Part]:
 
 
 def _trousers(joints: dict[str, Vector], color: Vector, length: float = 1.9) -> list[Part]:
-    """Hips and legs; length 0..1 ends on the thigh, 1..2 on the shin."""
-    parts = [box((0, 0, -0.2), (0.145, 0.215, 0.1), color, rounding=0.07, patterned=True)]
-    for side in SIDES:
-        hip, knee, ankle = (joints[f"{side} {name}"] for name in ("hip", "knee", "ankle"))
-        end = between(hip, knee, min(length, 1.0))
-        parts.append(limb(hip, end, 0.12, 0.12, color, patterned=True))
-        if length > 1:
-            end = between(knee, ankle, length - 1)
-            parts.append(limb(knee, end, 0.12, 0.115, color, patterned=True))
-    return parts
+    hips = box((0, 0, -0.2), (0.145, 0.215, 0.1), color, rounding=0.07, patterned=True)
+    return [hips, *_tubes(joints, "hip knee ankle", length, (0.12, 0.12, 0.115), color)]
 
 
 def _shorts(joints: dict[str, Vector], color: Vector) -> list[Part]:
