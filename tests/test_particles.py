@@ -17,7 +17,7 @@ from tests.test_guides import SMALL
 from threed import guides, pipeline
 from threed.assets import AssetSettings
 from threed.config import CriticSettings, Run, Stage, constant, load_run
-from threed.core import Cameras, InputError
+from threed.core import Cameras, InputError, Schedule
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.guides import Backbones
 from threed.keeper import PATIENCE, Failure, Watchdog
@@ -172,8 +172,8 @@ def test_each_stage_is_guided_by_its_backbone(
     run = replace(run, stages=(run.stages[0], then))
     asset = generate("a red mug", run, out=tmp_path / "a")
     assert used == [folders["sd15"], folders["sd21"]]
-    # to check both, to use both, and the first again to count the fronts
-    assert loaded == [folders[k] for k in ("sd15", "sd21", "sd15", "sd21", "sd15")]
+    # to check both, and to use both; the last counts the fronts
+    assert loaded == [folders[k] for k in ("sd15", "sd21", "sd15", "sd21")]
     assert glb_extras(asset.glb)["backbone"] == f"{folders['sd15']}, {folders['sd21']}"
 
 
@@ -197,6 +197,21 @@ def test_models_of_one_stage_are_held_at_a_time(folders: dict[str, str]) -> None
     assert models.of(run.stages[0]) == (guide, judge), "nothing is loaded twice"
     assert models.of(run.stages[1]) == (guide,)
     assert models.of(run.stages[0])[1] is not judge, "it was let go"
+
+
+def test_fronts_are_counted_by_the_last_model_that_knows_the_noise(
+    folders: dict[str, str],
+) -> None:
+    run = make_run(folders["sd15"], 1, 1)
+    critic = replace(run.stages[0].critic, model=folders["multiview"])
+    last = replace(run.stages[1], backbone=folders["sd21"], critic=critic)
+    models = Backbones(replace(run, stages=(run.stages[0], last)))
+    guide, judge = models.of(last)
+    assert models.witness() is guide, "it is not loaded again"
+    assert models.of(last)[1] is not judge, "the critic's was let go"
+    refined = replace(last, t_max=Schedule(((0, 0.3), (9, 0.2))))
+    refiner = Backbones(replace(run, stages=(run.stages[0], refined)))
+    assert refiner.witness().name == folders["sd15"]
 
 
 def test_the_plan_knows_particles_and_the_critics_model(folders: dict[str, str]) -> None:

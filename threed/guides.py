@@ -17,6 +17,7 @@ from guidance.vsd import VSD
 from threed.config import WITH_CRITIC, Run, Stage, SystemSettings
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone, load_backbone
+from threed.diffusion.fronts import LEVELS
 from threed.diffusion.stable_diffusion import StableDiffusion
 from threed.editing import make_edits
 from threed.given import Given
@@ -41,7 +42,21 @@ class Backbones:
 
     def of(self, stage: Stage) -> tuple[Backbone, ...]:
         """What guides a stage, and its critic's model if that is another; any others are let go."""
-        names = list(self._names(stage))
+        return self._hold(list(self._names(stage)))
+
+    def witness(self) -> Backbone:
+        """What counts the fronts in the end: the last stage's, which is loaded then.
+
+        Not if its stage never comes to the noise at which they are compared (an SDXL refiner knows
+        only less): then the first's.
+        """
+        last = self.run.stages[-1]
+        knows = 1000 * max(value for _, value in last.t_max.points) >= max(LEVELS)
+        (model,) = self._hold([self.run.backbone_of(last if knows else self.run.stages[0])])
+        return model
+
+    def _hold(self, names: list[str]) -> tuple[Backbone, ...]:
+        """The models of these names; any others are let go."""
         self._held = {name: model for name, model in self._held.items() if name in names}
         return tuple(self._load(name) for name in names)
 

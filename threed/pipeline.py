@@ -232,8 +232,8 @@ def _judge(folder: RunFolder, scene: Scene, backbones: Backbones, say: Say) -> N
         facts["best_of"] = json.loads((folder.path / CHOICE).read_text(encoding="utf-8"))
     if run.check_fronts and all(stage.guidance != "edit" for stage in run.stages):
         say("looking for its front")
-        backbone = backbones.of(run.stages[0])[0]
-        found = choice.check_fronts(each(scene)[0], backbone, folder.prompt, folder.path)
+        seen_by = backbones.witness()
+        found = choice.check_fronts(each(scene)[0], seen_by, folder.prompt, folder.path)
         facts["fronts"] = found.count
         if (found.count or 0) > 1:
             warnings.warn(f"the asset looks as if it had {found.count} fronts: see "
