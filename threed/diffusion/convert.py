@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from threed.core import InputError
 from threed.diffusion.files import INDEX, check_folder, check_weights, parts, read_json, weights
@@ -52,6 +52,8 @@ def convert_mvdream(source: Path, like: Path, out: Path) -> None:
     fine-tuned from (SD 2.1 base, or 1.5). Nothing is executed on the way. InputError for damage,
     for another kind of model, or another base.
     """
+    from diffusers import UNet2DConditionModel
+
     if out.exists():
         raise InputError(f"{out} exists already; choose another --out")
     check_folder(like)
@@ -67,7 +69,9 @@ def convert_mvdream(source: Path, like: Path, out: Path) -> None:
     config = unet_config(read_json(like / "unet/config.json"), unet)
     renamed = {diffusers_name(name, config["layers_per_block"]): value.contiguous()
                for name, value in unet.items()}  # fmt: skip
-    _check_shapes(renamed, config, source)
+    with torch.device("meta"):
+        blank = UNet2DConditionModel.from_config(config)
+    check_shapes(blank, renamed, source)
     for part in parts(like):
         if part != "unet":
             shutil.copytree(like / part, out / part)
@@ -176,14 +180,10 @@ def _check_base(state: Mapping[str, Tensor], like: Path, source: Path) -> None:
                              "MVDream has models of sd21-base and of sd15")  # fmt: skip
 
 
-def _check_shapes(renamed: Mapping[str, Tensor], config: Mapping[str, Any], source: Path) -> None:
-    """InputError if a tensor is missing, superfluous or of another shape than the config says."""
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        net = UNet2DConditionModel.from_config(dict(config))
+def check_shapes(net: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
+    """InputError if a tensor is missing, superfluous or of another shape than the net's."""
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in renamed.items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(name for name in expected.keys() | found.keys()
                    if expected.get(name) != found.get(name))  # fmt: skip
     if wrong:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from threed.core import InputError
-from threed.diffusion.convert import read_state
+from threed.diffusion.convert import check_shapes, read_state
 from threed.diffusion.files import check_weights, read_json
 
 STEM = "diffusion_pytorch_model"
@@ -81,13 +81,7 @@ def load_folder(kind: Any, folder: Path) -> Any:
 
 def filled(net: Any, state: Mapping[str, Tensor], source: str) -> Any:
     """The net with these weights, in float32; InputError names the first tensor that is wrong."""
-    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys()
-                   if expected.get(name) != found.get(name))  # fmt: skip
-    if wrong:
-        raise InputError(f"{source} does not fit: {wrong[0]} is {found.get(wrong[0])}, and "
-                         f"{expected.get(wrong[0])} was expected")  # fmt: skip
+    check_shapes(net, state, source)
     net.load_state_dict({name: value.float() for name, value in state.items()})
     return net
 
