@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.common import head, row
 from exporters.blender import Picture, look
 from threed.cli_show import complain, say
 from threed.core import InputError
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     asked = parser.parse_args()
     judge = load_judge(WEIGHTS / "judge")
-    say("| prompt | kind | colour |\n|---|---|---|")
+    say(head("prompt", "kind", "colour"))
     hits = []
     for run in (run for folder in asked.folders for run in runs(folder)):
         prompt = (run / "prompt.txt").read_text().strip()
@@ -64,7 +65,7 @@ def main() -> None:
         kind, color = verdict.together("kind"), verdict.together("color")
         hits.append((kind in words and kind in KINDS, color in words and color in COLORS))
         marks = [f"{name}{'' if hit else ' (wrong)'}" for name, hit in zip((kind, color), hits[-1])]
-        say(f"| {prompt} | {' | '.join(marks)} |")
+        say(row(prompt, *marks))
     if not hits:
         raise InputError("there is no asset.glb in these folders")
     kinds, colors = (sum(pair[k] for pair in hits) for k in range(2))

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 import exporters
+from benchmarks.common import show
 from exporters.load import load
 from renderers.raster import render_mesh
 from tests.toys import toy
 from threed.cameras import orbit
 from threed.config import SystemSettings, load_run
 from threed.core import Mesh
-from threed.diffusion.images import grid, save_image
 from threed.pipeline import edit3d
 from threed.scenes.distance import signed_distance
 from threed.toybox.family import WEIGHTS
@@ -84,8 +84,7 @@ def main() -> None:
     right = sum(row["colour"] == row["asked"] for row in rows)
     least = min(row["iou"] for row in rows)
     sys.stdout.write(f"new colour read on {right} of {len(rows)}; IoU at least {least:.3f}\n")
-    if arguments.sheet is not None:
-        save_image(grid(torch.cat(pictures), columns=8), arguments.sheet)
+    show(torch.cat(pictures), arguments.sheet, columns=8)
 
 
 if __name__ == "__main__":

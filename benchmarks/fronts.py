@@ -14,6 +14,7 @@ import argparse
 import numpy as np
 import torch
 
+from benchmarks.common import head, row
 from threed.cli_show import say
 from threed.diffusion.backbone import load_backbone
 from threed.diffusion.fronts import SURE, VIEWS, Fronts, find_fronts
@@ -31,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="toybox")
     backbone = load_backbone(parser.parse_args().backbone)
-    say("| kind | it has a front | as it is | with two faces |\n|---|---|---|---|")
+    say(head("kind", "it has a front", "as it is", "with two faces"))
     right, alarms, caught = 0, 0, 0
     for kind in [*FRONTED, *(kind for kind in KINDS if kind not in FRONTED)]:
         pictures = turntable(random_toy(np.random.default_rng(1), kind, "red", "plain"), VIEWS)
@@ -44,7 +45,7 @@ def main() -> None:
             right += real.waves == 1
             caught += (double.count or 0) > 1
             cells[-1] = cell(double)
-        say(f"| {' | '.join(cells)} |")
+        say(row(*cells))
     say(f"\nof {len(FRONTED)} kinds with a front: one wave in {right}; with two faces, warned of "
         f"{caught}. Warnings over real toys: {alarms} of {len(KINDS)} (from {SURE:g} on)"
     )  # fmt: skip

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.common import head, row
 from threed.cli_show import say
 from threed.config import Run, Stage, constant
 from threed.diffusion.backbone import load_backbone
@@ -72,14 +73,14 @@ def main() -> None:
     if arguments.case is not None:
         measure(CASES[arguments.case], arguments.device)
         return
-    say("| stage | pictures | planned MiB | taken MiB | ratio |\n|---|---|---|---|---|")
+    say(head("stage", "pictures", "planned MiB", "taken MiB", "ratio"))
     for index, (scene, size, views, guidance) in enumerate(CASES):
         words = [sys.executable, __file__, "--device", arguments.device, "--case", str(index)]
         answer = subprocess.run(words, capture_output=True, text=True, check=True)
         found = json.loads(answer.stdout.splitlines()[-1])
         planned, taken = found["planned"] / MIB, found["taken"] / MIB
-        say(f"| {scene}, {guidance} | {views} of {size}² | {planned:,.0f} | {taken:,.0f} "
-            f"| {planned / taken:.2f} |")  # fmt: skip
+        say(row(f"{scene}, {guidance}", f"{views} of {size}²", f"{planned:,.0f}", f"{taken:,.0f}",
+                f"{planned / taken:.2f}"))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.common import head, row
 from exporters.load import load
 from renderers.raster import render_mesh
 from threed.cameras import orbit
@@ -159,7 +160,7 @@ def line(method: str, rows: Sequence[Row], ways: Sequence[Way], spread: float | 
         f"{middle(reached, 0) if reached else 'never'} ({len(reached)}/{len(ways)})",
         "" if spread is None else f"{spread:.3f}",
     ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+    return row(*cells)
 
 
 HEAD = ("method", "kind", "colour", "geometry", "one front", "saturation", "contrast",
@@ -170,7 +171,7 @@ HEAD = ("method", "kind", "colour", "geometry", "one front", "saturation", "cont
 def table(made: Mapping[Asked, tuple[Row, Way]], out: Path) -> str:
     """Markdown of all that was made."""
     clip = Clip(WEIGHTS / "clip", torch.device("cpu"))
-    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+    lines = [head(*HEAD)]
     for method in METHODS:
         own = {asked: found for asked, found in made.items() if asked.method == method}
         if not own:
@@ -205,11 +206,11 @@ def main() -> None:
     judge, made = load_judge(WEIGHTS / "judge"), {}
     for asked in every[k - 1 :: n]:
         folder, (text, kind, color, _) = asked.folder(options.out), asked.prompt
-        row = evaluate_one(
+        judged = evaluate_one(
             folder, asked.prompt, METHODS[asked.method][0], asked.words(options.steps)
         )
-        made[asked] = row, way(folder, judge, kind, color)
-        complain(f"{summary([row])}; {asdict(made[asked][1])}", f"{asked.method}: {text}")
+        made[asked] = judged, way(folder, judge, kind, color)
+        complain(f"{summary([judged])}; {asdict(made[asked][1])}", f"{asked.method}: {text}")
     text = table(made, options.out)
     if n == 1:
         (options.out / "table.md").write_text(text + "\n")

@@ -22,6 +22,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.common import head, row
 from threed.cli_show import say
 from threed.config import WITH_CRITIC, Run, Stage, load_run, presets
 from threed.plan import GIB, plan_run
@@ -119,7 +120,7 @@ def operations(stage: Stage, cost: Cost) -> float:
     return stage.batch * (calls * cost.denoiser + cost.encoder)
 
 
-def row(name: str, run: Run, tflops: float) -> str:
+def line(name: str, run: Run, tflops: float) -> str:
     """A preset's line."""
     models = {backbone: model(backbone) for backbone in map(run.backbone_of, run.stages)}
     costs = {backbone: cost_of(found) for backbone, found in models.items()}
@@ -127,8 +128,8 @@ def row(name: str, run: Run, tflops: float) -> str:
     total = sum(stage.steps * operations(stage, costs[run.backbone_of(stage)])
                 for stage in run.stages)  # fmt: skip
     peaks = ", ".join(f"{stage.peak / GIB:.1f}" for stage in plan.stages)
-    return (f"| {name} | {peaks} | {plan.peak / GIB:.1f} | {total / 1000:,.0f} "
-            f"| {total / tflops / 3600:.1f} |")  # fmt: skip
+    return row(name, peaks, f"{plan.peak / GIB:.1f}", f"{total / 1000:,.0f}",
+               f"{total / tflops / 3600:.1f}")  # fmt: skip
 
 
 def main() -> None:
@@ -137,13 +138,13 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=80.0, help="GiB that a run may use")
     parser.add_argument("--tflops", type=float, default=125.0, help="of the device, in practice")
     arguments = parser.parse_args()
-    say("| preset | GiB by stage | GiB at most | 10^15 operations | hours, without rendering |\n"
-        "|---|---|---|---|---|")  # fmt: skip
+    say(head("preset", "GiB by stage", "GiB at most", "10^15 operations",
+             "hours, without rendering"))  # fmt: skip
     for name in presets():
         run = replace(load_run(name), memory=arguments.memory)
         names = [run.backbone_of(stage) for stage in run.stages]
         if all(any(key in backbone for key in MODELS) for backbone in names):
-            say(row(name, run, arguments.tflops))
+            say(line(name, run, arguments.tflops))
 
 
 if __name__ == "__main__":

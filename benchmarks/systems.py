@@ -6,7 +6,6 @@ make; the judge reads what they show. --small takes an eighth of the pictures.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.common import lines, measure_parser, share, show
 from threed.diffusion.backbone import Backbone, load_backbone
-from threed.diffusion.images import grid, make_images, save_image
+from threed.diffusion.images import make_images
 from threed.systems import prompt_to_prompt, rpg, self_guidance
 from threed.systems.planners import by_rules
 from threed.systems.system import Ready, paint
@@ -68,13 +68,13 @@ def prompt_to_prompt_recolours(backbone: Backbone, count: int, sheet: Path | Non
         kinds.append(verdict.names("kind")[0] == kind)
     source, edited, fresh = torch.stack(rows, 1)
     outlines = silhouettes(source)
-    _show(torch.cat(rows), sheet, columns=12)
+    show(torch.cat(rows), sheet, columns=12)
     return {
         "outline kept (IoU)": float(overlap(outlines, silhouettes(edited)).mean()),
         "outline of a fresh sample (IoU)": float(overlap(outlines, silhouettes(fresh)).mean()),
-        "new colour read": _share(hits),
-        "new colour read, fresh sample": _share(fresh_hits),
-        "kind read": _share(kinds),
+        "new colour read": share(hits),
+        "new colour read, fresh sample": share(fresh_hits),
+        "kind read": share(kinds),
     }
 
 
@@ -94,7 +94,7 @@ def self_guidance_moves(backbone: Backbone, count: int, sheet: Path | None) -> S
         errors.append(float((went[0] - torch.tensor(shift)).norm()))
         moves.append(float((went[0] * torch.tensor(shift)).sum()) / math.hypot(*shift) ** 2)
         others += went[1:].norm(dim=1).tolist()
-    _show(torch.cat(rows), sheet, columns=8)
+    show(torch.cat(rows), sheet, columns=8)
     half = len(errors) // 2
     return {
         "error of a single toy's centre, of the picture": sum(errors[:half]) / half,
@@ -135,9 +135,9 @@ def rpg_pairs(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
     for name, pictures in made.items():
         rows.append(torch.cat(pictures).cpu())
         colors, whole = bound(rows[-1], asked)
-        scores |= {f"both colours where they belong, {name}": _share(colors),
-                   f"both toys and colours, {name}": _share(whole)}  # fmt: skip
-    _show(torch.cat(rows), sheet, columns=count)
+        scores |= {f"both colours where they belong, {name}": share(colors),
+                   f"both toys and colours, {name}": share(whole)}  # fmt: skip
+    show(torch.cat(rows), sheet, columns=count)
     return scores
 
 
@@ -174,15 +174,6 @@ def bound(images: Tensor, asked: Sequence[tuple[Named, Named]]) -> tuple[list[bo
     return colors, [a == b for a, b in zip(found, asked)]
 
 
-def _share(hits: Sequence[bool]) -> float:
-    return sum(hits) / len(hits)
-
-
-def _show(images: Tensor, sheet: Path | None, columns: int) -> None:
-    if sheet is not None:
-        save_image(grid(images, columns), sheet)
-
-
 Measure = Callable[[Backbone, int, Path | None], Scores]
 MEASURES: dict[str, tuple[Measure, int]] = {  # and how many pictures it takes
     "prompt_to_prompt": (prompt_to_prompt_recolours, 40),
@@ -193,21 +184,15 @@ MEASURES: dict[str, tuple[Measure, int]] = {  # and how many pictures it takes
 
 def main() -> None:
     """Print the scores of one measure, and write its pictures if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=MEASURES)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--sheet", type=Path, help="a file for the pictures")
+    parser = measure_parser(__doc__, MEASURES)
     parser.add_argument("--scores", type=Path, help="a file for what is printed")
-    parser.add_argument("--backbone", default="toybox")
-    arguments = parser.parse_args()
-    measure, count = MEASURES[arguments.name]
-    count = count // 8 if arguments.small else count
-    backbone = load_backbone(arguments.backbone)
-    scores = measure(backbone, count, arguments.sheet)
-    lines = "".join(f"{name}\t{value:.3f}\n" for name, value in scores.items())
-    sys.stdout.write(lines)
-    if arguments.scores is not None:
-        arguments.scores.write_text(lines, encoding="utf-8")
+    asked = parser.parse_args()
+    measure, count = MEASURES[asked.name]
+    count = count // 8 if asked.small else count
+    text = lines(measure(load_backbone(asked.backbone), count, asked.sheet))
+    sys.stdout.write(text)
+    if asked.scores is not None:
+        asked.scores.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.common import head, row
 from threed.diffusion.images import save_image
 from threed.systems import SYSTEMS, System
-from threed.systems.system import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "systems.md"
@@ -114,12 +114,11 @@ def page() -> str:
 
 def table() -> str:
     """A line for each system."""
-    rows = ["| system | what it does | takes | trains |", "|---|---|---|---|"]
+    rows = [head("system", "what it does", "takes", "trains")]
     for system in SYSTEMS.values():
-        row = describe(system)
         takes = ", ".join(f"`--{item.name}`" for item in system.inputs)
-        rows.append(f"| [`{system.name}`](#{system.name}) | {row['claim']} | {takes} | "
-                    f"{row['trains']} |")  # fmt: skip
+        name = f"[`{system.name}`](#{system.name})"
+        rows.append(row(name, system.claim, takes, system.trains))
     return "\n".join(rows) + "\n\n"
 
 
@@ -151,11 +150,11 @@ def shown(name: str) -> str:
 
 def scores() -> str:
     """What benchmarks/systems.py wrote beside the pictures, as a table."""
-    rows = ["| measure | score | reached |", "|---|---|---|"]
+    rows = [head("measure", "score", "reached")]
     for path in sorted((ROOT / FOLDER).glob("*.tsv")):
         for line in path.read_text(encoding="utf-8").splitlines():
             name, value = line.split("\t")
-            rows.append(f"| `{path.stem}` | {name} | {value} |")
+            rows.append(row(f"`{path.stem}`", name, value))
     return "\n".join(rows)
 
 

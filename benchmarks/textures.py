@@ -16,6 +16,7 @@ import numpy as np
 import trimesh
 
 import exporters
+from benchmarks.common import head, row
 from exporters.load import load
 from exporters.pictures import framed
 from threed.cli_show import complain, say
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    say("| prompt | mesh | colour |\n|---|---|---|")
+    say(head("prompt", "mesh", "colour"))
     hits = []
     for index, color in enumerate(list(COLORS)[: asked.limit]):
         finish = FINISHES[index % len(FINISHES)]
@@ -79,7 +80,7 @@ def main() -> None:
         mesh = mug(asked.out, index % 2 == 1)
         glb = painted(asked.out / prompt.replace(" ", "-"), mesh, prompt, asked.settings)
         hits.append(reads(glb, color, finish))
-        say(f"| {prompt} | {mesh.stem} | {'yes' if hits[-1] else 'no'} |")
+        say(row(prompt, mesh.stem, "yes" if hits[-1] else "no"))
     complain(f"{sum(hits)} of {len(hits)}", "colours read")
 
 

@@ -6,7 +6,6 @@ Every name of MEASURES is the claim of one system on scenes of a seed that nothi
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import Tensor
 
+from benchmarks.common import lines, measure_parser, share, show
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.diffusion.clip import Clip, clip_of
 from threed.diffusion.detect import edges
-from threed.diffusion.images import grid, save_image
 from threed.systems import controlnet, instruct_pix2pix, uni_controlnet
 from threed.systems.edit_pairs import Triple, likeness
 from threed.systems.system import Ready, paint
@@ -117,7 +116,7 @@ def instructions(backbone: Backbone, options: Options) -> Scores:
         error_outside(d, m) for d, m in zip(edits, floor)
     )
     truth = torch.stack([picture(drawn.after) for drawn in edits])
-    show(options.sheet, before, made, truth)
+    show_rows(options.sheet, before, made, truth)
     if options.plot is not None:
         points = curve(backbone, unet, edits[: max(8, options.count // 4)])
         draw_plot(options.plot, points, "likeness of the pictures (CLIP)", "of their change (CLIP)",
@@ -207,7 +206,7 @@ def edges_followed(backbone: Backbone, options: Options) -> Scores:
 
     made, free = with_strength(1.0), with_strength(0.0)
     real = torch.stack([picture(view) for view in views])
-    show(options.sheet, wanted, made, free, real)
+    show_rows(options.sheet, wanted, made, free, real)
     controlled, plain = follows_edges(made, wanted), follows_edges(free, wanted)
     best = follows_edges(restored(backbone, real), wanted)
     return {"F-score of the edges": controlled, "F-score without control": plain,
@@ -257,7 +256,7 @@ def all_in_one(backbone: Any, options: Options) -> Scores:
             )
     if adapters.world is not None:
         scores |= content_shown(backbone, adapters, views, clip_of(backbone), rows)
-    show(options.sheet, *rows, torch.stack([picture(view) for view in views]))
+    show_rows(options.sheet, *rows, torch.stack([picture(view) for view in views]))
     return scores
 
 
@@ -280,21 +279,15 @@ def content_shown(backbone: Backbone, adapters: Any, views: Sequence[View], clip
 # ---------------------------------------------------------------- what is written
 
 
-def share(hits: Sequence[bool]) -> float:
-    """How many of them."""
-    return sum(hits) / max(len(hits), 1)
-
-
 def mean(values: Any) -> float:
     """The mean of numbers."""
     return float(np.mean(list(values)))
 
 
-def show(sheet: Path | None, *rows: Tensor) -> None:
+def show_rows(sheet: Path | None, *rows: Tensor) -> None:
     """Write rows of pictures [N, 3, H, W], a dozen columns of them."""
-    if sheet is not None:
-        few = [row[:12].cpu() for row in rows]
-        save_image(grid(torch.cat(few), columns=len(few[0])), sheet)
+    few = [row[:12].cpu() for row in rows]
+    show(torch.cat(few), sheet, columns=len(few[0]))
 
 
 def draw_plot(path: Path, points: Sequence[tuple[float, float]], across: str, up: str,
@@ -338,20 +331,15 @@ MEASURES: dict[str, tuple[Callable[[Any, Options], Scores], int]] = {  # and of 
 
 def main() -> None:
     """Print the scores of one measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=MEASURES)
+    parser = measure_parser(__doc__, MEASURES)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--other", type=Path, help="Uni-ControlNet's, trained with dropout=false")
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--sheet", type=Path, help="a file for the pictures")
     parser.add_argument("--plot", type=Path, help="a file for InstructPix2Pix's curve")
-    parser.add_argument("--backbone", default="toybox")
     said = parser.parse_args()
     measure, count = MEASURES[said.name]
     count = count // 8 if said.small else count
     options = Options(said.weights, said.other, count, said.sheet, said.plot)
-    for name, value in measure(load_backbone(said.backbone), options).items():
-        sys.stdout.write(f"{name}\t{value:.3f}\n")
+    sys.stdout.write(lines(measure(load_backbone(said.backbone), options)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""What several benchmarks share: tables in Markdown, measures by name, sheets of pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from threed.diffusion.images import grid, save_image
+
+
+def row(*cells: object) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def head(*names: str) -> str:
+    """The first two lines of a table."""
+    return f"{row(*names)}\n{'|---' * len(names)}|"
+
+
+def measure_parser(doc: str | None, names: Iterable[str]) -> argparse.ArgumentParser:
+    """A command line that chooses one of several measures."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("name", choices=tuple(names))
+    parser.add_argument("--small", action="store_true", help="an eighth of the pictures")
+    parser.add_argument("--sheet", type=Path, help="a file for the pictures")
+    parser.add_argument("--backbone", default="toybox")
+    return parser
+
+
+def lines(scores: Mapping[str, float]) -> str:
+    """Scores by name, with a tab between."""
+    return "".join(f"{name}\t{value:.3f}\n" for name, value in scores.items())
+
+
+def share(hits: Sequence[bool]) -> float:
+    """How many of them, of 1."""
+    return sum(hits) / max(len(hits), 1)
+
+
+def show(pictures: Tensor, sheet: Path | None, columns: int) -> None:
+    """Write pictures [N, 3, H, W] into one file, if one is given."""
+    if sheet is not None:
+        save_image(grid(pictures, columns), sheet)
