@@ -1,87 +1,39 @@
 """The nearest triangle of each pixel in numba: a part of `raster_cpu`.
 
-A processor loses more time by guessing wrongly which way a short loop goes than by its sums. So the
-loops are split: boxes of all triangles (many at once), spans of pixels of a batch of triangles,
-then all these pixels in one straight loop. The nearer half of the triangles is drawn first; most
-others then lie behind whole tiles of pixels, and are left out.
+A processor loses more time by guessing wrongly which way a short loop goes than by its sums, and by
+waiting for memory. So the screen is drawn by bands of rows (`raster_cpu_bands`), in short straight
+loops: which triangles, their planes, then all pixels of a row of a triangle's box at once, into one
+integer a pixel that is the lesser the nearer. What the nearest triangle leaves in the buffer is
+worked out at last, once a pixel. The nearer half of the triangles is drawn first; most others then
+lie behind whole tiles of pixels, and are left out.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import prange
 from torch import Tensor
 
 from renderers.kernels.jit import array, compiled, inlined
+from renderers.kernels.raster_cpu_bands import bands
 
-BLOCK = 4096  # triangles a thread takes at a time
+SHIFT = 5  # log2 of the rows of a band
 TILE = 8  # pixels a side of what is hidden as one
-BATCH = 128  # triangles whose pixels are looked at together ...
-PIXELS = 1024  # ... or about so many pixels
-QUICK = 4  # pixels of a span that are noted without asking how many there are
+LANES = 4  # pixels a processor computes at once: rows are drawn in multiples of these
+WIDE = 16  # pixels from which a row is cut to the triangle's own part of it
 PARTS = 4  # of few views, whose gradients are summed apart
-BEHIND = np.float32(-2)  # depth of what has no place on the screen: nearer than anything
-CLEAR = np.nextafter(np.float32(1), np.float32(2))  # depth of a pixel without a triangle
+CLEAR = (0x3F800000 + 1) << 32  # key of a pixel without a triangle: just farther than z / w = 1
 Array = Any  # a numpy array; numba's functions are untyped
 _0, _1 = np.float32(0), np.float32(1)
 # indices without a sign need no test whether they count from an array's end
 _U: Any = np.uint64
 _I32: Any = np.int32
+_I64: Any = np.int64
 _F32: Any = np.float32
 _F64: Any = np.float64
-
-
-@compiled
-def _screen(clip: Array, height: int, width: int, out: Array) -> None:
-    """x and y in pixels, z / w, and 1 where a vertex has these (w > 0), else 0: all [B * V, 4]."""
-    for i in prange(len(out)):
-        w = clip[i, 3]
-        if w > _F32(1e-9):
-            out[i, 0] = (clip[i, 0] / w + _1) * _F32(0.5 * width)
-            out[i, 1] = (_1 - clip[i, 1] / w) * _F32(0.5 * height)
-            out[i, 2] = clip[i, 2] / w
-            out[i, 3] = _1
-        else:
-            out[i, 0] = out[i, 1] = out[i, 3] = _0
-            out[i, 2] = BEHIND
-
-
-@compiled
-def _boxes(
-    screen: Array, faces: Array, vertices: int, height: int, width: int, near: Array, box: Array
-) -> None:
-    """The least depth [B * F] of each triangle, and its pixels [4, B * F]: columns, rows, from, to.
-
-    The whole screen for a triangle that reaches behind the camera.
-    """
-    count = len(faces)
-    blocks = (count + BLOCK - 1) // BLOCK
-    right, bottom = _F32(width), _F32(height)
-    # a vertex on a pixel's centre must not be lost to rounding: a little wider
-    low, high = _F32(0.49), _F32(0.51)
-    for task in prange(len(near) // max(count, 1) * blocks):
-        view, first = task // blocks, task % blocks * BLOCK
-        own, others = _U(view * vertices), _U(view * count)
-        for n in range(first, min(first + BLOCK, count)):
-            f = _U(n)
-            i, j, k = _U(faces[f, 0]) + own, _U(faces[f, 1]) + own, _U(faces[f, 2]) + own
-            x0 = min(screen[i, 0], min(screen[j, 0], screen[k, 0]))
-            x1 = max(screen[i, 0], max(screen[j, 0], screen[k, 0]))
-            y0 = min(screen[i, 1], min(screen[j, 1], screen[k, 1]))
-            y1 = max(screen[i, 1], max(screen[j, 1], screen[k, 1]))
-            ahead = min(screen[i, 3], min(screen[j, 3], screen[k, 3])) > _0
-            x0, x1 = min(max(x0, _0), right) + low, min(max(x1, _0), right) + high
-            y0, y1 = min(max(y0, _0), bottom) + low, min(max(y1, _0), bottom) + high
-            f += others
-            near[f] = min(screen[i, 2], min(screen[j, 2], screen[k, 2]))
-            box[0, f] = max(_I32(x0), _I32(0)) if ahead else _I32(0)
-            box[1, f] = min(_I32(x1), _I32(width)) if ahead else _I32(width)
-            box[2, f] = max(_I32(y0), _I32(0)) if ahead else _I32(0)
-            box[3, f] = min(_I32(y1), _I32(height)) if ahead else _I32(height)
 
 
 @inlined
@@ -100,22 +52,90 @@ def _edges(clip: Array, i: int, j: int, k: int) -> tuple[Any, ...]:
 
 
 @inlined
-def _plane(clip: Array, i: int, j: int, k: int, name: int, row: int, plane: Array) -> bool:
-    """Row of plane [BATCH, 13]: (x, y, 1) parts of three weights divided by w, of z / w; the name.
+def _depth(key: int) -> Any:
+    """The z / w in the upper half of a key."""
+    high = key >> 32
+    sign = high >> 63
+    bits = _I32(((high ^ sign) - sign) | (sign & _I64(-0x80000000)))
+    return bits.view(np.float32)
 
-    False for a triangle without area.
+
+@inlined
+def _farthest(keys: Array, rows: int, width: int, most: Array, far: Array) -> None:
+    """The largest depth, and a little more for rounding, in each tile [T, tiles a row].
+
+    most [width] is overwritten.
     """
-    a, b, c, det = _edges(clip, i, j, k)
-    if det == 0:
-        return False
-    inverse = 1 / det  # with it, weights are not negative inside
-    az, bz, cz = _F64(clip[i, 2]), _F64(clip[j, 2]), _F64(clip[k, 2])
-    for part in range(3):
-        one, two, three = a[part] * inverse, b[part] * inverse, c[part] * inverse
-        plane[row, part], plane[row, 3 + part], plane[row, 6 + part] = one, two, three
-        plane[row, 9 + part] = az * one + bz * two + cz * three
-    plane[row, 12] = name
-    return True
+    stride = len(keys) // rows
+    for tile in range(far.shape[0]):
+        most[:] = -CLEAR
+        for row in range(tile * TILE, min(tile * TILE + TILE, rows)):
+            for c in range(width):
+                most[c] = max(most[c], keys[row * stride + c])
+        for t in range(far.shape[1]):
+            key = most[t * TILE]
+            for c in range(t * TILE, min(t * TILE + TILE, width)):
+                key = max(key, most[_U(c)])
+            far[tile, t] = _depth(key) + _F32(1e-6)
+
+
+@inlined
+def _choose(
+    name: Array, near: Array, box: Array, middle: float, turn: int, rows: tuple[int, int],
+    far: Array, chosen: Array,
+) -> int:  # fmt: skip
+    """Write to chosen the places in name of a band's triangles to be drawn; how many there are.
+
+    In turn 0 those nearer than the middle, in turn 1 those of the others that far does not hide.
+    """
+    found = 0
+    top, bottom = rows
+    for m in range(len(name)):
+        at = _U(name[_U(m)])
+        z = near[at]
+        if (z > middle) != turn:
+            continue
+        if turn:
+            c0, c1 = _U(box[at, 0]) // _U(TILE), _U(box[at, 2] - 1) // _U(TILE)
+            r0 = _U(max(box[at, 1], top) - top) // _U(TILE)
+            r1 = _U(min(box[at, 3], bottom) - 1 - top) // _U(TILE)
+            deepest = max(max(far[r0, c0], far[r0, c1]), max(far[r1, c0], far[r1, c1]))
+            if z > deepest and (c1 > c0 + _U(1) or r1 > r0 + _U(1)):
+                for r in range(r0, r1 + _U(1)):
+                    for c in range(c0, c1 + _U(1)):
+                        deepest = max(deepest, far[r, c])
+            if z > deepest:
+                continue
+        chosen[_U(found)] = m
+        found += 1
+    return found
+
+
+@inlined
+def _planes(clip: Array, faces: Array, name: Array, chosen: Array, count: int, plane: Array) -> int:
+    """Rows of plane [N, 12] for the first `count` chosen, and take out those without area.
+
+    x, y and constant parts: first of the weights of both first vertices, by turns, then of the
+    third's, not negative inside (their sum is then positive); then of z / w. How many are left.
+    """
+    left = 0
+    for n in range(count):
+        row = _U(chosen[_U(n)])
+        f = _U(name[row])
+        i, j, k = _U(faces[f, 0]), _U(faces[f, 1]), _U(faces[f, 2])
+        a, b, c, det = _edges(clip, i, j, k)
+        if det == 0:
+            continue
+        inverse, side = 1 / det, 1.0 if det > 0 else -1.0
+        az, bz, cz = _F64(clip[i, 2]), _F64(clip[j, 2]), _F64(clip[k, 2])
+        for part in range(3):
+            p = _U(part)
+            plane[row, p + p], plane[row, p + p + _U(1)] = a[part] * side, b[part] * side
+            plane[row, p + _U(6)] = c[part] * side
+            plane[row, p + _U(9)] = (az * a[part] + bz * b[part] + cz * c[part]) * inverse
+        chosen[_U(left)] = chosen[_U(n)]
+        left += 1
+    return left
 
 
 @inlined
@@ -132,141 +152,144 @@ def _crossing(x: float, at_first: float, y: float, low: float, high: float) -> t
 
 
 @inlined
-def _fill(
-    pixel: Array, count: int, plane: Array, xs: Array, ys: Array, first: int, depth: Array,
-    out: Array,
-) -> None:  # fmt: skip
-    """Draw the first `count` of pixel [N, 3]: rows of plane, rows and columns of the view."""
-    for n in range(count):
-        at = _U(n)
-        m, row, column = _U(pixel[at, 0]), _U(pixel[at, 1]), _U(pixel[at, 2])
-        x, y = xs[column], ys[row]
-        a = plane[m, 0] * x + (plane[m, 1] * y + plane[m, 2])
-        b = plane[m, 3] * x + (plane[m, 4] * y + plane[m, 5])
-        c = plane[m, 6] * x + (plane[m, 7] * y + plane[m, 8])
-        z = _F32(plane[m, 9] * x + (plane[m, 10] * y + plane[m, 11]))
-        name, total = _F32(plane[m, 12]), a + b + c
-        p = _U(first) + row * _U(len(xs)) + column
-        nearer = (z < depth[p]) | ((z == depth[p]) & (name < out[p, 3]))
-        # one condition, not several: which of them fails cannot be foretold
-        if nearer & (min(a, min(b, c)) >= 0) & (total > 0) & (abs(z) <= _1):
-            scale = _1 / _F32(total)
-            depth[p] = z
-            out[p, 0], out[p, 1] = _F32(a) * scale, _F32(b) * scale
-            out[p, 2], out[p, 3] = z, name
-
-
-@inlined
-def _spans(
-    plane: Array, m: int, box: tuple[int, int, int, int], steps: tuple[float, float, float],
-    xs: Array, ys: Array, first: int, pixel: Array, filled: int, depth: Array, out: Array,
+def _key(
+    x: float, ax: float, a1: float, bx: float, b1: float, cx: float, c1: float, zx: float,
+    z1: float, m: int,
 ) -> int:  # fmt: skip
-    """Note the pixels of a triangle, a row of plane, behind the `filled` first; how many there are.
+    """The key of the triangle at place m in column x of a row, CLEAR outside of it.
 
-    box: first and last column and row; steps: x of column 0, and from pixel to pixel x and y. Where
-    they grow too many, they are drawn.
+    It is z / w, as an integer of the same order, and below it m: the least of keys is that of the
+    nearest triangle, and of equally near ones of the first.
     """
-    x0, x1, y0, y1 = box
-    left, right, down = steps
-    low, high, y = _F64(x0), _F64(x1), ys[_U(y0)]
-    pa, qa, sa, ta = _crossing(
-        plane[m, 0] * right, plane[m, 0] * left + (plane[m, 1] * y + plane[m, 2]),
-        plane[m, 1] * down, low, high,
-    )  # fmt: skip
-    pb, qb, sb, tb = _crossing(
-        plane[m, 3] * right, plane[m, 3] * left + (plane[m, 4] * y + plane[m, 5]),
-        plane[m, 4] * down, low, high,
-    )  # fmt: skip
-    pc, qc, sc, tc = _crossing(
-        plane[m, 6] * right, plane[m, 6] * left + (plane[m, 7] * y + plane[m, 8]),
-        plane[m, 7] * down, low, high,
-    )  # fmt: skip
-    for row in range(y0, y1 + 1):
-        # where the row enters and leaves the triangle, a little wider for rounding
-        r = _F64(row - y0)
-        enter = max(max(pa + r * qa, pb + r * qb), max(pc + r * qc, low))
-        leave = min(min(sa + r * ta, sb + r * tb), min(sc + r * tc, high))
-        start = max(int(min(enter, high + 1) + 0.999), x0)
-        stop = min(int(max(leave, low - 1) + 1.001), x1 + 1)
-        for c in range(QUICK):  # what is too much, the next row writes over
-            note = _U(filled + c)
-            pixel[note, 0], pixel[note, 1], pixel[note, 2] = m, row, start + c
-        for c in range(QUICK, stop - start):
-            note = _U(filled + c)
-            pixel[note, 0], pixel[note, 1], pixel[note, 2] = m, row, start + c
-        filled += max(stop - start, 0)
-        if filled > PIXELS:
-            _fill(pixel, filled, plane, xs, ys, first, depth, out)
-            filled = 0
-    return filled
+    z = _F32(zx * x + z1)
+    bits = _I64(z.view(np.int32))
+    sign = bits >> 63
+    key = ((((bits & 0x7FFFFFFF) ^ sign) - sign) << 32) | m
+    inside = (min(ax * x + a1, min(bx * x + b1, cx * x + c1)) >= 0) & (z >= -_1)
+    return key if inside else CLEAR
 
 
 @inlined
-def _farthest(depth: Array, first: int, rows: tuple[int, int], width: int, far: Array) -> None:
-    """The largest depth, and a little more for rounding, in each tile [T, tiles a row]."""
-    far[:] = BEHIND
-    for row in range(*rows):
-        for tile in range(far.shape[1]):
-            most, start = BEHIND, first + row * width + tile * TILE
-            for p in range(start, start + min(TILE, width - tile * TILE)):
-                most = max(most, depth[_U(p)])
-            far[row // TILE, tile] = max(far[row // TILE, tile], most + _F32(1e-6))
+def _cover(
+    plane: Array, name: Array, chosen: Array, count: int, box: Array, rows: tuple[int, int],
+    ys: Array, xs: Array, keys: Array,
+) -> None:  # fmt: skip
+    """Draw the first `count` chosen into the keys of a band, those in narrow boxes.
+
+    All pixels of the box are looked at: it is sooner done than to find which of them matter.
+    """
+    top, bottom = rows
+    stride = len(keys) // (bottom - top)
+    for n in range(count):
+        m = chosen[_U(n)]
+        r = _U(m)
+        at = _U(name[r])
+        x0, x1 = _I64(box[at, 0]), _I64(box[at, 2])
+        if x1 - x0 > WIDE:
+            continue
+        ax, ay, a1 = plane[r, 0], plane[r, 2], plane[r, 4]
+        bx, by, b1 = plane[r, 1], plane[r, 3], plane[r, 5]
+        cx, cy, c1 = plane[r, 6], plane[r, 7], plane[r, 8]
+        zx, zy, z1 = plane[r, 9], plane[r, 10], plane[r, 11]
+        lanes = (x1 - x0 + LANES - 1) // LANES * LANES
+        for row in range(max(_I64(box[at, 1]), top), min(_I64(box[at, 3]), bottom)):
+            y, first = ys[_U(row)], (row - top) * stride + x0
+            ra, rb, rc, rz = ay * y + a1, by * y + b1, cy * y + c1, zy * y + z1
+            for lane in range(lanes):
+                p = _U(first + lane)
+                key = _key(xs[_U(x0 + lane)], ax, ra, bx, rb, cx, rc, zx, rz, m)
+                keys[p] = min(keys[p], key)  # always written: a store that depends costs more
+
+
+@inlined
+def _cover_wide(
+    plane: Array, name: Array, chosen: Array, count: int, box: Array, rows: tuple[int, int],
+    ys: Array, xs: Array, keys: Array,
+) -> None:  # fmt: skip
+    """As `_cover`, those in wide boxes: in each row, from where it enters to where it leaves."""
+    top, bottom = rows
+    stride = len(keys) // (bottom - top)
+    left, right, down = xs[0], xs[1] - xs[0], ys[1] - ys[0]
+    for n in range(count):
+        m = chosen[_U(n)]
+        r = _U(m)
+        at = _U(name[r])
+        x0, x1 = _I64(box[at, 0]), _I64(box[at, 2])
+        if x1 - x0 <= WIDE:
+            continue
+        low, high, upper = _F64(x0), _F64(x1 - 1), ys[0]
+        ax, ay, a1 = plane[r, 0], plane[r, 2], plane[r, 4]
+        bx, by, b1 = plane[r, 1], plane[r, 3], plane[r, 5]
+        cx, cy, c1 = plane[r, 6], plane[r, 7], plane[r, 8]
+        zx, zy, z1 = plane[r, 9], plane[r, 10], plane[r, 11]
+        pa, qa, sa, ta = _crossing(ax * right, ax * left + ay * upper + a1, ay * down, low, high)
+        pb, qb, sb, tb = _crossing(bx * right, bx * left + by * upper + b1, by * down, low, high)
+        pc, qc, sc, tc = _crossing(cx * right, cx * left + cy * upper + c1, cy * down, low, high)
+        for row in range(max(_I64(box[at, 1]), top), min(_I64(box[at, 3]), bottom)):
+            # a little wider for rounding
+            y, v = ys[_U(row)], _F64(row)
+            enter = max(max(pa + v * qa, pb + v * qb), max(pc + v * qc, low))
+            leave = min(min(sa + v * ta, sb + v * tb), min(sc + v * tc, high))
+            start = max(_I64(min(enter, high + 1) + 0.999), x0)
+            stop = min(_I64(max(leave, low - 1) + 1.001), x1)
+            first = (row - top) * stride + start
+            ra, rb, rc, rz = ay * y + a1, by * y + b1, cy * y + c1, zy * y + z1
+            for lane in range((stop - start + LANES - 1) // LANES * LANES):
+                p = _U(first + lane)
+                key = _key(xs[_U(start + lane)], ax, ra, bx, rb, cx, rc, zx, rz, m)
+                keys[p] = min(keys[p], key)
+
+
+@inlined
+def _resolve(keys: Array, plane: Array, name: Array, ys: Array, xs: Array, out: Array) -> None:
+    """A band's part of the buffer, out [rows, W, 4], from its keys; ys are its rows."""
+    rows, width = out.shape[:2]
+    stride = len(keys) // rows
+    for row in range(rows):
+        y, q = ys[row], _U(row)
+        for column in range(width):
+            p = _U(column)
+            key = keys[_U(row * stride + column)]
+            if key == CLEAR:
+                out[q, p, 0] = out[q, p, 1] = out[q, p, 2] = out[q, p, 3] = _0
+                continue
+            r, x = _U(key & 0xFFFFFFFF), xs[p]
+            a = plane[r, 0] * x + (plane[r, 2] * y + plane[r, 4])
+            b = plane[r, 1] * x + (plane[r, 3] * y + plane[r, 5])
+            c = plane[r, 6] * x + (plane[r, 7] * y + plane[r, 8])
+            scale = 1 / max(a + b + c, 1e-300)
+            out[q, p, 0], out[q, p, 1] = _F32(a * scale), _F32(b * scale)
+            out[q, p, 2], out[q, p, 3] = _depth(key), _F32(name[r] + 1)
 
 
 @compiled
 def _draw(
-    clip: Array, near: Array, box: Array, faces: Array, height: int, bands: int, depth: Array,
+    clip: Array, faces: Array, near: Array, box: Array, name: Array, end: Array, shift: int,
     out: Array,
 ) -> None:  # fmt: skip
-    """Each task draws all triangles into a band of rows of a view.
-
-    near and box are those of _boxes. depth [B * H * W] is z / w once more, where it can be read in
-    fewer steps, CLEAR at first; all of out [B * H * W, 4] is written.
-    """
-    count = len(faces)
-    views = len(near) // max(count, 1)
-    width, vertices = len(depth) // max(views * height, 1), len(clip) // max(views, 1)
-    right, down, left, upper = 2 / width, -2 / height, 1 / width - 1, 1 - 1 / height
-    xs, ys = left + right * np.arange(width), upper + down * np.arange(height)
-    for task in prange(views * bands):
-        view, band = task // bands, task % bands
-        top, bottom = band * height // bands, (band + 1) * height // bands
-        first, own, others = view * height * width, _U(view * vertices), view * count
-        far = np.empty(((height - 1) // TILE + 1, (width - 1) // TILE + 1), np.float32)
-        plane = np.empty((BATCH, 13), np.float64)
-        pixel = np.empty((PIXELS + width + QUICK, 3), np.int32)
-        middle = near[others : others + count].mean()
+    """All of out [B, H, W, 4] from clip [B, V, 4] and what `bands` says; a band is a task."""
+    views, height, width = out.shape[:3]
+    count = len(end) // max(views, 1)
+    xs = (1 / width - 1) + (2 / width) * np.arange(width + LANES)
+    ys = (1 - 1 / height) - (2 / height) * np.arange(height + 1)
+    for task in prange(len(end)):
+        view, top = task // count, task % count << shift
+        rows = (top, min(top + (1 << shift), height))
+        here = name[end[task - 1] if task else 0 : end[task]]
+        # the last of a row's lanes may lie outside of the picture
+        keys = np.full((rows[1] - top) * (width + LANES), CLEAR, np.int64)
+        most = np.empty(width, np.int64)
+        far = np.empty(((rows[1] - top - 1) // TILE + 1, (width - 1) // TILE + 1), np.float32)
+        plane, chosen = np.empty((len(here), 12)), np.empty(len(here), np.int64)
+        middle = near[view].mean()
         for turn in range(2):
             if turn:
-                _farthest(depth, first, (top, bottom), width, far)
-            m, filled = 0, 0
-            for n in range(count):
-                at = _U(others + n)
-                if (near[at] > middle) != turn:
-                    continue
-                x0, x1 = np.int64(box[0, at]), np.int64(box[1, at]) - 1
-                y0, y1 = max(np.int64(box[2, at]), top), min(np.int64(box[3, at]), bottom) - 1
-                if x0 > x1 or y0 > y1:
-                    continue
-                if turn and x1 - x0 <= TILE and y1 - y0 <= TILE:
-                    r0, r1, c0, c1 = y0 // TILE, y1 // TILE, _U(x0 // TILE), _U(x1 // TILE)
-                    r0, r1 = _U(r0), _U(r1)
-                    if near[at] > max(max(far[r0, c0], far[r0, c1]), max(far[r1, c0], far[r1, c1])):
-                        continue
-                f, at = _U(n), _U(m)
-                i, j, k = _U(faces[f, 0]) + own, _U(faces[f, 1]) + own, _U(faces[f, 2]) + own
-                if not _plane(clip, i, j, k, n + 1, at, plane):
-                    continue
-                filled = _spans(plane, at, (x0, x1, y0, y1), (left, right, down), xs, ys, first,
-                                pixel, filled, depth, out)  # fmt: skip
-                m += 1
-                if m == BATCH:
-                    _fill(pixel, filled, plane, xs, ys, first, depth, out)
-                    m, filled = 0, 0
-            _fill(pixel, filled, plane, xs, ys, first, depth, out)
-        for p in range(first + top * width, first + bottom * width):
-            if depth[_U(p)] == CLEAR:
-                out[_U(p), 0] = out[_U(p), 1] = out[_U(p), 2] = out[_U(p), 3] = _0
+                _farthest(keys, rows[1] - top, width, most, far)
+            found = _choose(here, near[view], box[view], middle, turn, rows, far, chosen)
+            found = _planes(clip[view], faces, here, chosen, found, plane)
+            _cover(plane, here, chosen, found, box[view], rows, ys, xs, keys)
+            _cover_wide(plane, here, chosen, found, box[view], rows, ys, xs, keys)
+        _resolve(keys, plane, here, ys[top:], xs, out[view, top : rows[1]])
 
 
 @inlined
@@ -315,10 +338,8 @@ def parts_of(views: int) -> int:
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
-        views, vertices = clip.shape[:2]
-        out = torch.empty(views, height, width, 4)
-        bands = max(1, min(height, numba.get_num_threads() // max(views, 1)))
-        draw(array(clip).reshape(-1, 4), array(faces), vertices, bands, out.numpy())
+        out = torch.empty(len(clip), height, width, 4)
+        draw(array(clip), array(faces), SHIFT, out.numpy())
         ctx.save_for_backward(clip, faces, out)
         return out
 
@@ -332,16 +353,10 @@ class _Rasterize(torch.autograd.Function):
         return out.view(len(clip), parts, *clip.shape[1:]).sum(1), None, None, None
 
 
-def draw(clip: Array, faces: Array, vertices: int, bands: int, out: Array) -> None:
-    """Triangles of clip [B * V, 4] into all of out [B, H, W, 4], by bands of rows of each view."""
-    views, height, width = out.shape[:3]
-    screen = np.empty_like(clip)
-    _screen(clip, height, width, screen)
-    near = np.empty(views * len(faces), np.float32)
-    box = np.empty((4, len(near)), np.int32)
-    _boxes(screen, faces, vertices, height, width, near, box)
-    depth = np.full(views * height * width, CLEAR)
-    _draw(clip, near, box, faces, height, bands, depth, out.reshape(-1, 4))
+def draw(clip: Array, faces: Array, shift: int, out: Array) -> None:
+    """Triangles of clip [B, V, 4] into all of out [B, H, W, 4], by bands of 1 << shift rows."""
+    found = bands(clip.reshape(-1, 4), faces, len(out), out.shape[1:3], shift)
+    _draw(clip, faces, *found, shift, out)
 
 
 def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
