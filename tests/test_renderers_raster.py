@@ -342,6 +342,26 @@ def test_what_is_hidden_is_left_out_and_nothing_else() -> None:
         assert float(off.max()) < 1e-6
 
 
+def test_triangles_of_all_sizes_and_before_and_behind_are_those_of_the_reference() -> None:
+    """Specks, slivers across the screen, and what reaches behind the camera or through it."""
+    generator = torch.Generator().manual_seed(3)
+    middle = 2 * torch.rand(1, 600, 1, 4, generator=generator) - 1
+    reach = 10 ** (1 - 3 * torch.rand(1, 600, 1, 4, generator=generator))
+    corners = middle + reach * torch.randn(1, 600, 3, 4, generator=generator)
+    corners[..., 3] += 0.5
+    clip, faces = corners.reshape(1, 1800, 4), torch.arange(1800).view(600, 3)
+    assert 300 < int((clip[..., 3] < 0).sum()) < 1500
+    found = {}
+    for name in ("reference", "cpu"):
+        kernels.set_kernels(name)
+        found[name] = rasterize(clip, faces, (75, 101))
+    kernels.set_kernels(None)
+    assert len(found["cpu"][..., 3].unique()) > 50
+    same = found["cpu"][..., 3] == found["reference"][..., 3]
+    assert float(same.float().mean()) > 0.999
+    torch.testing.assert_close(found["cpu"][same], found["reference"][same], atol=1e-5, rtol=0)
+
+
 def test_coordinates_that_are_not_numbers_harm_nothing_else() -> None:
     vertices, faces = sphere(8, 10)
     clip = F.pad(vertices, (0, 1), value=1.0) @ orbit(1, 32).mvp().mT
