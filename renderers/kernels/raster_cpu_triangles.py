@@ -24,6 +24,7 @@ SHIFT = 5  # log2 of the rows of a band
 TILE = 8  # pixels a side of what is hidden as one
 LANES = 4  # pixels a processor computes at once: rows are drawn in multiples of these
 WIDE = 16  # pixels from which a row is cut to the triangle's own part of it
+SAMPLE = 16  # one of so many triangles is asked for the middle depth
 PARTS = 4  # of few views, whose gradients are summed apart
 CLEAR = (0x3F800000 + 1) << 32  # key of a pixel without a triangle: just farther than z / w = 1
 Array = Any  # a numpy array; numba's functions are untyped
@@ -264,10 +265,13 @@ def _resolve(keys: Array, plane: Array, name: Array, ys: Array, xs: Array, out: 
 
 @compiled
 def _draw(
-    clip: Array, faces: Array, near: Array, box: Array, name: Array, end: Array, shift: int,
-    out: Array,
+    clip: Array, faces: Array, middle: Array, near: Array, box: Array, name: Array, end: Array,
+    shift: int, out: Array,
 ) -> None:  # fmt: skip
-    """All of out [B, H, W, 4] from clip [B, V, 4] and what `bands` says; a band is a task."""
+    """All of out [B, H, W, 4] from clip [B, V, 4] and what `bands` says; a band is a task.
+
+    middle [B]: the depth that parts what is drawn first from what may lie behind it.
+    """
     views, height, width = out.shape[:3]
     count = len(end) // max(views, 1)
     xs = (1 / width - 1) + (2 / width) * np.arange(width + LANES)
@@ -281,11 +285,10 @@ def _draw(
         most = np.empty(width, np.int64)
         far = np.empty(((rows[1] - top - 1) // TILE + 1, (width - 1) // TILE + 1), np.float32)
         plane, chosen = np.empty((len(here), 12)), np.empty(len(here), np.int64)
-        middle = near[view].mean()
         for turn in range(2):
             if turn:
                 _farthest(keys, rows[1] - top, width, most, far)
-            found = _choose(here, near[view], box[view], middle, turn, rows, far, chosen)
+            found = _choose(here, near[view], box[view], middle[view], turn, rows, far, chosen)
             found = _planes(clip[view], faces, here, chosen, found, plane)
             _cover(plane, here, chosen, found, box[view], rows, ys, xs, keys)
             _cover_wide(plane, here, chosen, found, box[view], rows, ys, xs, keys)
@@ -355,8 +358,10 @@ class _Rasterize(torch.autograd.Function):
 
 def draw(clip: Array, faces: Array, shift: int, out: Array) -> None:
     """Triangles of clip [B, V, 4] into all of out [B, H, W, 4], by bands of 1 << shift rows."""
-    found = bands(clip.reshape(-1, 4), faces, len(out), out.shape[1:3], shift)
-    _draw(clip, faces, *found, shift, out)
+    near, *found = bands(clip.reshape(-1, 4), faces, len(out), out.shape[1:3], shift)
+    some = near[:, ::SAMPLE].clip(-1, 1)
+    middle = some.sum(1) / np.float32(max(some.shape[1], 1))
+    _draw(clip, faces, middle, near, *found, shift, out)
 
 
 def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
