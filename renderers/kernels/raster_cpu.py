@@ -59,8 +59,10 @@ def _interpolate_backward(
         b, part = task // parts, task % parts
         values = attributes[0 if shared else b]
         for p in range(part * pixels // parts, (part + 1) * pixels // parts):
-            f = int(buffer[b, p, 3]) - 1
+            f, slope = int(buffer[b, p, 3]) - 1, uv[b, p]
+            slope[2], slope[3] = 0, 0
             if f < 0:
+                slope[0], slope[1] = 0, 0
                 continue
             u, v = buffer[b, p, 0], buffer[b, p, 1]
             t = np.float32(1) - u - v
@@ -73,7 +75,7 @@ def _interpolate_backward(
                 out[task, k, c] += t * g
                 gu += g * (values[i, c] - values[k, c])
                 gv += g * (values[j, c] - values[k, c])
-            uv[b, p, 0], uv[b, p, 1] = gu, gv
+            slope[0], slope[1] = gu, gv
 
 
 class _Interpolate(torch.autograd.Function):
@@ -92,7 +94,7 @@ class _Interpolate(torch.autograd.Function):
         b, h, w = buffer.shape[:3]
         parts = parts_of(b)
         out = torch.zeros(b * parts, *attributes.shape[1:])
-        uv = torch.zeros_like(buffer)
+        uv = torch.empty_like(buffer)
         _interpolate_backward(
             array(grad).reshape(b, h * w, grad.shape[3]), array(attributes),
             array(buffer.view(b, h * w, 4)), array(faces), parts, out.numpy(),

@@ -80,29 +80,41 @@ def _follow(
     """
     entry = -1
     for _ in range(WALK):
+        i, j, k = faces[face, 0], faces[face, 1], faces[face, 2]
+        ax, ay, aw = _point(clip, i)
+        bx, by, bw = _point(clip, j)
+        cx, cy, cw = _point(clip, k)
+        # the sides as lines, positive where the triangle is if its determinant is
+        ux, uy, u1 = by * cw - bw * cy, bw * cx - bx * cw, bx * cy - by * cx
+        vx, vy, v1 = cy * aw - cw * ay, cw * ax - cx * aw, cx * ay - cy * ax
+        tx, ty, t1 = ay * bw - aw * by, aw * bx - ax * bw, ax * by - ay * bx
+        det = ux * ax + uy * ay + u1 * aw
+        if det == 0:
+            return -1, 0.0
+        sign = 1.0 if det > 0 else -1.0
         best, side = 2.0, -1
-        mx, my, m1 = 0.0, 0.0, 0.0
-        for i in range(3):
-            if i == entry:
-                continue
-            lx, ly, l1 = _line(clip, faces[face, (i + 1) % 3], faces[face, (i + 2) % 3])
-            inside = _at(clip, faces[face, i], lx, ly, l1)
-            if inside == 0:
-                return -1, 0.0
-            if inside < 0:
-                lx, ly, l1 = -lx, -ly, -l1
-            here, change = lx * x + ly * y + l1, lx * dx + ly * dy
-            if change < 0 and here + change < 0 and here < -best * change:
-                best, side = here / -change, i
-                mx, my, m1 = lx, ly, l1
+        mx, my, m1 = ux, uy, u1
+        here, change = sign * (ux * x + uy * y + u1), sign * (ux * dx + uy * dy)
+        if entry != 0 and change < 0 and here + change < 0:
+            best, side = here / -change, 0
+        here, change = sign * (vx * x + vy * y + v1), sign * (vx * dx + vy * dy)
+        if entry != 1 and change < 0 and here + change < 0 and here < -best * change:
+            best, side = here / -change, 1
+            mx, my, m1 = vx, vy, v1
+        here, change = sign * (tx * x + ty * y + t1), sign * (tx * dx + ty * dy)
+        if entry != 2 and change < 0 and here + change < 0 and here < -best * change:
+            best, side = here / -change, 2
+            mx, my, m1 = tx, ty, t1
         if side < 0:
             return -1, 0.0
         beyond = twin[face, side]
-        if beyond >= 0 and _at(clip, faces[beyond // 3, beyond % 3], mx, my, m1) <= 0:
-            face, entry = beyond // 3, beyond % 3
-            if face == goal:
-                return -1, 0.0
-            continue
+        if beyond >= 0:
+            px, py, pw = _point(clip, faces[beyond // 3, beyond % 3])
+            if sign * (mx * px + my * py + m1 * pw) <= 0:
+                face, entry = beyond // 3, beyond % 3
+                if face == goal:
+                    return -1, 0.0
+                continue
         # an edge that runs more along the way than across is left to the pairs of pixels across it
         steep = abs(mx) * height >= abs(my) * width
         return (3 * face + side, best) if steep == (dy == 0) else (-1, 0.0)
@@ -110,10 +122,9 @@ def _follow(
 
 
 @inlined
-def _at(clip: Array, vertex: int, lx: float, ly: float, l1: float) -> float:
-    """A line's function at a vertex."""
-    x, y, w = clip[vertex, 0], clip[vertex, 1], clip[vertex, 3]
-    return lx * np.float64(x) + ly * np.float64(y) + l1 * np.float64(w)
+def _point(clip: Array, vertex: int) -> tuple[float, float, float]:
+    """x, y and w of a vertex."""
+    return np.float64(clip[vertex, 0]), np.float64(clip[vertex, 1]), np.float64(clip[vertex, 3])
 
 
 @compiled

@@ -297,15 +297,22 @@ def _draw(
 
 
 @inlined
-def _slopes(clip: Array, i: int, j: int, k: int, pixel: Array) -> tuple[Any, ...]:
-    """x, y and w parts of the gradient of a triangle's weights u and v with p = (x, y, 1)."""
+def _basis(clip: Array, i: int, j: int, k: int) -> tuple[Any, ...]:
+    """What `_slopes` needs of a triangle: two edges and the sum of three, over the determinant."""
     a, b, c, det = _edges(clip, i, j, k)
-    u, v, scale = np.float64(pixel[0]), np.float64(pixel[1]), 1 / det
-    x, y, w = a[0] + b[0] + c[0], a[1] + b[1] + c[1], a[2] + b[2] + c[2]
+    scale = 1 / det
     return (
-        scale * (a[0] - u * x), scale * (a[1] - u * y), scale * (a[2] - u * w),
-        scale * (b[0] - v * x), scale * (b[1] - v * y), scale * (b[2] - v * w),
+        scale * a[0], scale * a[1], scale * a[2], scale * b[0], scale * b[1], scale * b[2],
+        scale * (a[0] + b[0] + c[0]), scale * (a[1] + b[1] + c[1]), scale * (a[2] + b[2] + c[2]),
     )  # fmt: skip
+
+
+@inlined
+def _slopes(basis: tuple[Any, ...], pixel: Array) -> tuple[Any, ...]:
+    """x, y and w parts of the gradient of a triangle's weights u and v with p = (x, y, 1)."""
+    ax, ay, aw, bx, by, bw, x, y, w = basis
+    u, v = np.float64(pixel[0]), np.float64(pixel[1])
+    return ax - u * x, ay - u * y, aw - u * w, bx - v * x, by - v * y, bw - v * w
 
 
 @compiled
@@ -316,6 +323,7 @@ def _rasterize_backward(
     views, height, width = buffer.shape[:3]
     for task in prange(views * parts):
         b, part = task // parts, task % parts
+        last, basis = -1, (0.0,) * 9
         for row in range(part * height // parts, (part + 1) * height // parts):
             for column in range(width):
                 pixel = buffer[b, row, column]
@@ -324,7 +332,9 @@ def _rasterize_backward(
                 if f < 0 or (gu == 0 and gv == 0):
                     continue
                 i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
-                ux, uy, uw, vx, vy, vw = _slopes(clip[b], i, j, k, pixel)
+                if f != last:  # pixels beside each other often show one triangle
+                    last, basis = f, _basis(clip[b], i, j, k)
+                ux, uy, uw, vx, vy, vw = _slopes(basis, pixel)
                 x, y, w = gu * ux + gv * vx, gu * uy + gv * vy, gu * uw + gv * vw
                 u, v = pixel[0], pixel[1]
                 t = np.float32(1) - u - v
@@ -389,7 +399,7 @@ def _derivatives(
             if f < 0:
                 continue
             i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
-            ux, uy, _, vx, vy, _ = _slopes(clip[b], i, j, k, pixel)
+            ux, uy, _, vx, vy, _ = _slopes(_basis(clip[b], i, j, k), pixel)
             # the slopes are those of weights divided by w: times w they are the weights' own
             w = (
                 pixel[0] * clip[b, i, 3]
