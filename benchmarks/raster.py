@@ -73,7 +73,7 @@ class Work:
 
 
 def fastest(prepare: Callable[[], Any], ways: dict[str, Callable[[Any], None]], n: int) -> dict:
-    """Least seconds on the clock of n interleaved calls of each, without `prepare`: a quiet machine.
+    """Least seconds by the clock of n interleaved calls of each, `prepare` left out.
 
     Not processor time, of which a process does not see what its waiting threads took.
     """
