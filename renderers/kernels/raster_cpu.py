@@ -18,12 +18,47 @@ from torch import Tensor
 from renderers.kernels.jit import array, compiled
 from renderers.kernels.raster_cpu_outline import antialias, twins
 from renderers.kernels.raster_cpu_texture import texture
-from renderers.kernels.raster_cpu_triangles import derivatives, parts_of, rasterize
+from renderers.kernels.raster_cpu_triangles import (
+    SHIFT,
+    derivatives,
+    draw,
+    rasterize_backward,
+)
 
 __all__ = ["antialias", "derivatives", "interpolate", "rasterize", "texture", "twins"]
 
 BLOCK = 4096  # pixels a thread takes at a time
+PARTS = 4  # of few views, whose gradients are summed apart
 Array = Any  # a numpy array; numba's functions are untyped
+
+
+def parts_of(views: int) -> int:
+    """Into how many parts the pixels of a view go whose gradients are summed apart."""
+    return max(1, PARTS // max(views, 1))
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
+        out = torch.empty(len(clip), height, width, 4)
+        draw(array(clip), array(faces), SHIFT, out.numpy())
+        ctx.save_for_backward(clip, faces, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        clip, faces, buffer = ctx.saved_tensors
+        parts = parts_of(len(clip))
+        out = torch.zeros(len(clip) * parts, *clip.shape[1:])
+        rasterize_backward(array(grad), array(clip), array(faces),
+                           array(buffer), parts, out.numpy())  # fmt: skip
+        return out.view(len(clip), parts, *clip.shape[1:]).sum(1), None, None, None
+
+
+def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
+    """[B, height, width, 4] from clip [B, V, 4] float32 and faces [F, 3]."""
+    buffer: Tensor = _Rasterize.apply(clip, faces, height, width)
+    return buffer
 
 
 @compiled

@@ -26,7 +26,6 @@ LANES = 4  # pixels a processor computes at once: rows are drawn in multiples of
 WIDE = 16  # pixels from which a row is cut to the triangle's own part of it
 SAMPLE = 16  # one of so many triangles is asked for the middle depth
 NEARER = np.float32(0.5)  # standard deviations by which the middle lies before the mean depth
-PARTS = 4  # of few views, whose gradients are summed apart
 CLEAR = (0x3F800000 + 1) << 32  # key of a pixel without a triangle: just farther than z / w = 1
 Array = Any  # a numpy array; numba's functions are untyped
 _0, _1 = np.float32(0), np.float32(1)
@@ -316,7 +315,7 @@ def _slopes(basis: tuple[Any, ...], pixel: Array) -> tuple[Any, ...]:
 
 
 @compiled
-def _rasterize_backward(
+def rasterize_backward(
     grad: Array, clip: Array, faces: Array, buffer: Array, parts: int, out: Array
 ) -> None:
     """Adds to out [B * parts, V, 4] what each part of the rows gives."""
@@ -344,29 +343,6 @@ def _rasterize_backward(
                 three[0], three[1], three[3] = three[0] - x * t, three[1] - y * t, three[3] - w * t
 
 
-def parts_of(views: int) -> int:
-    """Into how many parts the pixels of a view go whose gradients are summed apart."""
-    return max(1, PARTS // max(views, 1))
-
-
-class _Rasterize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
-        out = torch.empty(len(clip), height, width, 4)
-        draw(array(clip), array(faces), SHIFT, out.numpy())
-        ctx.save_for_backward(clip, faces, out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        clip, faces, buffer = ctx.saved_tensors
-        parts = parts_of(len(clip))
-        out = torch.zeros(len(clip) * parts, *clip.shape[1:])
-        _rasterize_backward(array(grad), array(clip), array(faces),
-                            array(buffer), parts, out.numpy())  # fmt: skip
-        return out.view(len(clip), parts, *clip.shape[1:]).sum(1), None, None, None
-
-
 def draw(clip: Array, faces: Array, shift: int, out: Array) -> None:
     """Triangles of clip [B, V, 4] into all of out [B, H, W, 4], by bands of 1 << shift rows."""
     near, *found = bands(clip.reshape(-1, 4), faces, len(out), out.shape[1:3], shift)
@@ -375,12 +351,6 @@ def draw(clip: Array, faces: Array, shift: int, out: Array) -> None:
     mean, square = some.sum(1) / asked, (some * some).sum(1) / asked
     middle = mean - NEARER * np.sqrt(np.maximum(square - mean * mean, _0))
     _draw(clip, faces, middle, near, *found, shift, out)
-
-
-def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
-    """[B, height, width, 4] from clip [B, V, 4] float32 and faces [F, 3]."""
-    buffer: Tensor = _Rasterize.apply(clip, faces, height, width)
-    return buffer
 
 
 @compiled

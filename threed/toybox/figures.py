@@ -10,7 +10,7 @@ import numpy as np
 from threed.toybox.captions import a
 from threed.toybox.draw import Array
 from threed.toybox.garments import CLASS, LOWERS, UPPERS, Garment, random_garment
-from threed.toybox.kinds import DARK, LIGHT
+from threed.toybox.paint import DARK, LIGHT
 from threed.toybox.parts import Part, Vector, ball, box, pack, place, ring, rod
 from threed.toybox.poses import BONES, HEAD, KEYPOINTS, POSES, SIDES, Pose, limb, random_pose
 from threed.toybox.scenes import Point, Scene, Thing, random_camera, staged
