@@ -19,7 +19,7 @@ from threed.toybox.judge import HEADS, Judge, Verdict, load_judge
 from threed.toybox.mix import fill_scenes
 from threed.toybox.shelf import UNKNOWN, Shelf, fill_shelf
 from threed.toybox.train import finish, normalise_latents, train
-from threed.toybox.training import Job, fit, generators
+from threed.toybox.training import Batch, Job, batches, fit, generators
 from threed.toybox.world import COLORS, KINDS
 
 CPU = torch.device("cpu")
@@ -82,6 +82,15 @@ def test_drawing_can_be_cut_and_continued(tmp_path: Path, shelf: Shelf) -> None:
         fill_shelf(tmp_path, 12, seed=10)
 
 
+def test_drawing_in_processes_gives_the_same_pictures(
+    tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threed.toybox.shelf.CHUNK", 4)
+    again = fill_shelf(tmp_path, 12, seed=9, clay_every=4, processes=2)
+    assert np.array_equal(shelf.pictures, again.pictures)
+    assert np.array_equal(shelf.labels, again.labels)
+
+
 def test_clay_sets_hide_colour_and_finish(shelf: Shelf) -> None:
     hidden = shelf.labels[:, 1] == UNKNOWN
     assert np.flatnonzero(hidden).tolist() == [0, 4, 8]
@@ -123,12 +132,14 @@ def linear_job(steps: int) -> Job:
     torch.manual_seed(1)
     target = torch.tensor([[1.0, -2.0, 3.0]])
 
-    def loss(model: nn.Module, step: int) -> Tensor:
-        x = torch.randn(32, 3, generator=generators(0, step)[1])
-        error: Tensor = model(x) - x @ target.T
+    def batch(step: int) -> Batch:
+        return {"x": torch.randn(32, 3, generator=generators(0, step)[1])}
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        error: Tensor = model(batch["x"]) - batch["x"] @ target.T
         return error.square().mean()
 
-    return Job("linear", nn.Linear(3, 1), loss, steps, lr=0.05, warmup=1, ema=0.9)
+    return Job("linear", nn.Linear(3, 1), batch, loss, steps, lr=0.05, warmup=1, ema=0.9)
 
 
 def test_training_learns_and_continues_as_if_never_stopped(tmp_path: Path) -> None:
@@ -138,6 +149,14 @@ def test_training_learns_and_continues_as_if_never_stopped(tmp_path: Path) -> No
         fit(linear_job(300), tmp_path / "cut", device=CPU, minutes=0)  # one step each
     cut = fit(linear_job(300), tmp_path / "cut", device=CPU)
     assert torch.equal(cut.weight, whole.weight)
+
+
+def test_batches_made_by_other_processes_are_the_same() -> None:
+    here, there = (
+        [batch["x"] for batch in batches(linear_job(6), 2, CPU, workers)] for workers in (0, 2)
+    )
+    assert len(here) == 4
+    assert all(torch.equal(one, other) for one, other in zip(here, there))
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -168,9 +187,9 @@ def test_every_part_trains_in_order_and_the_folder_is_diffusers_own(
         finish(part, model, weights, coloured)
     budget = tiny(jobs.BUDGETS["cpu"]["unet"])
     job = jobs.unet_job(coloured, None, budget, CPU, 0, weights)
-    assert all(torch.isfinite(job.loss(job.model, step)) for step in (0, 1))
+    assert all(torch.isfinite(job.loss(job.model, job.batch(step))) for step in (0, 1))
     job = jobs.unet_job(coloured, scenes, budget, CPU, 0, weights)
-    assert all(torch.isfinite(job.loss(job.model, step)) for step in (0, 1))
+    assert all(torch.isfinite(job.loss(job.model, job.batch(step))) for step in (0, 1))
     finish("unet", job.model, weights, coloured)
 
     from diffusers import StableDiffusionPipeline

@@ -40,7 +40,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> SceneShelf:
 def test_drawing_scenes_can_be_cut_and_continued(tmp_path: Path, scenes: SceneShelf) -> None:
     told: list[int] = []
     fill_scenes(tmp_path, 5, seed=9, progress=told.append)
-    again = fill_scenes(tmp_path, 12, seed=9, threads=1, progress=told.append)
+    again = fill_scenes(tmp_path, 12, seed=9, processes=1, progress=told.append)
     assert told == [5, 12]
     assert np.array_equal(again.pictures, scenes.pictures)
     assert np.array_equal(again.labels, scenes.labels)
@@ -200,5 +200,5 @@ def test_a_job_without_scenes_is_of_toys_alone(tmp_path: Path) -> None:
     job = jobs.judge_job(shelf, None, jobs.Budget(1, 8, 1e-3), CPU, 0)
     assert isinstance(job.model, Judge)
     assert not job.model.knows_scenes
-    assert torch.isfinite(job.loss(job.model, 0))
+    assert torch.isfinite(job.loss(job.model, job.batch(0)))
     assert jobs._split(64, "unet", None) == (64, 0)

@@ -26,6 +26,7 @@ from threed.diffusion.images import FORMATS
 
 METADATA = "metadata.jsonl"
 IN_MEMORY = 2**29  # bytes of decoded pictures, and of latents, that are kept
+GROUP_PIXELS = 2**16  # of pictures whose latents are encoded at once
 NAMED = 5  # corrupt pictures that a warning names
 Row = dict[str, str]
 Find = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -92,28 +93,35 @@ class Examples:
 
 
 class Latents:
-    """The latents of a folder's pictures, encoded one by one, so that they never depend on chance.
+    """The latents of a folder's pictures, encoded in groups, so that they never depend on chance.
 
-    A convolution's last bit may depend on what else is in the batch.
+    A convolution's last bit may depend on what else is in the batch: a picture's group is the same
+    whenever it is asked for.
     """
 
     def __init__(self, backbone: Backbone, examples: Examples, role: str) -> None:
         self.backbone, self.examples, self.role = backbone, examples, role
+        self.group = max(GROUP_PIXELS // examples.size**2, 1)  # pictures encoded at once
         self._kept: dict[int, Tensor] = {}
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
         """[B, C, h, w] float32, scaled, on the backbone's device."""
-        return torch.cat([self._one(i) for i in indices]).to(self.backbone.device)
+        return torch.cat([self._one(i) for i in indices])
 
-    @torch.no_grad()
     def _one(self, index: int) -> Tensor:
         kept = self._kept.get(index)
-        if kept is None:
-            picture = self.examples.pictures(self.role, [index]).to(self.backbone.device)
-            kept = self.backbone.encode_image(picture).cpu()
-            if (len(self._kept) + 1) * kept.nbytes <= IN_MEMORY:
-                self._kept[index] = kept
-        return kept
+        return self._encoded(index) if kept is None else kept
+
+    @torch.no_grad()
+    def _encoded(self, index: int) -> Tensor:
+        """Encode an example's group, and keep it where there is room."""
+        first = index - index % self.group
+        group = range(first, min(first + self.group, len(self.examples)))
+        pictures = self.examples.pictures(self.role, group).to(self.backbone.device)
+        made = self.backbone.encode_image(pictures).split(1)
+        if (len(self._kept) + len(made)) * made[0].nbytes <= IN_MEMORY:
+            self._kept.update((i, z.clone()) for i, z in zip(group, made))
+        return made[index - first]
 
 
 def read_examples(

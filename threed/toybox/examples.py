@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -23,10 +22,11 @@ from threed.toybox.conditions import CONDITIONS, condition_map
 from threed.toybox.edits import random_edit
 from threed.toybox.mix import random_scene
 from threed.toybox.scenes import View, draw_scene
+from threed.toybox.shelf import chunks
+from threed.toybox.spread import spread
 from threed.toybox.world import COLORS, KINDS
 
 SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
-CHUNK = 256  # examples drawn between two notes of progress
 
 
 def draw_examples(
@@ -35,31 +35,35 @@ def draw_examples(
     count: int,
     seed: int,
     *,
-    threads: int = 1,
+    processes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
     """Draw what a folder lacks of `count` examples of SETS; a folder that has more stays as it is.
 
     "scenes": image, text, and a picture for each of toybox's conditions but edges. "edits": image,
-    edited, instruction, and the edit's kind. progress is told how many there are.
+    edited, instruction, and the edit's kind. processes: as many as there are cores if not given.
+    progress is told how many examples there are.
     """
     if what not in SETS:
         raise InputError(f"toybox draws no {what!r}; it draws {', '.join(SETS)}")
     path = folder / METADATA
     there = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     rows: list[Row] = [json.loads(line) for line in there]
-    for first in range(len(rows), count, CHUNK):
-        indices = range(first, min(first + CHUNK, count))
-        place = folder / f"{first // 4096:03d}"
-        with ThreadPoolExecutor(threads) as pool:
-            drawn = pool.map(partial(_one, what, place, seed), indices)
-            rows += [{name: value if name not in saved else f"{place.name}/{value}"
-                      for name, value in {**texts, **saved}.items()}
-                     for texts, saved in drawn]  # fmt: skip
+    for drawn in spread(partial(_some, what, folder, seed), chunks(len(rows), count), processes):
+        rows += drawn
         write_examples(folder, rows)
         if progress is not None:
             progress(len(rows))
     return folder
+
+
+def _some(what: str, folder: Path, seed: int, indices: range) -> list[Row]:
+    """Draw some examples into a folder of the folder; their rows."""
+    place = folder / f"{indices[0] // 4096:03d}"
+    return [
+        texts | {role: f"{place.name}/{name}" for role, name in saved.items()}
+        for texts, saved in (_one(what, place, seed, index) for index in indices)
+    ]
 
 
 def _one(what: str, place: Path, seed: int, index: int) -> tuple[Row, Row]:

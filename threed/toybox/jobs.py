@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from threed.toybox import family
 from threed.toybox.judge import HEADS, TOY_HEADS, Judge
 from threed.toybox.mix import SceneShelf
 from threed.toybox.shelf import UNKNOWN, Shelf
-from threed.toybox.training import Job, generators
+from threed.toybox.training import Batch, Job, generators
 from threed.toybox.world import FRONTED, KINDS
 
-# of the single pictures of a batch, how many are scenes where the family learns them; with the sets
-# of four that the UNet sees in every second step, three of four of its pictures are of single toys
-SCENE_SHARE = {"clip": 0.5, "vae": 0.5, "unet": 0.7, "judge": 0.5}
+# of the single pictures of a batch, how many are scenes where the family learns them
+SCENE_SHARE = {"clip": 0.5, "vae": 0.5, "unet": 0.8, "judge": 0.5}
 FRONT_SHARE = 2.5  # times as often come kinds with a front where views are learned
+PAIR_SHARE = 2.5  # times as often as its share in the world comes a pair where the UNet learns
+SETS_EVERY, SETS_AT = 5, (1, 3)  # of as many steps, those in which the UNet sees sets of four
+SHEETS = 15  # times that a training shows what it makes
 CROP = 32  # pixels a side of what the VAE sees in most steps: four times as many toys
 
 
@@ -47,10 +50,10 @@ BUDGETS: dict[str, dict[str, Budget]] = {
         "judge": Budget(1500, 64, 1e-3),
     },
     "cuda": {
-        "clip": Budget(6000, 512, 1e-3),
-        "vae": Budget(20000, 256, 1e-3),
-        "unet": Budget(60000, 512, 8e-4),
-        "judge": Budget(8000, 256, 1e-3),
+        "clip": Budget(3000, 512, 1e-3),
+        "vae": Budget(5000, 256, 1e-3),
+        "unet": Budget(8000, 512, 1e-3),
+        "judge": Budget(4000, 256, 1e-3),
     },
 }
 
@@ -66,7 +69,7 @@ def clip_job(
     """Pictures and captions of a batch find each other (Radford et al. 2021)."""
     tokenizer = family.tokenizer_of(weights)
 
-    def loss(model: nn.Module, step: int) -> Tensor:
+    def batch(step: int) -> Batch:
         rng, _ = generators(seed, step)
         toys, others = _split(budget.batch, "clip", scenes)
         sets, views = _pick(rng, shelf, toys)
@@ -76,14 +79,13 @@ def clip_job(
             images = torch.cat([images, scenes.images(sets, views)])
             captions += scenes.captions(rng, sets)
         tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
-        output: Any = model(
-            input_ids=tokens.input_ids.to(device),
-            pixel_values=(images * 2 - 1).to(device),
-            return_loss=True,
-        )
+        return {"input_ids": tokens.input_ids, "pixel_values": images * 2 - 1}
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        output: Any = model(**batch, return_loss=True)
         return output.loss
 
-    return Job("clip", family.new_clip(tokenizer), loss, budget.steps, budget.lr)
+    return Job("clip", family.new_clip(tokenizer), batch, loss, budget.steps, budget.lr)
 
 
 def vae_job(
@@ -91,7 +93,7 @@ def vae_job(
 ) -> Job:
     """Pictures through 4×16×16 latents; the mean colour of every 8×8 block counts extra."""
 
-    def batch(step: int) -> Tensor:
+    def batch(step: int) -> Batch:
         rng, _ = generators(seed, step)
         whole = step % 8 == 7
         toys, others = _split(budget.batch // 4 if whole else budget.batch, "vae", scenes)
@@ -101,13 +103,13 @@ def vae_job(
         if not whole:
             y, x = rng.integers(0, family.SIZE - CROP + 1, 2).tolist()
             images = images[:, :, y : y + CROP, x : x + CROP]
-        return images.contiguous().to(device) * 2 - 1
+        return {"images": images.contiguous() * 2 - 1}
 
-    def loss(model: nn.Module, step: int) -> Tensor:
-        images = batch(step)
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        images = batch["images"]
         autoencoder: Any = model
         posterior = autoencoder.encode(images).latent_dist
-        decoded = autoencoder.decode(posterior.sample()).sample
+        decoded = autoencoder.decode(posterior.sample()).sample.float()
         error = decoded - images
         colour = F.avg_pool2d(error, 8).abs().mean()
         spread = posterior.mean.square() + posterior.var - 1 - posterior.logvar
@@ -119,7 +121,8 @@ def vae_job(
         back = autoencoder.decode(autoencoder.encode(images * 2 - 1).latent_dist.mode()).sample
         return grid(torch.cat([images, (back + 1) / 2]), columns=16)
 
-    return Job("vae", family.new_vae(), loss, budget.steps, budget.lr, sheet=look, sheet_every=250)
+    return Job("vae", family.new_vae(), batch, loss, budget.steps, budget.lr, sheet=look,
+               sheet_every=max(budget.steps // SHEETS, 1))  # fmt: skip
 
 
 def judge_job(
@@ -128,7 +131,7 @@ def judge_job(
     """Toys, in clay too, and scenes of held-out seeds, blurred and noisy: all heads at once."""
     often = _often(shelf)
 
-    def loss(model: nn.Module, step: int) -> Tensor:
+    def batch(step: int) -> Batch:
         rng, generator = generators(seed, step)
         toys, others = _split(budget.batch, "judge", scenes)
         sets, views = _pick(rng, shelf, toys, often)
@@ -137,16 +140,18 @@ def judge_job(
             sets, views = _pick(rng, scenes, others)
             images = torch.cat([images, scenes.images(sets, views)])
             labels = np.concatenate([labels, scenes.labels[sets]])
-        logits = model(spoil(images, generator).to(device))
-        targets = dict(zip(HEADS, torch.from_numpy(labels.T.copy()).to(device)))
-        total = torch.zeros((), device=device)
-        for name, values in logits.items():
-            error = F.cross_entropy(values, targets[name], ignore_index=UNKNOWN, reduction="sum")
-            total = total + error / len(images)
-        return total
+        return {"images": spoil(images, generator), "labels": torch.from_numpy(labels.T.copy())}
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        targets = dict(zip(HEADS, batch["labels"]))
+        errors = [
+            F.cross_entropy(values, targets[name], ignore_index=UNKNOWN, reduction="sum")
+            for name, values in model(batch["images"]).items()
+        ]
+        return torch.stack(errors).sum() / len(batch["images"])
 
     judge = Judge(heads=tuple(TOY_HEADS if scenes is None else HEADS))
-    return Job("judge", judge, loss, budget.steps, budget.lr)
+    return Job("judge", judge, batch, loss, budget.steps, budget.lr)
 
 
 def toy_labels(shelf: Shelf, sets: Any, views: Any) -> Any:
@@ -173,10 +178,10 @@ def unet_job(
 ) -> Job:
     """Noise prediction on single pictures and on sets of four views of a toy (MVDream).
 
-    Sets come twice as often as single pictures, or as often where scenes are among those. Single
-    pictures have no camera; a set shares t, and its self-attention spans the views. The
-    loss is weighted by 1 / sqrt(SNR) (Yu et al. 2023, Debias the Training of Diffusion Models):
-    kind and pose are settled where noise is strong. A tenth of the captions is empty.
+    Two steps of five are of sets, and of the single pictures a quarter or so shows pairs: they are
+    the hardest. Single pictures have no camera; a set shares t, and its self-attention spans the
+    views. The loss is weighted by 1 / sqrt(SNR) (Yu et al. 2023, Debias the Training of Diffusion
+    Models): kind and pose are settled where noise is strong. A tenth of the captions is empty.
     """
     latents = Latents(shelf, weights, device)
     others = Latents(scenes, weights, device) if scenes is not None else None
@@ -184,42 +189,53 @@ def unet_job(
     alphas = torch.as_tensor(family.new_scheduler().alphas_cumprod).to(device)
     unet = family.new_unet(multiview=True)
     install(unet)
-    often = _often(shelf)
+    often, pairs = _often(shelf), _often_pairs(scenes)
 
-    def loss(model: nn.Module, step: int) -> Tensor:
+    def batch(step: int) -> Batch:
         rng, generator = generators(seed, step)
-        count = shelf.pictures.shape[1] if step % (3 if scenes is None else 2) else 1
+        count = shelf.pictures.shape[1] if step % SETS_EVERY in SETS_AT else 1
         share = often if count > 1 else None
         toys, rest = _split(budget.batch, "unet", scenes if count == 1 else None)
         sets = np.repeat(rng.choice(len(shelf), toys // count, p=share), count)
         views = (np.arange(len(sets)) if count > 1 else rng.integers(0, 4, len(sets))) % 4
         captions = shelf.captions(rng, sets, views, view_words=0.6 if count == 1 else 0.4)
-        z = latents.of(sets, views)
-        if rest and scenes is not None and others is not None:
-            chosen, first = _pick(rng, scenes, rest)
-            z = torch.cat([z, others.of(chosen, first)])
+        made: Batch = {"count": count, "pictures": (sets, views)}
+        if rest and scenes is not None:
+            chosen, first = _pick(rng, scenes, rest, pairs)
             captions += scenes.captions(rng, chosen)
-        captions = ["" if rng.uniform() < 0.1 else text for text in captions]
+            made["scenes"] = (chosen, first)
+        made["tokens"] = texts.tokens(["" if rng.uniform() < 0.1 else text for text in captions])
         # t is spread evenly over the batch: less chance in the loss
-        place = (torch.randperm(len(z) // count, generator=generator)
-                 + torch.rand(len(z) // count, generator=generator))  # fmt: skip
-        t = (place * (1000 * count / len(z))).long().repeat_interleave(count).to(device)
-        noise = torch.randn(z.shape, generator=generator).to(device)
-        abar = alphas[t][:, None, None, None]
-        options: dict[str, Any] = {"class_labels": torch.zeros(len(z), 16, device=device)}
+        n = len(captions)
+        place = (torch.randperm(n // count, generator=generator)
+                 + torch.rand(n // count, generator=generator))  # fmt: skip
+        made["t"] = (place * (1000 * count / n)).long().repeat_interleave(count)
+        made["noise"] = torch.randn(n, *latents.kept.shape[2:], generator=generator)
         if count > 1:
-            options["class_labels"] = camera_vector(shelf.cameras(sets, views)).to(device)
-            options["cross_attention_kwargs"] = {"edits": (Views(count),)}
+            made["cameras"] = camera_vector(shelf.cameras(sets, views))
+        return made
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        z = latents.of(*batch["pictures"])
+        if others is not None and "scenes" in batch:
+            z = torch.cat([z, others.of(*batch["scenes"])])
+        noise, t, abar = batch["noise"], batch["t"], alphas[batch["t"]][:, None, None, None]
+        options: dict[str, Any] = {
+            "class_labels": batch.get("cameras", torch.zeros(len(z), 16, device=device))
+        }
+        if batch["count"] > 1:
+            options["cross_attention_kwargs"] = {"edits": (Views(batch["count"]),)}
         x = abar.sqrt() * z + (1 - abar).sqrt() * noise
-        predicted = model(x, t, texts.of(captions), return_dict=False, **options)[0]
-        error = (predicted - noise).square().mean((1, 2, 3))
+        predicted = model(x, t, texts.of(batch["tokens"]), return_dict=False, **options)[0]
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
         return (error * ((1 - abar) / abar).sqrt().flatten()).mean()
 
     def look(model: nn.Module) -> Tensor:
         save_unets(model, weights)
-        return samples(weights)
+        return samples(weights, device)
 
-    return Job("unet", unet, loss, budget.steps, budget.lr, sheet=look, sheet_every=400)
+    return Job("unet", unet, batch, loss, budget.steps, budget.lr, sheet=look,
+               sheet_every=max(budget.steps // SHEETS, 1))  # fmt: skip
 
 
 class Latents:
@@ -233,7 +249,8 @@ class Latents:
         self.vae.eval().requires_grad_(False)
         n, views, size = shelf.pictures.shape[:3]
         self.shelf, self.device = shelf, device
-        self.kept = torch.empty(n, views, 4, size // 4, size // 4, dtype=torch.float16)
+        shape = (n, views, 4, size // 4, size // 4)
+        self.kept = torch.empty(shape, dtype=torch.float16, device=device)
         self.known = np.zeros((n, views), bool)
 
     @torch.no_grad()
@@ -242,10 +259,12 @@ class Latents:
         new = ~self.known[sets, views]
         if new.any():
             pictures = self.shelf.images(sets[new], views[new]).to(self.device)
-            z = self.vae.encode(pictures * 2 - 1).latent_dist.mode()
-            self.kept[sets[new], views[new]] = (z * self.vae.config.scaling_factor).half().cpu()
+            with torch.autocast(self.device.type, enabled=False):
+                z = self.vae.encode(pictures * 2 - 1).latent_dist.mode()
+            where = torch.from_numpy(sets[new]), torch.from_numpy(views[new])
+            self.kept[where] = (z * self.vae.config.scaling_factor).half()
             self.known[sets[new], views[new]] = True
-        return self.kept[sets, views].float().to(self.device)
+        return self.kept[torch.from_numpy(sets), torch.from_numpy(views)].float()
 
 
 class Texts:
@@ -258,34 +277,42 @@ class Texts:
         self.tokenizer = CLIPTokenizer.from_pretrained(weights / "tokenizer")
         self.encoder = CLIPTextModel.from_pretrained(folder, dtype=torch.float32).to(device)
         self.encoder.eval().requires_grad_(False)
-        self.device = device
+
+    def tokens(self, captions: list[str]) -> Tensor:
+        """[B, L] int64 the captions as tokens."""
+        made = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
+        return made.input_ids
 
     @torch.no_grad()
-    def of(self, captions: list[str]) -> Tensor:
-        """[B, L, C] token embeddings."""
-        tokens = self.tokenizer(
-            captions, padding="max_length", truncation=True, return_tensors="pt"
-        ).input_ids
-        return self.encoder(tokens.to(self.device))[0]
+    def of(self, tokens: Tensor) -> Tensor:
+        """[B, L, C] embeddings of tokens on the encoder's device."""
+        return self.encoder(tokens)[0]
 
 
 def save_unets(model: nn.Module, weights: Path) -> None:
     """Write the multi-view UNet, and the plain one that it is without cameras."""
     unet: Any = model
     family.save_part(unet, weights / "unet_multiview")
-    family.save_part(family.single_view(unet.cpu()), weights / "unet")
+    family.save_part(family.single_view(copy.deepcopy(unet).cpu()), weights / "unet")
     family.save_index(weights)
 
 
-def samples(weights: Path) -> Tensor:
-    """Three sets of four views and eight single pictures, to look at."""
-    backbone = load_backbone(str(weights / "unet_multiview"), device="cpu")
+def samples(weights: Path, device: torch.device) -> Tensor:
+    """Three sets of four views and sixteen single pictures, to look at."""
+    backbone = load_backbone(
+        str(weights / "unet_multiview"), device=str(device), dtype=torch.float32
+    )
     views = orbit(4, family.SIZE, start_deg=20.0)
     rows = [
         make_images(backbone, prompt, n=4, steps=20, guidance_scale=5, cameras=views)
         for prompt in ("a red mug", "a blue car", "a checkered green robot")
     ]
-    for prompt in ("a yellow duck, side view", "a striped purple teapot"):
+    for prompt in (
+        "a yellow duck, side view",
+        "a striped purple teapot",
+        "a red ball and a blue cube",
+        "a green car on top of a yellow drum",
+    ):
         rows.append(make_images(backbone, prompt, n=4, steps=20, guidance_scale=5))
     return grid(torch.cat(rows), columns=4)
 
@@ -328,6 +355,16 @@ def _often(shelf: Shelf) -> Any:
     """[N] how often each set is to be drawn, so that there is enough to learn views from."""
     fronted = np.array([kind in FRONTED for kind in KINDS])[shelf.labels[:, 0]]
     weight = np.where(fronted, FRONT_SHARE, 1.0)
+    return weight / weight.sum()
+
+
+def _often_pairs(scenes: SceneShelf | None) -> Any:
+    """[N] how often each scene is to be drawn, so that there is enough to learn pairs from."""
+    if scenes is None:
+        return None
+    names = HEADS["scene"]
+    pairs = [names.index("pair beside"), names.index("pair above")]
+    weight = np.where(np.isin(scenes.labels[:, list(HEADS).index("scene")], pairs), PAIR_SHARE, 1.0)
     return weight / weight.sum()
 
 

@@ -7,9 +7,10 @@ labels that the judge learns from and a few captions of each. Scene i depends on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from threed.toybox.garments import GARMENTS, Garment, laid_flat, random_garment
 from threed.toybox.judge import HEADS, SCENE_HEADS
 from threed.toybox.pairs import ABOVE, Pair, Single, random_pair_scene, random_toy_scene
 from threed.toybox.scenes import Scene, draw_scene
-from threed.toybox.shelf import CHUNK, UNKNOWN, grown
+from threed.toybox.shelf import SAVE_SECONDS, UNKNOWN, chunks, grown
+from threed.toybox.spread import every, spread
 
 Rng = np.random.Generator
 SCENES: dict[str, Callable[[Rng], Scene]] = {
@@ -109,40 +111,50 @@ def fill_scenes(
     seed: int,
     *,
     size: int = 64,
-    threads: int = 2,
+    processes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SceneShelf:
     """Draw what a folder of `count` scenes still lacks, and open it.
 
-    progress is told the number of scenes that are there. A folder made with another seed or size
-    is refused with ValueError; one with more scenes is used as it is.
+    processes: as many as there are cores if not given. progress is told the number of scenes that
+    are there. A folder made with another seed or size is refused with ValueError; one with more
+    scenes is used as it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     labels, texts = _open(folder / "notes.npz", seed, size)
     done, total = len(labels), max(count, len(labels))
     path = folder / "pictures.npy"
     if done < total:
-        pictures = grown(path, (total, 1, size, size, 3))
-
-        def one(index: int) -> tuple[NDArray[np.int64], list[str]]:
-            rng = np.random.default_rng([seed, index])
-            scene = random_scene(rng)
-            pictures[index, 0] = (draw_scene(scene, size).picture.rgb * 255 + 0.5).astype(np.uint8)
-            return indices(truths(scene)), [scene.caption(rng) for _ in range(CAPTIONS)]
-
-        with ThreadPoolExecutor(threads) as pool:
-            for first in range(done, total, CHUNK):
-                last = min(first + CHUNK, total)
-                drawn = list(pool.map(one, range(first, last)))
-                labels = np.concatenate([labels, np.stack([label for label, _ in drawn])])
-                texts = np.concatenate([texts, np.array([said for _, said in drawn])])
-                pictures.flush()
+        grown(path, (total, 1, size, size, 3)).flush()
+        tasks, fresh = chunks(done, total), list[Any]()
+        now = every(SAVE_SECONDS)
+        for task, drawn in zip(tasks, spread(partial(_draw, path, seed, size), tasks, processes)):
+            fresh += drawn
+            if now() or task is tasks[-1]:
+                labels = np.concatenate([labels, np.stack([label for label, _ in fresh])])
+                texts = np.concatenate([texts, np.array([said for _, said in fresh])])
+                fresh.clear()
                 aside = folder / "notes.part.npz"
                 np.savez(aside, seed=seed, size=size, labels=labels, texts=texts)
                 aside.replace(folder / "notes.npz")
-                if progress is not None:
-                    progress(last)
+            if progress is not None:
+                progress(task[-1] + 1)
     return SceneShelf(np.load(path, mmap_mode="r")[:total], labels, texts)
+
+
+def _draw(
+    path: Path, seed: int, size: int, numbers: range
+) -> list[tuple[NDArray[np.int64], list[str]]]:
+    """Draw some scenes into the pictures at path; their labels and captions."""
+    pictures = np.load(path, mmap_mode="r+")
+    found = []
+    for index in numbers:
+        rng = np.random.default_rng([seed, index])
+        scene = random_scene(rng)
+        pictures[index, 0] = (draw_scene(scene, size).picture.rgb * 255 + 0.5).astype(np.uint8)
+        found.append((indices(truths(scene)), [scene.caption(rng) for _ in range(CAPTIONS)]))
+    pictures.flush()
+    return found
 
 
 def _open(path: Path, seed: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.str_]]:

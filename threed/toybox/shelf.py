@@ -7,8 +7,8 @@ depends on (seed, i) alone, so that drawing can be cut and continued and gives t
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from threed.cameras import at, view_name
 from threed.core import Cameras
 from threed.toybox.captions import BACKGROUNDS, Label, caption
+from threed.toybox.spread import every, spread
 from threed.toybox.world import (
     COLORS,
     FINISHES,
@@ -36,6 +37,8 @@ VIEWS = 4  # pictures of a set, 90 degrees apart
 CLAY = (0.8, 0.8, 0.8)  # sRGB of a toy of which only the shape is to be read
 UNKNOWN = -100  # label of what a clay toy does not show; torch's losses skip it
 CHUNK = 256  # sets drawn between two notes of progress
+SAVE_SECONDS = 2.0  # between two times that what is drawn is noted on disk
+_Note = tuple[tuple[int, ...], NDArray[np.float32], NDArray[np.float32]]
 COLUMNS = ("kind", "color", "finish", "background")
 
 
@@ -129,40 +132,61 @@ def fill_shelf(
     *,
     size: int = 64,
     clay_every: int = 0,
-    threads: int = 2,
+    processes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Shelf:
     """Draw what a shelf of `sets` sets still lacks, and open it.
 
-    Every clay_every-th set is of clay. progress is told the number of sets that are there. A
-    shelf made with another seed or size is refused with ValueError; one with more sets is used as
-    it is.
+    Every clay_every-th set is of clay. processes: as many as there are cores if not given.
+    progress is told the number of sets that are there. A shelf made with another seed or size is
+    refused with ValueError; one with more sets is used as it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     notes = _Notes.open(folder / "labels.npz", seed, size)
     notes.grow(sets)
-    path = folder / "pictures.npy"
-    if notes.done < len(notes.labels):
-        pictures = grown(path, (len(notes.labels), VIEWS, size, size, 3))
+    path, count = folder / "pictures.npy", len(notes.labels)
+    if notes.done < count:
+        grown(path, (count, VIEWS, size, size, 3)).flush()
+        tasks = chunks(notes.done, count)
+        work, now = partial(_draw, path, seed, size, clay_every), every(SAVE_SECONDS)
+        for task, drawn in zip(tasks, spread(work, tasks, processes)):
+            for index, one in zip(task, drawn):
+                notes.labels[index], notes.c2w[index], notes.fov_y[index] = one
+            if now() or task is tasks[-1]:
+                notes.save(task[-1] + 1)
+            if progress is not None:
+                progress(task[-1] + 1)
+    return Shelf(np.load(path, mmap_mode="r")[:count], notes.labels, notes.c2w, notes.fov_y)
 
-        def one(index: int) -> None:
-            clay = clay_every > 0 and index % clay_every == 0
-            drawn = random_set(np.random.default_rng([seed, index]), size, clay=clay)
-            for view, picture in enumerate(drawn.pictures):
-                pictures[index, view] = (picture.rgb * 255 + 0.5).astype(np.uint8)
-            notes.set(index, drawn, clay=clay)
 
-        with ThreadPoolExecutor(threads) as pool:
-            for first in range(notes.done, len(notes.labels), CHUNK):
-                last = min(first + CHUNK, len(notes.labels))
-                list(pool.map(one, range(first, last)))
-                pictures.flush()
-                notes.save(last)
-                if progress is not None:
-                    progress(last)
-    return Shelf(
-        np.load(path, mmap_mode="r")[: len(notes.labels)], notes.labels, notes.c2w, notes.fov_y
+def chunks(first: int, last: int) -> list[range]:
+    """The numbers first..last - 1 in pieces of CHUNK."""
+    return [range(start, min(start + CHUNK, last)) for start in range(first, last, CHUNK)]
+
+
+def _draw(path: Path, seed: int, size: int, clay_every: int, indices: range) -> list[_Note]:
+    """Draw some sets into the pictures at path, and say what they show."""
+    pictures = np.load(path, mmap_mode="r+")
+    notes = []
+    for index in indices:
+        clay = clay_every > 0 and index % clay_every == 0
+        drawn = random_set(np.random.default_rng([seed, index]), size, clay=clay)
+        for view, picture in enumerate(drawn.pictures):
+            pictures[index, view] = (picture.rgb * 255 + 0.5).astype(np.uint8)
+        notes.append(_note(drawn, clay=clay))
+    pictures.flush()
+    return notes
+
+
+def _note(drawn: Set, *, clay: bool) -> _Note:
+    """The labels, c2w and fov_y of a drawn set."""
+    labels = (
+        KINDS.index(drawn.toy.kind),
+        UNKNOWN if clay else list(COLORS).index(drawn.toy.color),
+        UNKNOWN if clay else FINISHES.index(drawn.toy.finish),
+        BACKGROUNDS.index(drawn.background),
     )
+    return labels, drawn.cameras.c2w.numpy(), drawn.cameras.fov_y.numpy()
 
 
 @dataclass
@@ -198,16 +222,6 @@ class _Notes:
             value = getattr(self, name)
             rows = np.zeros((missing, *value.shape[1:]), value.dtype)
             setattr(self, name, np.concatenate([value, rows]))
-
-    def set(self, index: int, drawn: Set, *, clay: bool) -> None:
-        """Note what a drawn set shows."""
-        self.labels[index] = (
-            KINDS.index(drawn.toy.kind),
-            UNKNOWN if clay else list(COLORS).index(drawn.toy.color),
-            UNKNOWN if clay else FINISHES.index(drawn.toy.finish),
-            BACKGROUNDS.index(drawn.background),
-        )
-        self.c2w[index], self.fov_y[index] = drawn.cameras.c2w.numpy(), drawn.cameras.fov_y.numpy()
 
     def save(self, done: int) -> None:
         """Write aside and rename."""

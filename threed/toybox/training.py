@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from threed.core import InputError
 from threed.diffusion.images import save_image
 
 SAVE_SECONDS = 60.0  # between checkpoints
-Loss = Callable[[nn.Module, int], Tensor]  # (model, step) -> scalar; draws its own batch
+LOG_EVERY = 20  # steps between two lines of log.jsonl
+WORKERS = 8  # processes that make batches beside a GPU
+Batch = dict[str, Any]  # tensors and what else a loss needs
+Loss = Callable[[nn.Module, Batch], Tensor]  # (model, its batch on the model's device) -> scalar
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Job:
 
     name: str
     model: nn.Module
+    batch: Callable[[int], Batch]  # of a step, on the CPU; on a GPU called in processes of its own
     loss: Loss
     steps: int
     lr: float
@@ -51,31 +57,38 @@ def fit(job: Job, folder: Path, *, device: torch.device, minutes: float | None =
     model: Any = job.model.to(device).train()
     model = model.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model).eval().requires_grad_(False)
+    on_gpu = device.type == "cuda"
+    torch.backends.cudnn.benchmark = on_gpu  # its batches are all of one shape or two
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=job.lr, betas=(0.9, 0.99), weight_decay=job.weight_decay
-    )
+        model.parameters(), lr=job.lr, betas=(0.9, 0.99), weight_decay=job.weight_decay,
+        fused=on_gpu,
+    )  # fmt: skip
     start = _load(folder / "checkpoint.pt", model, average, optimizer)
+    workers = min(WORKERS, os.cpu_count() or 1) if on_gpu else 0
     began = saved = time.monotonic()
-    smooth = 0.0
+    smooth = torch.zeros((), device=device)  # stays there: reading it would wait for the device
     with _bar(job.name) as (bar, task), (folder / "log.jsonl").open("a") as log:
         bar.update(task, total=job.steps, completed=start)
-        for step in range(start, job.steps):
+        for step, batch in enumerate(batches(job, start, device, workers), start):
             for group in optimizer.param_groups:
                 group["lr"] = job.lr * _rate(job, step)
-            loss = job.loss(model, step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+                loss = job.loss(model, batch)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             _average(average, model, min(job.ema, (1 + step) / (10 + step)))
-            value = float(loss.detach())
-            smooth = value if step == start else 0.98 * smooth + 0.02 * value
-            bar.update(task, completed=step + 1, loss=smooth)
+            value = loss.detach().float()
+            smooth = value if step == start else smooth.lerp(value, 0.02)
             now, last = time.monotonic(), step + 1 == job.steps
-            if step % 20 == 0 or last:
-                row = {"step": step, "loss": round(smooth, 6), "seconds": round(now - began, 1)}
+            if step % LOG_EVERY == 0 or last:
+                said = round(float(smooth), 6)
+                row = {"step": step, "loss": said, "seconds": round(now - began, 1)}
                 log.write(json.dumps(row) + "\n")
                 log.flush()
+                bar.update(task, loss=said)
+            bar.update(task, completed=step + 1)
             stop = minutes is not None and now - began > 60 * minutes
             if now - saved > SAVE_SECONDS or last or stop:
                 _save(folder / "checkpoint.pt", model, average, optimizer, step + 1)
@@ -86,6 +99,33 @@ def fit(job: Job, folder: Path, *, device: torch.device, minutes: float | None =
             if stop:
                 break
     return average
+
+
+def batches(job: Job, start: int, device: torch.device, workers: int) -> Iterator[Batch]:
+    """The batches of the steps still to come on a device, made here or by so many processes."""
+    if workers:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # they warn of it after a fork
+    loader: Any = DataLoader(
+        _Steps(job), batch_size=None, sampler=range(start, job.steps), num_workers=workers,
+        pin_memory=device.type == "cuda", collate_fn=_as_it_is,
+    )  # fmt: skip
+    for batch in loader:
+        yield {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+               for name, value in batch.items()}  # fmt: skip
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class _Steps(Dataset[Batch]):
+    """The batches of a job by step, as a data loader wants them."""
+
+    def __init__(self, job: Job) -> None:
+        self.batch = job.batch
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.batch(step)
 
 
 def generators(seed: int, step: int) -> tuple[Any, torch.Generator]:
