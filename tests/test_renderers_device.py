@@ -28,9 +28,9 @@ PAINT = PaintSettings(levels=4, log2_table=12, max_resolution=32)
 
 
 @pytest.fixture(params=["reference", "auto"])
-def _kernels(request: pytest.FixtureRequest) -> Iterator[None]:
-    kernels.set_kernels(request.param)
-    yield
+def chosen(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
+    """Chooses kernels for a device: the reference on the CPU, each kind in turn on the other."""
+    yield lambda device: kernels.set_kernels("reference" if device == "cpu" else request.param)
     kernels.set_kernels(None)
 
 
@@ -114,10 +114,12 @@ def test_triangles_are_drawn_the_same() -> None:
     on_both(work, atol=1e-3)
 
 
-def looked_at(scene: Single, device: str) -> tuple[RenderOutput, list[Tensor]]:
+def looked_at(
+    scene: Single, device: str, chosen: Callable[[str], None]
+) -> tuple[RenderOutput, list[Tensor]]:
     """A picture of a scene on a device, and the gradients that it leaves."""
+    chosen(device)
     scene = scene.to(device)
-    scene.zero_grad()
     generator = torch.Generator().manual_seed(0)
     scene.update_occupancy(0, generator)
     options = {"background": torch.tensor([0.2, 0.4, 0.6]), "generator": generator}
@@ -128,9 +130,8 @@ def looked_at(scene: Single, device: str) -> tuple[RenderOutput, list[Tensor]]:
     return detached, found
 
 
-@pytest.mark.usefixtures("_kernels")
 @pytest.mark.parametrize("kind", ["field", "surface", "textured"])
-def test_scenes_look_the_same_and_learn_the_same(kind: str) -> None:
+def test_scenes_look_the_same_and_learn_the_same(kind: str, chosen: Callable[[str], None]) -> None:
     ball = sphere(0.6)
 
     def make() -> Single:
@@ -143,7 +144,7 @@ def test_scenes_look_the_same_and_learn_the_same(kind: str) -> None:
         scene.wrap(ball)
         return scene
 
-    (a, da), (b, db) = (looked_at(make(), device) for device in DEVICES)
+    (a, da), (b, db) = (looked_at(make(), device, chosen) for device in DEVICES)
     assert b.rgb.device.type == "cuda"
     assert float((a.rgb - b.rgb.cpu()).abs().mean()) < 1e-3
     assert float((a.opacity - b.opacity.cpu()).abs().mean()) < 2e-3
@@ -155,13 +156,16 @@ def test_scenes_look_the_same_and_learn_the_same(kind: str) -> None:
             assert float(alike) > 0.98
 
 
-@pytest.mark.usefixtures("_kernels")
-def test_a_mesh_is_drawn_the_same() -> None:
+def test_a_mesh_is_drawn_the_same(chosen: Callable[[str], None]) -> None:
     ball = sphere(0.6)
     moved = replace(ball, vertices=ball.vertices.cuda(), faces=ball.faces.cuda())
     assert ball.colors is not None
     moved = replace(moved, colors=ball.colors.cuda())
-    one, other = render_mesh(ball, orbit(3, 48)), render_mesh(moved, orbit(3, 48))
+    pictures = []
+    for device, mesh in zip(DEVICES, (ball, moved)):
+        chosen(device)
+        pictures.append(render_mesh(mesh, orbit(3, 48)))
+    one, other = pictures
     assert float((one.rgb - other.rgb.cpu()).abs().mean()) < 1e-3
     assert float((one.depth - other.depth.cpu()).abs().mean()) < 1e-2
 
