@@ -34,7 +34,7 @@ from benchmarks.common import head, row
 from benchmarks.presets import MODELS, VAE, full_size, text_config
 from guidance import Guidance
 from threed.cli_show import say
-from threed.config import Run, Stage, constant, load_run
+from threed.config import WITH_CRITIC, Run, Stage, constant, load_run
 from threed.core import InputError
 from threed.diffusion.backbone import TOYBOX, pick_device
 from threed.diffusion.mvdream import MultiViewDiffusion
@@ -309,14 +309,16 @@ def main() -> None:
     asked_for = runs(asked)
     models = dict.fromkeys(run.backbone_of(stage) for run in asked_for.values()
                            for stage in run.stages)  # fmt: skip
-    for model in sorted(models, key=lambda name: [key in name for key in MODELS], reverse=True):
+    for model in models:
         backbone = blank_backbone(model, device, tiny=asked.tiny)
-        for name, run in asked_for.items():
-            for index, stage in enumerate(run.stages):
-                if run.backbone_of(stage) == model:
-                    for size in sizes(stage):
-                        alone = single(run, stage, size, tiny=asked.tiny)
-                        print_row(name, index, alone, backbone, asked)
+        stages = [(name, index, stage) for name, run in asked_for.items()
+                  for index, stage in enumerate(run.stages)
+                  if run.backbone_of(stage) == model]  # fmt: skip
+        # critics last: what they put into the denoiser stays in it
+        for name, index, stage in sorted(stages, key=lambda row: row[2].guidance in WITH_CRITIC):
+            for size in sizes(stage):
+                alone = single(asked_for[name], stage, size, tiny=asked.tiny)
+                print_row(name, index, alone, backbone, asked)
         del backbone
 
 

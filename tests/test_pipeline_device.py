@@ -68,7 +68,7 @@ def test_a_run_goes_on_after_an_interrupt(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("exporters.video.turntable", lambda *args, **options: None)
 
     def interrupt(progress: Any) -> None:
-        if progress.message == "optimising" and progress.step >= 5:
+        if progress.message == "optimising" and progress.step >= 10:  # the checkpoint is of step 5
             raise KeyboardInterrupt
 
     run = load_run("toybox-vsd", [*QUICK, "steps=10"])
