@@ -50,6 +50,11 @@ MODELS: dict[str, tuple[dict[str, Any], int]] = {
     }, 1280),
 }  # fmt: skip
 
+VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -59,19 +64,20 @@ class Cost:
     encoder: float  # of the VAE, with its gradient
 
 
+def text_config(width: int) -> CLIPTextConfig:
+    """Of the CLIP that Stable Diffusion 1.5, 2.1 or XL's refiner reads with, by its width."""
+    depth = {768: 12, 1024: 24}.get(width, 32)
+    return CLIPTextConfig(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=depth,
+                          num_attention_heads=width // 64, projection_dim=width)  # fmt: skip
+
+
 def model(name: str) -> Any:
     """What the plan asks of a backbone, without numbers."""
     config, width = next(value for key, value in MODELS.items() if key in name)
-    text = CLIPTextConfig(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=12 if
-                          width == 768 else 24 if width == 1024 else 32,
-                          num_attention_heads=width // 64)  # fmt: skip
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config).half()
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2,
-        )  # fmt: skip
-        encoder = CLIPTextModel(text).half()
+        vae = AutoencoderKL(**VAE)
+        encoder = CLIPTextModel(text_config(width)).half()
     vae = vae if "xl" in name else vae.half()
     size = config["sample_size"] * 8
     return SimpleNamespace(
@@ -132,6 +138,14 @@ def line(name: str, run: Run, tflops: float) -> str:
                f"{total / tflops / 3600:.1f}")  # fmt: skip
 
 
+def full_size() -> dict[str, Run]:
+    """The presets whose models are all among MODELS, by name."""
+    runs = {name: load_run(name) for name in presets()}
+    return {name: run for name, run in runs.items()
+            if all(any(key in run.backbone_of(stage) for key in MODELS)
+                   for stage in run.stages)}  # fmt: skip
+
+
 def main() -> None:
     """The table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -140,11 +154,8 @@ def main() -> None:
     arguments = parser.parse_args()
     say(head("preset", "GiB by stage", "GiB at most", "10^15 operations",
              "hours, without rendering"))  # fmt: skip
-    for name in presets():
-        run = replace(load_run(name), memory=arguments.memory)
-        names = [run.backbone_of(stage) for stage in run.stages]
-        if all(any(key in backbone for key in MODELS) for backbone in names):
-            say(line(name, run, arguments.tflops))
+    for name, run in full_size().items():
+        say(line(name, replace(run, memory=arguments.memory), arguments.tflops))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import torch
-from av.video.frame import VideoFrame
+from torch import Tensor
 
 from exporters import files, pictures, topology
 from exporters.normals import relief
@@ -30,6 +29,8 @@ def turntable(
     evenly. InputError for fewer than 2 frames, a size that is not even (H.264 halves the colour's
     resolution) or out of 16..4096, and for a place that cannot be written to.
     """
+    import av
+
     if frames < 2:
         raise InputError(f"a turntable needs at least 2 frames, got {frames}")
     if size % 2 or not 16 <= size <= 4096:
@@ -42,14 +43,16 @@ def turntable(
             stream.pix_fmt = "yuv420p"
             stream.options = {"crf": QUALITY, "preset": "veryfast"}
             for frame in _frames(mesh, frames, size, look):
-                container.mux(stream.encode(frame))
+                picture = av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")
+                container.mux(stream.encode(picture))
             container.mux(stream.encode())
 
 
-def _frames(mesh: Mesh, frames: int, size: int, look: Look) -> Iterator[VideoFrame]:
+def _frames(mesh: Mesh, frames: int, size: int, look: Look) -> Iterator[Tensor]:
+    """[size, size, 3] uint8 each."""
     mesh = pictures.framed(mesh)
     background, solid = torch.full((3,), BACKGROUND), topology.is_solid(mesh)
     views = orbit(frames, size)
     shape = relief(mesh)
     for image in film(mesh, views, background=background, look=look, solid=solid, relief=shape):
-        yield VideoFrame.from_ndarray(pictures.bytes_of(image).numpy(), format="rgb24")
+        yield pictures.bytes_of(image)

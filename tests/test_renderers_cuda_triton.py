@@ -16,6 +16,7 @@ from threed.cameras import orbit
 
 pytest.importorskip("triton", reason="triton is not installed: it comes with CUDA PyTorch")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_the_hash_grid_and_its_gradient_equal_the_references(
     table = torch.randn(4 * 512, features)
     found = []
     for module in (field_reference, kernels):
-        leaf = table.to(DEVICE).requires_grad_()
+        leaf = table.clone().to(DEVICE).requires_grad_()
         value = module.hash_encode(points.to(DEVICE), leaf, resolutions, 3)
         cotangent = torch.rand(value.shape, generator=torch.Generator().manual_seed(1))
         value.backward(cotangent.to(DEVICE))

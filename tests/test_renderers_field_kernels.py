@@ -54,6 +54,18 @@ def test_dense_level_interpolates_a_linear_function_exactly() -> None:
     torch.testing.assert_close(out[:, 0], expected)
 
 
+def test_rays_may_be_marched_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    directions = torch.nn.functional.normalize(torch.randn(40, 3), dim=-1)
+    rays = (-2 * directions, directions, torch.full((40,), 1.0), 1 + 2 * torch.rand(40),
+            torch.rand(8, 8, 8) < 0.5, 0.05, torch.rand(40))  # fmt: skip
+    whole = field_reference.march(*rays)
+    monkeypatch.setattr(field_reference, "PLACES", 300)
+    pieces = field_reference.march(*rays)
+    assert len(whole) > 100
+    for a, b in zip(vars(whole).values(), vars(pieces).values()):
+        assert torch.equal(a, b)
+
+
 def test_hashed_level_reads_the_rows_of_instant_ngp() -> None:
     corner = torch.tensor([[7, 11, 40]])
     row = (7 ^ (11 * 2654435761) ^ (40 * 805459861)) % 2**32 % 64

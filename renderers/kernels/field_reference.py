@@ -11,6 +11,7 @@ from torch import Tensor
 from renderers.kernels import Samples
 
 PRIMES = (1, 2654435761, 805459861)  # Instant-NGP, equation 4
+PLACES = 2**24  # on rays looked at together: some 80 bytes each
 STOP = 1e-4  # transmittance below which nothing behind is seen
 
 
@@ -53,6 +54,20 @@ def march(
     """Samples at near + (k + jitter) * step < far that lie in an occupied cell."""
     longest = float((far - near).max()) if len(near) else 0.0
     k = torch.arange(max(int(longest / step) + 1, 1), device=near.device)
+    rays = (origins, directions, near, far, jitter)
+    pieces = zip(*(value.split(max(1, PLACES // len(k))) for value in rays))
+    found = [_occupied(occupancy, step, k, *piece) for piece in pieces]
+    counts, t = (torch.cat(part) for part in zip(*found))
+    ray_index = torch.arange(len(near), device=near.device).repeat_interleave(counts)
+    packed = torch.stack([counts.cumsum(0) - counts, counts], 1)
+    return Samples(ray_index, t, torch.full_like(t, step), packed)
+
+
+def _occupied(
+    occupancy: Tensor, step: float, k: Tensor, origins: Tensor, directions: Tensor, near: Tensor,
+    far: Tensor, jitter: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Of each ray how many samples are kept, and where those are."""
     t = near[:, None] + (k + jitter[:, None]) * step  # [N, K]
     points = origins[:, None] + t[..., None] * directions[:, None]
     size = occupancy.shape[0]
@@ -60,11 +75,7 @@ def march(
     inside = ((cell >= 0) & (cell < size)).all(-1)
     x, y, z = cell.clamp(0, size - 1).unbind(-1)
     keep = occupancy[x, y, z] & inside & (t < far[:, None])
-    counts = keep.sum(1)
-    ray_index = keep.nonzero()[:, 0]
-    t = t[keep]
-    packed = torch.stack([counts.cumsum(0) - counts, counts], 1)
-    return Samples(ray_index, t, torch.full_like(t, step), packed)
+    return keep.sum(1), t[keep]
 
 
 def composite(

@@ -118,8 +118,9 @@ def _mixed_cubes(inside: Tensor) -> Tensor:
     x, y, z = (some & ~every).nonzero().unbind(1)
     step = torch.tensor([size * size, size, 1], device=inside.device)
     bits = torch.tensor([[k & 1, k >> 1 & 1, k >> 2] for k in range(8)], device=inside.device)
-    first = torch.stack([x, y, z], 1) @ step
-    return first[:, None] + (bits @ step)[None]
+    # a sum of products, since a GPU multiplies no matrices of integers
+    first = (torch.stack([x, y, z], 1) * step).sum(1)
+    return first[:, None] + (bits * step).sum(1)
 
 
 def _triangles(tetrahedra: Tensor, case: Tensor) -> Tensor:
