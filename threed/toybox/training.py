@@ -58,7 +58,6 @@ def fit(job: Job, folder: Path, *, device: torch.device, minutes: float | None =
     model = model.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     on_gpu = device.type == "cuda"
-    torch.backends.cudnn.benchmark = on_gpu  # its batches are all of one shape or two
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=job.lr, betas=(0.9, 0.99), weight_decay=job.weight_decay,
         fused=on_gpu,
