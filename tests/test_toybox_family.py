@@ -20,6 +20,7 @@ from threed.toybox.mix import fill_scenes
 from threed.toybox.shelf import UNKNOWN, Shelf, fill_shelf
 from threed.toybox.train import finish, normalise_latents, train
 from threed.toybox.training import Batch, Job, batches, fit, generators
+from threed.toybox.unet import unet_job
 from threed.toybox.world import COLORS, KINDS
 
 CPU = torch.device("cpu")
@@ -186,9 +187,9 @@ def test_every_part_trains_in_order_and_the_folder_is_diffusers_own(
         model = fit(dataclasses.replace(job, sheet=None), tmp_path / part, device=CPU)
         finish(part, model, weights, coloured)
     budget = tiny(jobs.BUDGETS["cpu"]["unet"])
-    job = jobs.unet_job(coloured, None, budget, CPU, 0, weights)
+    job = unet_job(coloured, None, budget, CPU, 0, weights)
     assert all(torch.isfinite(job.loss(job.model, job.batch(step))) for step in (0, 1))
-    job = jobs.unet_job(coloured, scenes, budget, CPU, 0, weights)
+    job = unet_job(coloured, scenes, budget, CPU, 0, weights)
     assert all(torch.isfinite(job.loss(job.model, job.batch(step))) for step in (0, 1))
     finish("unet", job.model, weights, coloured)
 

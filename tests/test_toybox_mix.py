@@ -201,4 +201,4 @@ def test_a_job_without_scenes_is_of_toys_alone(tmp_path: Path) -> None:
     assert isinstance(job.model, Judge)
     assert not job.model.knows_scenes
     assert torch.isfinite(job.loss(job.model, job.batch(0)))
-    assert jobs._split(64, "unet", None) == (64, 0)
+    assert jobs.split(64, "unet", None) == (64, 0)

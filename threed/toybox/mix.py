@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from threed.toybox.garments import GARMENTS, Garment, laid_flat, random_garment
 from threed.toybox.judge import HEADS, SCENE_HEADS
 from threed.toybox.pairs import ABOVE, Pair, Single, random_pair_scene, random_toy_scene
 from threed.toybox.scenes import Scene, draw_scene
-from threed.toybox.shelf import SAVE_SECONDS, UNKNOWN, chunks, grown
+from threed.toybox.shelf import SAVE_SECONDS, UNKNOWN, chunks, grown, images_of
 from threed.toybox.spread import every, spread
 
 Rng = np.random.Generator
@@ -96,8 +95,7 @@ class SceneShelf:
 
     def images(self, scenes: NDArray[np.int64], views: NDArray[np.int64]) -> Tensor:
         """[B, 3, size, size] in [0, 1] of given scenes [B]; views [B] are zeros."""
-        pixels = torch.from_numpy(np.ascontiguousarray(self.pictures[scenes, views]))
-        return pixels.permute(0, 3, 1, 2).float() / 255
+        return images_of(self.pictures[scenes, views])
 
     def captions(self, rng: Rng, scenes: NDArray[np.int64]) -> list[str]:
         """One of the captions of each of given scenes [B]."""

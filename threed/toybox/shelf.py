@@ -88,8 +88,7 @@ class Shelf:
 
     def images(self, sets: NDArray[np.int64], views: NDArray[np.int64]) -> Tensor:
         """[B, 3, size, size] in [0, 1] of given sets [B] and views [B]."""
-        pixels = torch.from_numpy(np.ascontiguousarray(self.pictures[sets, views]))
-        return pixels.permute(0, 3, 1, 2).float() / 255
+        return images_of(self.pictures[sets, views])
 
     def cameras(self, sets: NDArray[np.int64], views: NDArray[np.int64]) -> Cameras:
         """The cameras of given sets [B] and views [B]."""
@@ -123,6 +122,12 @@ class Shelf:
             caption(rng, self.label(int(i)), name if rng.uniform() < view_words else None)
             for i, name in zip(sets, names)
         ]
+
+
+def images_of(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """[B, 3, H, W] in [0, 1] on a device, of [B, H, W, 3] uint8."""
+    there = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    return there.permute(0, 3, 1, 2).float() / 255
 
 
 def fill_shelf(

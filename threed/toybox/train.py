@@ -13,7 +13,7 @@ from torch import nn
 
 from threed.core import InputError
 from threed.diffusion.backbone import pick_device
-from threed.toybox import card, family, jobs
+from threed.toybox import card, family, jobs, unet
 from threed.toybox.judge import load_judge
 from threed.toybox.mix import SceneShelf, fill_scenes
 from threed.toybox.shelf import VIEWS, Shelf, fill_shelf
@@ -61,7 +61,7 @@ def train(
     torch.manual_seed(0)  # of the new network's weights
     asked = (shelf, scenes, budget, where, 0)
     if part in ("unet", "clip"):
-        job = {"unet": jobs.unet_job, "clip": jobs.clip_job}[part](*asked, weights)
+        job = {"unet": unet.unet_job, "clip": jobs.clip_job}[part](*asked, weights)
     else:
         job = {"vae": jobs.vae_job, "judge": jobs.judge_job}[part](*asked)
     if not (work / part / "checkpoint.pt").exists() and start_from(job.model, part, weights):
@@ -128,7 +128,7 @@ def start_from(model: nn.Module, part: str, weights: Path) -> bool:
 def finish(part: str, model: Any, weights: Path, shelf: Shelf) -> None:
     """Write a trained part as the family's folder has it."""
     if part == "unet":
-        jobs.save_unets(model, weights)
+        unet.save_unets(model, weights)
     elif part == "clip":
         from transformers import CLIPTextModel
 
