@@ -241,6 +241,18 @@ def test_the_card_tells_training_and_scores(tmp_path: Path) -> None:
     assert "text to image: kind" not in text
 
 
+def test_the_card_tells_every_training_that_a_part_went_through(tmp_path: Path) -> None:
+    facts = {"batch": 64, "sets": 1500, "seed": 1, "minutes": 1.0}
+    alone = {"vae": facts | {"steps": 5, "machine": "a laptop"}}  # as older folders have it
+    (tmp_path / card.TRAINING).write_text(json.dumps(alone))
+    before = card.trainings(tmp_path, "vae")
+    for steps in (2, 7):  # of the same training, cut and continued
+        card.record(tmp_path, "vae", facts | {"steps": steps}, before)
+    assert [one["steps"] for one in card.trainings(tmp_path, "vae")] == [5, 7]
+    text = (tmp_path / card.CARD).read_text()
+    assert "| vae | 5 | 64 | 1,500 | 0 | 1 | 1.0 | a laptop |\n| vae | 7 |" in text
+
+
 def test_the_judge_survives_saving_and_reads_any_size(tmp_path: Path) -> None:
     judge = Judge().eval()
     judge.save_pretrained(tmp_path)

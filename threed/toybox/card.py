@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +43,30 @@ MEANINGS = (
 )
 
 
-def record(weights: Path, part: str, facts: dict[str, Any]) -> None:
-    """Note in training.json how a part was trained, and bring the card up to date."""
+def trainings(weights: Path, part: str) -> list[dict[str, Any]]:
+    """How a part came to be: the facts of each training, one going on from the other."""
+    found = _read(weights / TRAINING).get(part, [])
+    return [found] if isinstance(found, dict) else list(found)  # one alone, in older folders
+
+
+def record(
+    weights: Path, part: str, facts: dict[str, Any], before: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Note in training.json how a part was trained, and bring the card up to date.
+
+    before: the trainings that it went on from, of the same part.
+    """
     import torch
 
-    path = weights / TRAINING
-    known = json.loads(path.read_text()) if path.exists() else {}
     machine = f"{platform.machine()} {platform.system()}, torch {torch.__version__}"
-    known[part] = facts | {"machine": machine}
-    path.write_text(json.dumps(known, indent=2) + "\n")
+    known = {name: trainings(weights, name) for name in _read(weights / TRAINING)}
+    known[part] = [*before, facts | {"machine": machine}]
+    (weights / TRAINING).write_text(json.dumps(known, indent=2) + "\n")
     write_card(weights)
 
 
 def write_card(weights: Path) -> None:
     """README.md of a weights folder, from its training.json and scores.json."""
-    facts = _read(weights / TRAINING)
     scores = _read(weights / SCORES)
     lines = [
         "# Toybox",
@@ -68,13 +78,16 @@ def write_card(weights: Path) -> None:
         "`docs/toybox.md` says what the parts are; `threed toybox train` made them,",
         "`threed toybox evaluate` measured them (30 steps, guidance 5, toys of held-out seeds).",
         "",
+        "A part with several lines went on from the one above.",
+        "",
         "| part | steps | batch | sets of four pictures | scenes | world's seed | minutes "
         "| machine |",
         "|---|---|---|---|---|---|---|---|",
         *(
             f"| {part} | {f['steps']:,} | {f['batch']} | {f['sets']:,} | {f.get('scenes', 0):,} | "
             f"{f['seed']} | {f['minutes']} | {f['machine']} |"
-            for part, f in facts.items()
+            for part in _read(weights / TRAINING)
+            for f in trainings(weights, part)
         ),
         "",
         "| score | reached | aimed at |",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from threed.toybox.training import fit
 SETS = {"cpu": 15_000, "cuda": 60_000}  # of four pictures each
 JUDGE_SETS = {"cpu": 12_000, "cuda": 20_000}
 SEEDS = {"train": 1, "judge": 2, "test": 3}  # the worlds of the family, the judge, and measuring
+BEFORE = "before.json"  # beside a checkpoint: the trainings that it goes on from
 Say = Callable[[str], None]
 
 
@@ -64,8 +66,13 @@ def train(
         job = {"unet": unet.unet_job, "clip": jobs.clip_job}[part](*asked, weights)
     else:
         job = {"vae": jobs.vae_job, "judge": jobs.judge_job}[part](*asked)
-    if not (work / part / "checkpoint.pt").exists() and start_from(job.model, part, weights):
-        say(f"going on from the weights in {weights}")
+    if not (work / part / "checkpoint.pt").exists():
+        goes_on = start_from(job.model, part, weights)
+        if goes_on:
+            say(f"going on from the weights in {weights}")
+        (work / part).mkdir(parents=True, exist_ok=True)
+        before = card.trainings(weights, part) if goes_on else []
+        (work / part / BEFORE).write_text(json.dumps(before), encoding="utf-8")
     say(f"training {part} for {budget.steps} steps of {budget.batch} on {where}")
     average = fit(job, work / part, device=where, minutes=minutes)
     finish(part, average.cpu(), weights, shelf)
@@ -74,8 +81,14 @@ def train(
         "steps": card.steps_of(log), "batch": budget.batch, "sets": len(shelf),
         "scenes": 0 if scenes is None else len(scenes),
         "seed": SEEDS["judge" if part == "judge" else "train"], "minutes": card.minutes_of(log),
-    })  # fmt: skip
+    }, _before(work / part))  # fmt: skip
     say(f"wrote {part} to {weights}")
+
+
+def _before(folder: Path) -> list[dict[str, Any]]:
+    """The trainings that a folder's went on from; none if it is from before they were kept."""
+    path = folder / BEFORE
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
 
 
 def open_shelf(part: str, work: Path, device: str, sets: int | None, say: Say) -> Shelf:
