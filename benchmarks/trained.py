@@ -92,7 +92,10 @@ def followed(judge: Judge, drawn: DrawnEdit, made: Tensor) -> bool:
 
 
 def error_outside(drawn: DrawnEdit, made: Tensor) -> float:
-    """Mean absolute error, of 1, where nothing was to change, two pixels away from the edit."""
+    """Mean absolute error, of 1, where nothing was to change, two pixels away from the edit.
+
+    NaN where everything was.
+    """
     kept = torch.from_numpy(~ndimage.binary_dilation(drawn.region, iterations=2))
     return float((made - picture(drawn.before))[:, kept].abs().mean())
 
@@ -280,8 +283,8 @@ def content_shown(backbone: Backbone, adapters: Any, views: Sequence[View], clip
 
 
 def mean(values: Any) -> float:
-    """The mean of numbers."""
-    return float(np.mean(list(values)))
+    """The mean of those numbers that are any."""
+    return float(np.nanmean(list(values)))
 
 
 def show_rows(sheet: Path | None, *rows: Tensor) -> None:
