@@ -1,7 +1,7 @@
 """How fast toybox draws and trains: python benchmarks/toybox.py [--json]
 
 Drawing is counted in processor time, so that a busy machine does not disturb it; the training step
-of the UNet is a ratio of two memory layouts within one run.
+of the UNet is a ratio of memory layouts, and of precisions, within one run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from threed.cameras import orbit
 from threed.diffusion.attention import Views, install
+from threed.diffusion.half import norms_in_float32
 from threed.toybox import family
 from threed.toybox.draw import Light
 from threed.toybox.mix import random_scene
@@ -48,11 +49,12 @@ def scenes_a_second(count: int) -> float:
     return count / (time.process_time() - began)
 
 
-def step_seconds(layout: torch.memory_format, steps: int) -> float:
+def step_seconds(layout: torch.memory_format, steps: int, *, half: bool = False) -> float:
     """The least seconds of a forward and backward pass of the multi-view UNet."""
     torch.manual_seed(0)
     unet = family.new_unet(multiview=True)
     install(unet)
+    norms_in_float32(unet)
     model = unet.train().to(memory_format=layout)
     x, t = torch.randn(BATCH, 4, 16, 16), torch.randint(1000, (BATCH,))
     tokens, labels = torch.randn(BATCH, family.LENGTH, family.WIDTH), torch.randn(BATCH, 16)
@@ -60,8 +62,9 @@ def step_seconds(layout: torch.memory_format, steps: int) -> float:
     best = float("inf")
     for _ in range(steps):
         began = time.perf_counter()
-        out = model(x, t, tokens, class_labels=labels, cross_attention_kwargs=edits)
-        out.sample.square().mean().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = model(x, t, tokens, class_labels=labels, cross_attention_kwargs=edits)
+        out.sample.float().square().mean().backward()
         best = min(best, time.perf_counter() - began)
     return best
 
@@ -75,12 +78,14 @@ def main() -> None:
     asked = parser.parse_args()
     first = step_seconds(torch.contiguous_format, asked.steps)
     last = step_seconds(torch.channels_last, asked.steps)
+    half = step_seconds(torch.channels_last, asked.steps, half=True)
     result = {
         "load": os.getloadavg()[0],
         "threads": torch.get_num_threads(),
         "pictures_per_core_second": drawn_a_second(asked.sets),
         "scenes_per_core_second": scenes_a_second(asked.sets),
         "channels_first_over_last": first / last,
+        "float32_over_bfloat16": last / half,
     }
     if asked.json:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
@@ -90,7 +95,7 @@ def main() -> None:
         f"drawing: {result['pictures_per_core_second']:.0f} pictures with truth a core's second\n"
         f"scenes: {result['scenes_per_core_second']:.0f}\n"
         f"a training step of the UNet, channels first: {result['channels_first_over_last']:.2f} x "
-        f"channels last\n"
+        f"channels last, in float32 {result['float32_over_bfloat16']:.2f} x bfloat16\n"
     )
 
 

@@ -75,6 +75,18 @@ def test_each_system_is_trained_and_then_used(backbone: Path, data: Path, tmp_pa
         picture.unlink()
 
 
+def test_bfloat16_is_taken_where_it_pays_and_nothing_else_is_asked(
+    backbone: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pays, more, precision in (
+        (True, (), "bf16"), (False, (), "no"), (True, ("--precision", "no"), "no"),
+    ):  # fmt: skip
+        monkeypatch.setattr("threed.diffusion.half.bfloat16_pays", lambda device: pays)  # noqa: B023
+        out = tmp_path / f"{pays}-{len(more)}"
+        assert train("controlnet", data, out, backbone, *more).exit_code == 0
+        assert json.loads((out / "settings.json").read_text())["precision"] == precision
+
+
 def test_packed_weights_are_half_as_large_and_the_same(
     backbone: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -22,7 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from threed.core import InputError
+from threed.diffusion.half import norms_in_float32
 from threed.diffusion.images import save_image
+from threed.diffusion.muon import Muon
 
 SAVE_SECONDS = 60.0  # between checkpoints
 CHECKPOINT, SETTINGS, LOG, SHEET = "checkpoint.pt", "settings.json", "log.jsonl", "sheet.png"
@@ -44,6 +46,7 @@ class Recipe:
     weight_decay: float = 0.01
     ema: float = 0.999  # how much of the averaged weights a step keeps
     precision: str = "no"  # accelerate's: no, bf16, fp16
+    muon: bool = False  # instead of AdamW
 
     def __post_init__(self) -> None:
         """Refuse what cannot train."""
@@ -151,7 +154,9 @@ class _Run:
         )  # fmt: skip
         task.net.to(device).train()
         self.trained = trainable(task.net)
-        optimizer = torch.optim.AdamW(
+        norms_in_float32(task.net)
+        kind: Any = Muon if recipe.muon else torch.optim.AdamW
+        optimizer = kind(
             list(self.trained.values()), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
         # on several GPUs gradients are gathered for what is called: the loss, not the net

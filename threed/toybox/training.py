@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from threed.core import InputError
+from threed.diffusion.half import bfloat16_pays, norms_in_float32
 from threed.diffusion.images import save_image
+from threed.diffusion.muon import Muon
 
 SAVE_SECONDS = 60.0  # between checkpoints
 LOG_EVERY = 20  # steps between two lines of log.jsonl
@@ -43,6 +45,7 @@ class Job:
     cooldown: float = 0.25  # last share of the steps, in which lr falls linearly to 0.02 of itself
     ema: float = 0.999
     weight_decay: float = 0.01
+    muon: bool = False  # instead of AdamW
 
 
 def fit(job: Job, folder: Path, *, device: torch.device, minutes: float | None = None) -> nn.Module:
@@ -56,12 +59,10 @@ def fit(job: Job, folder: Path, *, device: torch.device, minutes: float | None =
     # channels last: 1.15 x as fast on a CPU (benchmarks/toybox.py), and tensor cores want it
     model: Any = job.model.to(device).train()
     model = model.to(memory_format=torch.channels_last)
+    norms_in_float32(model)
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    on_gpu = device.type == "cuda"
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=job.lr, betas=(0.9, 0.99), weight_decay=job.weight_decay,
-        fused=on_gpu,
-    )  # fmt: skip
+    on_gpu, half = device.type == "cuda", bfloat16_pays(device)
+    optimizer = _optimizer(job, model, on_gpu)
     start = _load(folder / "checkpoint.pt", model, average, optimizer)
     workers = min(WORKERS, os.cpu_count() or 1) if on_gpu else 0
     began = saved = time.monotonic()
@@ -71,7 +72,7 @@ def fit(job: Job, folder: Path, *, device: torch.device, minutes: float | None =
         for step, batch in enumerate(batches(job, start, device, workers), start):
             for group in optimizer.param_groups:
                 group["lr"] = job.lr * _rate(job, step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = job.loss(model, batch)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -138,6 +139,15 @@ def generators(seed: int, step: int) -> tuple[Any, torch.Generator]:
 def _rate(job: Job, step: int) -> float:
     left = (job.steps - step) / max(job.cooldown * job.steps, 1)
     return min(1.0, (step + 1) / job.warmup, max(left, 0.02))
+
+
+def _optimizer(job: Job, model: nn.Module, on_gpu: bool) -> torch.optim.Optimizer:
+    if job.muon:
+        return Muon(model.parameters(), job.lr, weight_decay=job.weight_decay)
+    return torch.optim.AdamW(
+        model.parameters(), lr=job.lr, betas=(0.9, 0.99), weight_decay=job.weight_decay,
+        fused=on_gpu,
+    )  # fmt: skip
 
 
 @torch.no_grad()

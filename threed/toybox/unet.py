@@ -23,7 +23,7 @@ from threed.toybox.shelf import Shelf, images_of
 from threed.toybox.training import Batch, Job, generators
 
 PAIR_SHARE = 2.5  # times as often as its share in the world comes a pair
-SETS_EVERY, SETS_AT = 5, (1, 3)  # of as many steps, those in which sets of four are seen
+SETS_EVERY = 4  # of as many steps one is of sets of four views
 VIEW_WORDS = {1: 0.6, 4: 0.4}  # the share of captions that name the view, by pictures of a set
 EMPTY = 0.1  # share of captions that are left out
 
@@ -38,7 +38,7 @@ def unet_job(
 ) -> Job:
     """Noise prediction on single pictures and on sets of four views of a toy (MVDream).
 
-    Two steps of five are of sets, and of the other pictures half or so shows pairs: they are the
+    One step of four is of sets, and of the other pictures half or so shows pairs: they are the
     hardest. Single pictures have no camera; a set shares t, and its self-attention spans the views.
     The loss is weighted by 1 / sqrt(SNR) (Yu et al. 2023, Debias the Training of Diffusion Models):
     kind and pose are settled where noise is strong. A tenth of the captions is empty.
@@ -54,7 +54,7 @@ def unet_job(
     return Job(
         "unet", unet, Batches(shelf, scenes, budget.batch, seed, texts),
         Denoising(shelf, scenes, weights, device, texts), budget.steps, budget.lr, sheet=look,
-        sheet_every=max(budget.steps // SHEETS, 1),
+        sheet_every=max(budget.steps // SHEETS, 1), muon=True,
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ class Batches:
         "t" [B], "noise" [B, 4, h, w], and of sets "cameras" [B, 16].
         """
         rng, generator = generators(self.seed, step)
-        batch, captions = self._sets(rng) if step % SETS_EVERY in SETS_AT else self._singles(rng)
+        batch, captions = self._sets(rng) if step % SETS_EVERY == 1 else self._singles(rng)
         said = ["" if rng.uniform() < EMPTY else text for text in captions]
         # t is spread evenly over the batch: less chance in the loss
         n, count = len(captions) // batch["count"], batch["count"]
