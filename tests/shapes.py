@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from renderers import volume
 from threed.core import Cameras, Mesh, RenderOutput
+
+FORMATS = (".glb", ".obj", ".ply", ".stl")  # that meshes are written in and read from
 
 
 def sphere(radius: float = 0.6, rows: int = 16, columns: int = 24) -> Mesh:
@@ -71,3 +74,9 @@ class Ball:
         seen = volume.Volume(self.density_and_color, self.occupied, step=0.02)
         behind = torch.ones(3) if background is None else background
         return volume.render(seen, cameras, background=behind)
+
+
+def lopsided() -> Mesh:
+    """A cube of sides 1, 2, 3 with one corner at the origin: no turn or mirror leaves it alone."""
+    mesh = cube()
+    return replace(mesh, colors=torch.linspace(0, 1, 24).view(8, 3))
