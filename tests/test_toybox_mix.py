@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +184,34 @@ def test_a_perfect_judge_would_score_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert scores == dict.fromkeys(
         ("judge_scene", "judge_pair", "judge_garment", "judge_identity", "judge_pose"), 1.0
     )
+
+
+@pytest.mark.parametrize(("swap", "right"), [
+    ((), {"both": 1, "place": 1, "kinds": 1, "colors": 1}),
+    (("first_color", "second_color"), {"both": 0, "place": 0, "kinds": 1, "colors": 1}),
+    (("first_kind", "second_color"), {"both": 0, "place": 0, "kinds": 0, "colors": 0}),
+])  # fmt: skip
+def test_pairs_are_scored_as_wholes_and_by_halves(
+    monkeypatch: pytest.MonkeyPatch, swap: tuple[str, ...], right: dict[str, float]
+) -> None:
+    def sampled(backbone: object, judge: object, prompt: str, *rest: object) -> Verdict:
+        way = next(way for way in (" to the left of ", " on top of ", " and ") if way in prompt)
+        said = [text.split()[1:] for text in prompt.split(way)]
+        row = {"first_color": said[0][0], "first_kind": said[0][1], "second_color": said[1][0],
+               "second_kind": said[1][1],
+               "scene": "pair above" if "top" in way else "pair beside"}  # fmt: skip
+        if set(swap) == {"first_color", "second_color"}:
+            row["first_color"], row["second_color"] = row["second_color"], row["first_color"]
+        elif swap:  # both toys are one
+            row["second_color"], row["first_kind"] = row["first_color"], row["second_kind"]
+        return verdict(row)
+
+    monkeypatch.setattr(measure_scenes, "_sampled", sampled)
+    backbone: Any = None
+    scores = measure_scenes.pair_scores(backbone, Judge(), 1, 1.0)
+    assert scores == {"image_pair": right["both"], "image_pair_place": right["place"],
+                      "image_pair_kinds": right["kinds"],
+                      "image_pair_colors": right["colors"]}  # fmt: skip
 
 
 def test_toy_pictures_tell_the_judge_of_scenes_that_they_are_toys(tmp_path: Path) -> None:

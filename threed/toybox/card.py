@@ -37,6 +37,8 @@ MEANINGS = (
     ("judge_pose", "judge, scenes: pose", ""),
     ("vae_scenes_psnr_db", "VAE, scenes: PSNR, dB", "≥ 28"),
     ("image_pair", "text to image: both toys of a pair with their colours", "≥ 0.70"),
+    ("image_pair_kinds", "text to image: both kinds of a pair, whatever their colours", ""),
+    ("image_pair_colors", "text to image: both colours of a pair, whatever has them", ""),
     ("image_pair_place", "text to image: the same, each in the place that is said", ""),
     ("image_garment", "text to image: both garments of a person with their colours", ""),
     ("image_identity", "text to image: hair, its colour, glasses, beard, each by itself", ""),

@@ -58,11 +58,11 @@ def vae_scene_scores(weights: Path, scenes: int) -> dict[str, float]:
 def pair_scores(backbone: Backbone, judge: Judge, steps: int, guidance: float) -> dict[str, float]:
     """Of one sample for each of PAIRS prompts: both toys right with their colours, and placed so.
 
-    A third of the prompts is "X and Y" (either may be left), one "X to the left of Y", one "X on
-    top of Y".
+    Both kinds and both colours are counted by themselves, too. A third of the prompts is "X and Y"
+    (either may be left), one "X to the left of Y", one "X on top of Y".
     """
     rng = np.random.default_rng(SEEDS["test"])
-    both, placed = [], []
+    both, placed, alike = [], [], list[list[bool]]()
     for index in range(PAIRS):
         kinds, colors = (rng.choice(list(names), 2, replace=False) for names in (KINDS, COLORS))
         one, two = (f"{color} {kind}" for color, kind in zip(colors, kinds))
@@ -70,10 +70,14 @@ def pair_scores(backbone: Backbone, judge: Judge, steps: int, guidance: float) -
         verdict = _sampled(backbone, judge, f"{a(one)} {way} {a(two)}", index, steps, guidance)
         found = pairs_of(verdict)[0]
         both.append(sorted(found) == sorted([one, two]))
+        halves = (zip(*(toy.split() for toy in toys)) for toys in (found, (one, two)))
+        alike.append([sorted(here) == sorted(there) for here, there in zip(*halves)])
         if way != "and":
             place = "pair beside" if "left" in way else "pair above"
             placed.append(found == [one, two] and verdict.names("scene") == [place])
-    return {"image_pair": float(np.mean(both)), "image_pair_place": float(np.mean(placed))}
+    colors_right, kinds_right = np.mean(alike, axis=0).tolist()
+    return {"image_pair": float(np.mean(both)), "image_pair_place": float(np.mean(placed)),
+            "image_pair_kinds": kinds_right, "image_pair_colors": colors_right}  # fmt: skip
 
 
 def person_scores(
