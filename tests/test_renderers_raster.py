@@ -16,6 +16,7 @@ from renderers.kernels import raster_cpu_triangles
 from renderers.kernels.raster import interpolate, rasterize, texture
 from renderers.raster import render_mesh
 from renderers.shading import CLAY, Light
+from tests import shapes
 from threed.cameras import orbit
 from threed.core import InputError, Material, Mesh
 
@@ -29,24 +30,8 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def sphere(rows: int = 24, columns: int = 32, radius: float = 0.6) -> tuple[Tensor, Tensor]:
     """A closed sphere: vertices [V, 3] and outward faces [F, 3]."""
-    theta = torch.linspace(0, math.pi, rows + 1)[1:-1, None]
-    phi = torch.arange(columns)[None] * (2 * math.pi / columns)
-    ring = torch.stack(
-        [theta.sin() * phi.cos(), theta.sin() * phi.sin(), theta.cos().expand(-1, columns)], -1
-    )
-    poles = torch.tensor([[0, 0, 1.0], [0, 0, -1.0]])
-    vertices = radius * torch.cat([ring.reshape(-1, 3), poles])
-    north, south = len(vertices) - 2, len(vertices) - 1
-    faces = []
-    for c in range(columns):
-        d = (c + 1) % columns
-        faces.append((north, c, d))
-        for r in range(rows - 2):
-            a, b = r * columns, (r + 1) * columns
-            faces += [(a + c, b + c, b + d), (a + c, b + d, a + d)]
-        last = (rows - 2) * columns
-        faces.append((last + c, south, last + d))
-    return vertices, torch.tensor(faces)
+    mesh = shapes.sphere(radius, rows, columns)
+    return mesh.vertices, mesh.faces
 
 
 def centers(height: int, width: int) -> tuple[Tensor, Tensor]:
