@@ -154,7 +154,7 @@ def test_training_learns_and_continues_as_if_never_stopped(tmp_path: Path) -> No
 
 def test_batches_made_by_other_processes_are_the_same() -> None:
     here, there = (
-        [batch["x"] for batch in batches(linear_job(6), 2, CPU, workers)] for workers in (0, 2)
+        [batch["x"] for batch in batches(linear_job(6), 2, CPU, workers)] for workers in (0, 1)
     )
     assert len(here) == 4
     assert all(torch.equal(one, other) for one, other in zip(here, there))

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from threed.core import InputError
 from threed.diffusion.half import norms_in_float32
 from threed.diffusion.images import save_image
-from threed.diffusion.muon import Muon
 
 SAVE_SECONDS = 60.0  # between checkpoints
 CHECKPOINT, SETTINGS, LOG, SHEET = "checkpoint.pt", "settings.json", "log.jsonl", "sheet.png"
@@ -46,7 +45,6 @@ class Recipe:
     weight_decay: float = 0.01
     ema: float = 0.999  # how much of the averaged weights a step keeps
     precision: str = "no"  # accelerate's: no, bf16, fp16
-    muon: bool = False  # instead of AdamW
 
     def __post_init__(self) -> None:
         """Refuse what cannot train."""
@@ -155,8 +153,7 @@ class _Run:
         task.net.to(device).train()
         self.trained = trainable(task.net)
         norms_in_float32(task.net)
-        kind: Any = Muon if recipe.muon else torch.optim.AdamW
-        optimizer = kind(
+        optimizer = torch.optim.AdamW(
             list(self.trained.values()), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
         # on several GPUs gradients are gathered for what is called: the loss, not the net
