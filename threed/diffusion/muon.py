@@ -21,7 +21,8 @@ class Muon(torch.optim.Optimizer):
 
     The kernel of a convolution counts as a matrix [out, in·k·k]. A step is scaled as AdamW's
     usually are, 0.2 a weight (Liu et al. 2025, Muon is Scalable, section 2.2), so that one lr
-    serves both: vectors, and matrices of fewer than LEAST rows or columns, are AdamW's.
+    serves both: vectors, and matrices of fewer than LEAST rows or columns, are AdamW's. Weights
+    decay by lr · weight_decay a step.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from threed.core import InputError
 from threed.diffusion.half import bfloat16_pays, norms_in_float32
 from threed.diffusion.images import save_image
-from threed.diffusion.muon import Muon
+from threed.diffusion.muon import BETAS, Muon
 
 SAVE_SECONDS = 60.0  # between checkpoints
 LOG_EVERY = 20  # steps between two lines of log.jsonl
@@ -145,7 +145,7 @@ def _optimizer(job: Job, model: nn.Module, on_gpu: bool) -> torch.optim.Optimize
     if job.muon:
         return Muon(model.parameters(), job.lr, weight_decay=job.weight_decay)
     return torch.optim.AdamW(
-        model.parameters(), lr=job.lr, betas=(0.9, 0.99), weight_decay=job.weight_decay,
+        model.parameters(), lr=job.lr, betas=BETAS, weight_decay=job.weight_decay,
         fused=on_gpu,
     )  # fmt: skip
 
