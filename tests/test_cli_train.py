@@ -128,6 +128,29 @@ def test_a_training_goes_on_only_as_it_began(backbone: Path, data: Path, tmp_pat
     assert [json.loads(line)["step"] for line in lines] == [3, 4]
 
 
+def test_a_training_goes_on_from_weights_of_before(
+    backbone: Path, data: Path, tmp_path: Path
+) -> None:
+    for name, options, file in (
+        ("controlnet", (), "diffusion_pytorch_model.safetensors"),
+        ("instruct_pix2pix", (), "unet/diffusion_pytorch_model.safetensors"),
+        ("uni_controlnet", ("kinds=edges",), "local/adapter.safetensors"),
+    ):
+        first, second = tmp_path / name, tmp_path / f"{name}-2"
+        train(name, data, first, backbone, *options, "--lr", 0.01)
+        train(name, data, second, backbone, *options, "--weights", first, "--lr", 1e-9)
+        before, after = load_file(first / file), load_file(second / file)
+        for key, value in before.items():
+            torch.testing.assert_close(after[key], value, rtol=0, atol=1e-6)
+        settings = next(second.rglob("settings.json")).read_text()
+        assert json.loads(settings)["weights"] == str(first)
+    with pytest.raises(InputError, match="was taught the maps edges, in this order; go on with"):
+        train("uni_controlnet", data, tmp_path / "c", backbone, "kinds=image", "--weights", first)
+    lesson, model = find_lesson("uni_controlnet"), load_backbone(str(backbone), device="cpu")
+    with pytest.raises(InputError, match="holds no global adapter to go on from"):
+        lesson.load(model, first, {**lesson.options, "part": "global"})
+
+
 def test_toyboxs_own_examples_are_drawn_once(
     backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
     backbone: Annotated[str, typer.Option(help="A name of `threed list backbones`, a hub id, or a "
                                           "folder.")] = TOYBOX,
+    weights: Annotated[Path | None, typer.Option(help="Go on from what was learned before: a "
+                                               "training's folder, an official file, or "
+                                               "owner/name of the hub.")] = None,
     steps: Annotated[
         int | None, typer.Option(help="In all; the system's own if not given.")
     ] = None,
@@ -60,6 +63,7 @@ def train(
     from threed.diffusion.backbone import load_backbone
     from threed.diffusion.examples import read_examples
     from threed.diffusion.half import norms_in_float32
+    from threed.diffusion.trained import filled, find_trained
     from threed.diffusion.training import train as run
     from threed.systems.lessons import find_lesson, found_for, read_options
 
@@ -70,16 +74,20 @@ def train(
              "precision": precision}  # fmt: skip
     model: Any = load_backbone(backbone, device=device, dtype=torch.float32)
     norms_in_float32(model.unet)
+    start = None if weights is None else find_trained(weights, model.folder, system)
     recipe, small = _recipe(lesson, model, given)
     examples = read_examples(
         _folder(lesson, data, drawn), model.image_size if size is None else size,
         pictures=roles, texts=lesson.texts, found=found_for(roles),
     )  # fmt: skip
     about = {"system": system, "backbone": model.name, "data": data, "size": str(examples.size),
+             **({} if weights is None else {"weights": str(weights)}),
              **{name: str(value) for name, value in chosen.items()}}  # fmt: skip
     place = out / str(chosen["part"]) if "part" in chosen else out
     torch.manual_seed(recipe.seed)  # what a new net begins with
     task = lesson.learn(model, examples, about, small, chosen)
+    if start is not None:
+        filled(task.net, lesson.load(model, start, chosen).state_dict(), str(start))
     count = sum(p.numel() for p in task.net.parameters() if p.requires_grad)
     complain(f"{system}: {count / 1e6:.1f} M parameters, {len(examples)} examples, "
              f"{recipe.steps} steps of {recipe.batch * recipe.accumulate} on {model.device}",

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from threed.core import InputError
 from threed.diffusion.half import norms_in_float32
 from threed.diffusion.images import save_image
+from threed.diffusion.muon import Muon
 
 SAVE_SECONDS = 60.0  # between checkpoints
 CHECKPOINT, SETTINGS, LOG, SHEET = "checkpoint.pt", "settings.json", "log.jsonl", "sheet.png"
@@ -45,6 +46,7 @@ class Recipe:
     weight_decay: float = 0.01
     ema: float = 0.999  # how much of the averaged weights a step keeps
     precision: str = "no"  # accelerate's: no, bf16, fp16
+    muon: bool = False  # in place of AdamW: for small nets, see diffusion.muon
 
     def __post_init__(self) -> None:
         """Refuse what cannot train."""
@@ -153,9 +155,8 @@ class _Run:
         task.net.to(device).train()
         self.trained = trainable(task.net)
         norms_in_float32(task.net)
-        optimizer = torch.optim.AdamW(
-            list(self.trained.values()), lr=recipe.lr, weight_decay=recipe.weight_decay
-        )
+        chosen: Any = Muon if recipe.muon else torch.optim.AdamW
+        optimizer = chosen(self.trained.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         # on several GPUs gradients are gathered for what is called: the loss, not the net
         self.losing, self.optimizer = self.accelerator.prepare(_Losing(task), optimizer)
         self.average = {name: p.detach().clone() for name, p in self.trained.items()}

@@ -115,14 +115,14 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
     controls = []
     for kind, picture in request.control:
         name = kind.removesuffix(MAP)
-        source = _of_kind(place, name, len(request.control))
+        source = of_kind(place, name, len(request.control))
         net = load(base, source)
         _warn_of_kind(net, name, source)
         controls.append(Given(net, read_map(kind, picture, request.size)))
     return Ready(build(base, request.prompt, controls, **request.options()))
 
 
-def _of_kind(place: Path, kind: str, several: int) -> Path:
+def of_kind(place: Path, kind: str, several: int) -> Path:
     """The net for a kind of map."""
     if (place / kind).is_dir():
         return place / kind

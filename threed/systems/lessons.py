@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
 
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone
@@ -26,6 +29,7 @@ class Lesson:
     paper: Recipe  # for a backbone like Stable Diffusion
     small: Recipe  # for toybox on a CPU
     learn: Callable[[Backbone, Examples, Mapping[str, str], bool, Options], Task]
+    load: Callable[[Backbone, Path, Options], nn.Module]  # a trained net, to go on from
     options: Options = field(default_factory=dict)  # with their defaults
 
 
@@ -45,6 +49,29 @@ def _uni(backbone: Backbone, examples: Examples, about: Mapping[str, str], debia
         backbone, examples, about, debias, part=str(options["part"]), kinds=kinds_of(options),
         dropout=bool(options["dropout"]),
     )  # fmt: skip
+
+
+def _loaded_instructions(backbone: Backbone, weights: Path, options: Options) -> nn.Module:
+    net: nn.Module = instruct_pix2pix.load(backbone, weights)
+    return net
+
+
+def _loaded_control(backbone: Backbone, weights: Path, options: Options) -> nn.Module:
+    net: nn.Module = controlnet.load(
+        backbone, controlnet.of_kind(weights, str(options["kind"]), several=1)
+    )
+    return net
+
+
+def _loaded_uni(backbone: Backbone, weights: Path, options: Options) -> nn.Module:
+    adapters, part = uni_controlnet.load(backbone, weights), str(options["part"])
+    net = adapters.local if part == "local" else adapters.world
+    if net is None:
+        raise InputError(f"{weights} holds no {part} adapter to go on from")
+    if part == "local" and adapters.kinds != kinds_of(options):
+        raise InputError(f"{weights} was taught the maps {','.join(adapters.kinds)}, in this "
+                         f"order; go on with kinds={','.join(adapters.kinds)}")  # fmt: skip
+    return net
 
 
 def kinds_of(options: Options) -> tuple[str, ...]:
@@ -69,6 +96,7 @@ LESSONS: dict[str, Lesson] = {
         paper=Recipe(steps=10_000, batch=32, lr=1e-4, accumulate=8),
         small=Recipe(steps=6000, batch=32, lr=5e-4, cooldown=0.3),
         learn=_instructions,
+        load=_loaded_instructions,
     ),
     controlnet.NAME: Lesson(
         data="scenes",
@@ -77,6 +105,7 @@ LESSONS: dict[str, Lesson] = {
         paper=Recipe(steps=20_000, batch=4, lr=1e-5, accumulate=8),
         small=Recipe(steps=3000, batch=32, lr=5e-4, cooldown=0.3),
         learn=_control,
+        load=_loaded_control,
         options={"kind": "edges"},
     ),
     uni_controlnet.NAME: Lesson(
@@ -86,6 +115,7 @@ LESSONS: dict[str, Lesson] = {
         paper=Recipe(steps=100_000, batch=4, lr=1e-5),
         small=Recipe(steps=4000, batch=32, lr=5e-4, cooldown=0.3),
         learn=_uni,
+        load=_loaded_uni,
         options={"part": "local", "kinds": "edges,depth,segmentation,keypoints", "dropout": True},
     ),
 }
