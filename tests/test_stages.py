@@ -220,6 +220,22 @@ def test_a_mesh_of_any_scale_comes_into_the_ball_upright(tmp_path: Path, kind: s
     assert torch.allclose(turned.mesh.vertices[:, 0].sort().values, axis, atol=1e-4)
 
 
+def test_a_mesh_that_faces_elsewhere_is_turned_to_the_front_and_back(tmp_path: Path) -> None:
+    nose = trimesh.Trimesh([[0, -3, 0], [1, 1, 0], [-1, 1, 0], [0, 0, 1]],
+                           [[0, 1, 2], [0, 1, 3], [1, 2, 3], [2, 0, 3]])  # fmt: skip
+    for turn, front in ((0, 0.0), (1, 90.0), (3, 270.0), (3, -90.0)):
+        around = trimesh.transformations.rotation_matrix(turn * np.pi / 2, [0, 0, 1])
+        nose.copy().apply_transform(around).export(tmp_path / "nose.ply")
+        given = read_given(tmp_path / "nose.ply", front=front)
+        tip = given.mesh.vertices[given.mesh.vertices[:, 0].argmax()]
+        assert float(tip[0]) > 0.5, "its front is at +x"
+        assert tip[1:2].abs() < 1e-5
+        back = given.placement.out(given.mesh).vertices
+        assert torch.allclose(back, load(tmp_path / "nose.ply").vertices, atol=1e-5)
+    with pytest.raises(InputError, match="front must be an angle in degrees, got nan"):
+        read_given(tmp_path / "nose.ply", front=float("nan"))
+
+
 def test_a_given_mesh_is_kept_exactly(tmp_path: Path) -> None:
     mesh = shapes.sphere()
     uv = torch.rand(9, 2)

@@ -49,6 +49,11 @@ UpAxis = Annotated[
     Axis | None,
     typer.Option(help="The mesh's upward axis, where it is not its format's own."),
 ]
+Front = Annotated[
+    float,
+    typer.Option(metavar="DEG", help="Where the mesh faces, against the clock from above, from "
+                 "where its format faces."),
+]  # fmt: skip
 
 
 def generate(
@@ -63,6 +68,7 @@ def generate(
         typer.Option(help="A mesh to refine: .glb, .obj, .ply or .stl."),
     ] = None,
     up: UpAxis = None,
+    front: Front = 0.0,
     out: Out = None,
     device: cli_systems.Device = None,
     budget: cli_files.Limits = None,
@@ -118,7 +124,8 @@ def generate(
         return
     path = out or default_folder(prompt)
     watched(
-        partial(make, prompt, run, init=init, up=axis_of(up), preview=preview, out=path),
+        partial(make, prompt, run, init=init, up=axis_of(up), front=front, preview=preview,
+                out=path),
         path, as_json,
     )  # fmt: skip
 
@@ -134,6 +141,7 @@ def texture(
     backbone: cli_systems.BackboneName = None,
     seed: Seed = None,
     up: UpAxis = None,
+    front: Front = 0.0,
     out: Out = None,
     device: cli_systems.Device = None,
     as_json: Json = False,
@@ -146,7 +154,7 @@ def texture(
     run = read_run("texture", preset, settings, named)
     path = out or default_folder(prompt)
     watched(
-        partial(paint, mesh, prompt, run, keep_uv=keep_uv, up=axis_of(up), out=path),
+        partial(paint, mesh, prompt, run, keep_uv=keep_uv, up=axis_of(up), front=front, out=path),
         path, as_json,
     )  # fmt: skip
 

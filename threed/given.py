@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -67,12 +68,13 @@ class Given:
 _PARTS = ("vertices", "faces", "colors", "uv", "uv_faces", "v_down")
 
 
-def read_given(path: Path, up: Up | None = None) -> Given:
+def read_given(path: Path, up: Up | None = None, front: float = 0.0) -> Given:
     """The mesh of a GLB, OBJ, PLY or STL file, at the scale and place where a run works.
 
     Formats say which axis points up: y in GLB and OBJ, z in PLY and STL; `up` says it for a file
-    that does otherwise. InputError, with the path and the reason, for what cannot be read or has
-    no extent, and for more than MAX_FACES faces.
+    that does otherwise. `front` says where the mesh faces: degrees around the upward axis, seen
+    from above against the clock, from where its format faces. InputError, with the path and the
+    reason, for what cannot be read or has no extent, and for more than MAX_FACES faces.
     """
     mesh = load(path)
     if len(mesh.faces) > MAX_FACES:
@@ -83,6 +85,7 @@ def read_given(path: Path, up: Up | None = None) -> Given:
     turn = torch.eye(3)
     if up is not None and up != own:
         turn = PLAIN[up](BACK[own](turn)).T
+    turn = _around(-front) @ turn
     used = mesh.vertices[mesh.faces].view(-1, 3).double() @ turn.double().T
     low, high = used.amin(0), used.amax(0)
     center = (low + high) / 2
@@ -94,6 +97,17 @@ def read_given(path: Path, up: Up | None = None) -> Given:
     if not float(topology.areas(given.mesh).sum()) > FLAT:
         raise InputError(f"{path} has no surface: none of its faces has an area")
     return given
+
+
+def _around(angle_deg: float) -> Tensor:
+    """[3, 3] a turn around z, against the clock from above; InputError for what is no angle."""
+    if not math.isfinite(angle_deg):
+        raise InputError(f"front must be an angle in degrees, got {angle_deg}")
+    turn = torch.eye(3)
+    if angle_deg % 360:
+        cos, sin = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+        turn[:2, :2] = torch.tensor([[cos, -sin], [sin, cos]])
+    return turn
 
 
 def _rows(matrix: Tensor) -> Any:

@@ -42,6 +42,7 @@ def generate(
     *,
     init: Path | str | None = None,
     up: Up | None = None,
+    front: float = 0.0,
     edit: Edit | None = None,
     preview: bool = False,
     out: Path | str | None = None,
@@ -51,11 +52,12 @@ def generate(
 
     The run defaults to the default preset. `init` is a mesh file to begin with instead of a field:
     GLB, OBJ, PLY or STL, any scale, textured or not; `up` says its upward axis where that is not
-    the one of its format, and the asset stands where the mesh stood. `edit` is for the guidance of
-    that name. With `preview`, four views that the backbone itself makes of the prompt are written
-    to views.png before the first step. Interrupted by Ctrl-C it leaves a checkpoint, raises
-    KeyboardInterrupt, and `resume` goes on. A RunWarning tells of an asset with several fronts.
-    InputError for what the user can change.
+    the one of its format, `front` where it faces (degrees, against the clock from above), and the
+    asset stands where the mesh stood. `edit` is for the guidance of that name. With `preview`,
+    four views that the backbone itself makes of the prompt are written to views.png before the
+    first step. Interrupted by Ctrl-C it leaves a checkpoint, raises KeyboardInterrupt, and
+    `resume` goes on. A RunWarning tells of an asset with several fronts. InputError for what
+    the user can change.
     """
     prompt = check_prompt(prompt)
     if run is None:
@@ -64,7 +66,7 @@ def generate(
     refuse_used(path)
     given = None
     if init is not None:
-        run, given = for_mesh(run), read_given(Path(init), up)
+        run, given = for_mesh(run), read_given(Path(init), up, front)
     notes = check_start(run, given)
     run = settled(run, prompt)
     backbones = Backbones(run, _sayer(progress))
@@ -95,6 +97,7 @@ def texture(
     *,
     keep_uv: bool = False,
     up: Up | None = None,
+    front: float = 0.0,
     out: Path | str | None = None,
     progress: Report | None = None,
 ) -> Asset:
@@ -107,7 +110,7 @@ def texture(
     run = run or load_run(preset_for(Run.backbone, "texture"))
     if keep_uv:
         run = replace(run, textured=replace(run.textured, keep_uv=True))
-    return generate(prompt, run, init=mesh, up=up, out=out, progress=progress)
+    return generate(prompt, run, init=mesh, up=up, front=front, out=out, progress=progress)
 
 
 def edit3d(
