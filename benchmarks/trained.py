@@ -30,7 +30,8 @@ from threed.toybox.conditions import condition_map
 from threed.toybox.edits import DrawnEdit, random_edit
 from threed.toybox.family import WEIGHTS
 from threed.toybox.judge import Judge, load_judge
-from threed.toybox.pairs import Single, random_toy_scene
+from threed.toybox.mix import truths
+from threed.toybox.pairs import random_toy_scene
 from threed.toybox.scenes import View, draw_scene
 from threed.toybox.silhouette import overlap, silhouettes
 
@@ -77,13 +78,16 @@ def edited(backbone: Backbone, unet: Any, edits: Sequence[DrawnEdit], image_scal
 def followed(judge: Judge, drawn: DrawnEdit, made: Tensor) -> bool:
     """Whether a picture [3, H, W] shows what the instruction asked for.
 
-    Of a single toy without a hat the judge says so; otherwise what may change has to differ from
+    The judge says so, from every head whose name is another after the edit. It reads no
+    backgrounds, nor finishes of one toy of a pair: there, what may change has to differ from
     the true picture after the edit by less than half of what the one before differs by.
     """
-    after: Any = drawn.edit.after.subject
-    head = {"recolour": "color", "kind": "kind"}.get(drawn.edit.kind)
-    if head is not None and isinstance(after, Single) and after.hat is None:
-        return judge.read(made[None]).names(head)[0] == str(getattr(after, head))
+    before, after = (truths(scene) for scene in (drawn.edit.before, drawn.edit.after))
+    asked = {head: name for head, name in after.items() if head in before and
+             before[head] != name}  # fmt: skip
+    if asked:
+        verdict = judge.read(made[None])
+        return all(verdict.names(head)[0] == name for head, name in asked.items())
     region = torch.from_numpy(drawn.region)
     truth = picture(drawn.after)
     left, whole = (float((p - truth)[:, region].abs().mean())
@@ -108,8 +112,16 @@ def instructions(backbone: Backbone, options: Options) -> Scores:
     made = edited(backbone, unet, edits, 1.5).cpu()
     hits = [followed(judge, drawn, m) for drawn, m in zip(edits, made)]
     before = torch.stack([picture(drawn.before) for drawn in edits])
-    floor = restored(backbone, before)
+    floor, truth = restored(backbone, before), torch.stack([picture(d.after) for d in edits])
     scores = {"instruction followed": share(hits)}
+    for name, pictures in (
+        ("the true pictures", truth),
+        ("these through the VAE", restored(backbone, truth)),
+        ("the pictures before", before),
+    ):
+        scores[f"read as followed, of {name}"] = share(
+            [followed(judge, drawn, one) for drawn, one in zip(edits, pictures)]
+        )
     for kind in sorted({drawn.edit.kind for drawn in edits}):
         scores[f"followed: {kind}"] = share(
             [hit for hit, drawn in zip(hits, edits) if drawn.edit.kind == kind]
@@ -118,7 +130,6 @@ def instructions(backbone: Backbone, options: Options) -> Scores:
     scores["error elsewhere, of the VAE alone"] = mean(
         error_outside(d, m) for d, m in zip(edits, floor)
     )
-    truth = torch.stack([picture(drawn.after) for drawn in edits])
     show_rows(options.sheet, before, made, truth)
     if options.plot is not None:
         points = curve(backbone, unet, edits[: max(8, options.count // 4)])
