@@ -3,8 +3,8 @@
     python benchmarks/fronts.py [--backbone toybox]
 
 A toy with two faces shows its front half again where its back should be. "waves" is the number of
-fronts that fits best, the figure behind it its height in standard errors; from threed.diffusion.
-fronts.SURE on a run warns of two.
+fronts that fits best, the figures behind it its height in standard errors and in thousandths of
+the noise's energy; from threed.diffusion.fronts.SURE and HIGH on a run warns of two.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from benchmarks.common import head, row
 from threed.cli_show import say
 from threed.diffusion.backbone import load_backbone
-from threed.diffusion.fronts import SURE, VIEWS, Fronts, find_fronts
+from threed.diffusion.fronts import HIGH, SURE, VIEWS, Fronts, find_fronts
 from threed.toybox.measure import turntable
 from threed.toybox.world import FRONTED, KINDS, random_toy
 
 
 def cell(found: Fronts) -> str:
-    """Waves and their certainty."""
-    return f"{found.waves} ({found.certainty:.1f})"
+    """Waves, their certainty and their height."""
+    return f"{found.waves} ({found.certainty:.1f}, {1000 * found.height:.2f})"
 
 
 def main() -> None:
@@ -47,7 +47,8 @@ def main() -> None:
             cells[-1] = cell(double)
         say(row(*cells))
     say(f"\nof {len(FRONTED)} kinds with a front: one wave in {right}; with two faces, warned of "
-        f"{caught}. Warnings over real toys: {alarms} of {len(KINDS)} (from {SURE:g} on)"
+        f"{caught}. Warnings over real toys: {alarms} of {len(KINDS)} (from {SURE:g} and "
+        f"{1000 * HIGH:g} on)"
     )  # fmt: skip
 
 

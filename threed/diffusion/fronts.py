@@ -18,7 +18,8 @@ from threed.diffusion.score import alpha_sigma
 
 VIEWS = 12  # pictures of a full circle
 LEVELS = tuple(range(225, 800, 50))  # noise levels that are compared, a noise for each
-SURE = 2.2  # standard errors that a wave must be high to count: noise alone is in 1 of 20 cases
+SURE = 1.7  # standard errors that a wave must be high to count, and
+HIGH = 1e-4  # of the noise's energy: a thing without a front makes low waves, however sure
 MOST = 3  # fronts that are told apart
 TOGETHER = 4  # pictures at once
 
@@ -29,12 +30,13 @@ class Fronts:
 
     likeness: Tensor  # [N] to a front, in standard deviations over the circle, from azimuth 0 on
     waves: int  # 1 to MOST: the period that is the strongest
+    height: float  # of it, as a share of the noise's energy
     certainty: float  # its height in standard errors
 
     @property
     def count(self) -> int | None:
         """How many fronts there are; None where no side is told from another."""
-        return self.waves if self.certainty >= SURE else None
+        return self.waves if self.certainty >= SURE and self.height >= HIGH else None
 
 
 @torch.no_grad()
@@ -56,7 +58,7 @@ def find_fronts(backbone: Backbone, prompt: str, pictures: Tensor, *, seed: int 
         return torch.cat([
             (backbone.predict_noise(part, torch.full((len(part),), t, device=x.device),
                                     text.repeat(len(part))) - noise)  # type: ignore[attr-defined]
-            .square().sum((1, 2, 3))
+            .square().mean((1, 2, 3))
             for part in x.split(TOGETHER)
         ])  # fmt: skip
 
@@ -69,7 +71,7 @@ def find_fronts(backbone: Backbone, prompt: str, pictures: Tensor, *, seed: int 
 
 
 def read_waves(likeness: Tensor) -> Fronts:
-    """The fronts in likenesses [K, N] that were measured K times around a circle."""
+    """The fronts in likenesses [K, N], shares of the noise's energy, measured K times around."""
     likeness = likeness.double().cpu()
     times, count = likeness.shape
     waves = torch.fft.fft(likeness, dim=1)[:, 1 : MOST + 1] / count
@@ -80,6 +82,7 @@ def read_waves(likeness: Tensor) -> Fronts:
     return Fronts(
         likeness=((whole - whole.mean()) / whole.std().clamp_min(1e-12)).float(),
         waves=best + 1,
+        height=float(mean[best].abs()),
         certainty=float(mean[best].abs() / error[best].clamp_min(1e-12)),
     )
 
