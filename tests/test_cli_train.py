@@ -95,11 +95,12 @@ def test_packed_weights_are_half_as_large_and_the_same(
     net = LocalAdapter(opened(model, "this"), len(kinds))
     save(net, tmp_path / "out/local", {"kinds": kinds})
     (tmp_path / "out/local/checkpoint.pt").write_bytes(b"large")
+    (tmp_path / "out/local/settings.json").write_text("{}")
     result = run("pack", tmp_path / "out", "--out", tmp_path / "packed")
     assert result.stdout == f"{tmp_path / 'packed'}\n"
     kept = sorted(str(p.relative_to(tmp_path / "packed"))
                   for p in (tmp_path / "packed").rglob("*") if p.is_file())  # fmt: skip
-    assert kept == ["local/adapter.safetensors", "local/config.json"]
+    assert kept == ["local/adapter.safetensors", "local/config.json", "local/settings.json"]
     whole, half = (load_file(tmp_path / name / kept[0]) for name in ("out", "packed"))
     assert all(torch.equal(value.half(), half[name]) for name, value in whole.items())
     assert whole.keys() == half.keys()

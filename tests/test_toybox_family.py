@@ -253,6 +253,14 @@ def test_the_card_tells_every_training_that_a_part_went_through(tmp_path: Path) 
     assert "| vae | 5 | 64 | 1,500 | 0 | 1 | 1.0 | a laptop |\n| vae | 7 |" in text
 
 
+def test_the_card_tells_of_systems_beside_the_family(tmp_path: Path) -> None:
+    said = {"system": "controlnet", "kind": "edges", "steps": 1200, "batch": 16, "accumulate": 4}
+    (tmp_path / "controlnet/edges").mkdir(parents=True)
+    (tmp_path / "controlnet/edges/settings.json").write_text(json.dumps(said))
+    card.write_card(tmp_path)
+    assert "| controlnet kind=edges | 1,200 | 64 |  |" in (tmp_path / card.CARD).read_text()
+
+
 def test_the_judge_survives_saving_and_reads_any_size(tmp_path: Path) -> None:
     judge = Judge().eval()
     judge.save_pretrained(tmp_path)

@@ -18,6 +18,7 @@ from threed.diffusion.files import check_weights, read_json
 
 STEM = "diffusion_pytorch_model"
 ENDINGS = ("safetensors", "bin")
+SETTINGS = "settings.json"  # how a net was trained
 
 
 def find_trained(
@@ -101,8 +102,8 @@ def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def pack(source: Path, out: Path) -> Path:
     """Copy what a training made, in half precision, without its checkpoint: what there is to keep.
 
-    Configs and safetensors of the folder and those in it, as they lie there. InputError if there
-    are none, or if `out` exists.
+    Configs, safetensors and the settings of the training, of the folder and those in it, as they
+    lie there. InputError if there are no weights, or if `out` exists.
     """
     files = sorted(source.rglob("*.safetensors"))
     if not files:
@@ -116,4 +117,6 @@ def pack(source: Path, out: Path) -> Path:
         halved = {name: value.half().contiguous() for name, value in load_file(file).items()}
         save_file(halved, place / file.name, {"format": "pt"})
         shutil.copyfile(file.parent / "config.json", place / "config.json")
+    for file in source.rglob(SETTINGS):
+        shutil.copyfile(file, out / file.relative_to(source))
     return out

@@ -25,9 +25,10 @@ from threed.core import InputError
 from threed.diffusion.half import norms_in_float32
 from threed.diffusion.images import save_image
 from threed.diffusion.muon import Muon
+from threed.diffusion.trained import SETTINGS
 
 SAVE_SECONDS = 60.0  # between checkpoints
-CHECKPOINT, SETTINGS, LOG, SHEET = "checkpoint.pt", "settings.json", "log.jsonl", "sheet.png"
+CHECKPOINT, LOG, SHEET = "checkpoint.pt", "log.jsonl", "sheet.png"
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
 """(net, how many examples, the chance of this step) -> scalar."""
 

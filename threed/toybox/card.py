@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from threed.diffusion.trained import SETTINGS
 from threed.toybox.world import COLORS, FINISHES, FRONTED, KINDS
 
 TRAINING, SCORES, CARD = "training.json", "scores.json", "README.md"
+OPTIONS = ("kind", "part", "kinds", "dropout")  # of a system's training that the card tells
 
 # name, what it says, what was aimed at
 MEANINGS = (
@@ -92,6 +94,7 @@ def write_card(weights: Path) -> None:
             for f in trainings(weights, part)
         ),
         "",
+        *_systems(weights),
         "| score | reached | aimed at |",
         "|---|---|---|",
         *(
@@ -102,6 +105,23 @@ def write_card(weights: Path) -> None:
         "",
     ]
     (weights / CARD).write_text("\n".join(lines))
+
+
+def _systems(weights: Path) -> list[str]:
+    """The nets of image systems that came beside the family, and how they were trained."""
+    said = [_read(path) for path in sorted(weights.rglob(SETTINGS))]
+    if not said:
+        return []
+    return [
+        "Image systems whose nets lie beside it; `docs/control.md` says what they reach:",
+        "",
+        "| `threed train` | steps | batch | went on from |",
+        "|---|---|---|---|",
+        *(f"| {' '.join([s['system'], *(f'{k}={s[k]}' for k in OPTIONS if k in s)])} | "
+          f"{s['steps']:,} | {s['batch'] * s['accumulate']} | {s.get('weights', '')} |"
+          for s in said),
+        "",
+    ]  # fmt: skip
 
 
 def minutes_of(log: Path) -> float:
