@@ -81,8 +81,8 @@ Where a picture looks at each word of its prompt, the mean over the sampling:
 {heat_picture}
 ## What they do on toybox
 
-Each line is measured by `python benchmarks/systems.py NAME`, with the weights of the package;
-trained systems by `python benchmarks/trained.py` ([control.md](control.md)).
+Each line is measured with the weights of the package: by `python benchmarks/systems.py NAME`, and of
+trained systems by `python benchmarks/trained.py NAME` ([control.md](control.md)).
 
 {scores}
 """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from threed.systems.lessons import Lesson
 
 TOYBOX = "toybox"
-DRAWN = 6000  # examples of toybox's own data
+DRAWN = 10_000  # examples of toybox's own data
 SMALL = 128  # pixels a side of a backbone's pictures, up to which it is trained as toybox is
 DATA_SEED = 1  # of the world that toybox's family is trained on; others are for measuring
 

@@ -132,7 +132,8 @@ def of_kind(place: Path, kind: str, several: int) -> Path:
     kinds = [] if alone else sorted(path.name for path in place.iterdir() if path.is_dir())
     raise InputError(
         f"{place} holds no net for {kind!r}: with several controls it must be a folder with one "
-        f"net for each kind (there are: {', '.join(kinds) or 'none'})"
+        f"net for each kind (there are: {', '.join(kinds) or 'none'}). Train one: threed train "
+        f"{NAME} kind={kind} --data DIR --out DIR/{kind}"
     )
 
 
