@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks.common import lines, measure_parser, share, show
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.diffusion.images import make_images
 from threed.systems import prompt_to_prompt, rpg, self_guidance
-from threed.systems.planners import by_rules
+from threed.systems.plans import read_regions
 from threed.systems.system import Ready, paint
 from threed.toybox.family import WEIGHTS
 from threed.toybox.judge import load_judge
@@ -119,66 +119,54 @@ def movings(count: int) -> Iterator[tuple[str, str, tuple[str, ...], tuple[float
         yield f"a {a} {first} and a {b} {second}", first, (a, b), up_or_down
 
 
-def rpg_pairs(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
-    """Two toys of two colours, by RPG's rules in both its ways and by the prompt alone."""
-    asked = list(pairs(count))
-    made: dict[str, list[Tensor]] = {"by the prompt alone": [], **{way: [] for way in rpg.WAYS}}
-    for i, (first, second) in enumerate(asked):
-        prompt = f"a {' '.join(first)} and a {' '.join(second)}"
-        made["by the prompt alone"].append(
-            make_images(backbone, prompt, steps=STEPS, guidance_scale=SCALE, seed=i)
-        )
-        for way in rpg.WAYS:
-            score = rpg.build(backbone, by_rules(prompt), scale=SCALE, way=way)
-            made[way].append(paint(backbone, Ready(score), steps=STEPS, seed=i))
-    scores, rows = {}, []
+def rpg_quarters(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
+    """Four toys in the quarters of a picture, by RPG in both its ways and by the prompt alone.
+
+    Of twice the backbone's size, so that a quarter is as large as the pictures that it knows.
+    """
+    side, judge = backbone.image_size, load_judge(WEIGHTS / "judge")
+    ways: dict[str, dict[str, Any]] = {"the prompt alone": {"base_ratio": 1.0},
+                                       **{way: {"way": way} for way in rpg.WAYS}}  # fmt: skip
+    made: dict[str, list[Tensor]] = {name: [] for name in ways}
+    asked = list(fours(count))
+    for i, toys in enumerate(asked):
+        words = [f"a {color} {kind}" for color, kind in toys]
+        plan = read_regions(" and ".join(words), words, "1,1,1;1,1,1")
+        for name, knobs in ways.items():
+            ready = Ready(rpg.build(backbone, plan, scale=SCALE, **knobs))
+            made[name].append(paint(backbone, ready, steps=STEPS, seed=i, size=2 * side).cpu())
+    truth = [toy for toys in asked for toy in toys]
+    scores: Scores = {}
     for name, pictures in made.items():
-        rows.append(torch.cat(pictures).cpu())
-        colors, whole = bound(rows[-1], asked)
-        scores |= {f"both colours where they belong, {name}": share(colors),
-                   f"both toys and colours, {name}": share(whole)}  # fmt: skip
-    show(torch.cat(rows), sheet, columns=count)
+        whole = torch.cat(pictures).unfold(2, side, side).unfold(3, side, side)
+        verdict = judge.read(whole.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
+        read = list(zip(verdict.names("color"), verdict.names("kind")))
+        scores |= {
+            f"colours where they belong, {name}": share(
+                [r[0] == t[0] for r, t in zip(read, truth)]
+            ),
+            f"toys with their colours, {name}": share([r == t for r, t in zip(read, truth)]),
+        }
+    show(torch.cat([picture for row in made.values() for picture in row]), sheet, columns=count)
     return scores
 
 
 Named = tuple[str, str]  # colour, kind
 
 
-def pairs(count: int) -> Iterator[tuple[Named, Named]]:
-    """Two toys of different kinds and colours."""
+def fours(count: int) -> Iterator[list[Named]]:
+    """Four toys of different kinds and colours."""
     names = [name for name in COLORS if name != "white"]
     for i in range(count):
-        j = (i + 1 + i // len(names) % (len(names) - 1)) % len(names)
-        first, second = (names[i % len(names)], names[j])
-        yield (first, KINDS[3 * i % len(KINDS)]), (second, KINDS[(3 * i + 11) % len(KINDS)])
-
-
-def bound(images: Tensor, asked: Sequence[tuple[Named, Named]]) -> tuple[list[bool], list[bool]]:
-    """Of pictures [B, 3, H, W]: whether both colours, and all of both toys, are where asked.
-
-    Read by the judge's heads over pairs; by one that knows single toys only, from each half.
-    """
-    judge = load_judge(WEIGHTS / "judge")
-    if judge.knows_scenes:
-        verdict = judge.read(images)
-        read = [list(zip(verdict.names(f"{place}_color"), verdict.names(f"{place}_kind")))
-                for place in ("first", "second")]  # fmt: skip
-    else:
-        margin = images.shape[-1] // 4
-        halves = [F.pad(half, (margin, margin, 0, 0), mode="replicate")
-                  for half in images.chunk(2, -1)]  # fmt: skip
-        verdicts = [judge.read(half) for half in halves]
-        read = [list(zip(v.names("color"), v.names("kind"))) for v in verdicts]
-    found = list(zip(*read))
-    colors = [[one[0] for one in a] == [one[0] for one in b] for a, b in zip(found, asked)]
-    return colors, [a == b for a, b in zip(found, asked)]
+        yield [(names[(4 * i + 2 * k) % len(names)], KINDS[(5 * i + 7 * k) % len(KINDS)])
+               for k in range(4)]  # fmt: skip
 
 
 Measure = Callable[[Backbone, int, Path | None], Scores]
 MEASURES: dict[str, tuple[Measure, int]] = {  # and how many pictures it takes
     "prompt_to_prompt": (prompt_to_prompt_recolours, 40),
     "self_guidance": (self_guidance_moves, 32),
-    "rpg": (rpg_pairs, 40),
+    "rpg": (rpg_quarters, 10),
 }
 
 
@@ -188,7 +176,7 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, help="a file for what is printed")
     asked = parser.parse_args()
     measure, count = MEASURES[asked.name]
-    count = count // 8 if asked.small else count
+    count = max(count // 8, 1) if asked.small else count
     text = lines(measure(load_backbone(asked.backbone), count, asked.sheet))
     sys.stdout.write(text)
     if asked.scores is not None:

@@ -34,7 +34,9 @@ EXAMPLES = {
     "controlnet": f'threed image "a green mug" --system controlnet --control edges:{DRAWN} -n 4',
     "uni_controlnet": f'threed image "a green mug" --system uni_controlnet --control '
     f"edges:{DRAWN} -n 4",
-    "rpg": 'threed image "a red ball and a blue cube" --system rpg --seed 1 -n 4 --steps 20',
+    "rpg": 'threed image "four toys" --system rpg --split "1,1,1;1,1,1" --region "a red mug" '
+    '--region "a green rocket" --region "a pink cactus" --region "a blue boat" base_ratio=0 '
+    "--size 128 -n 2 --steps 20",
     "self_guidance": 'threed image "a red mug" --system self_guidance --move mug:0.15,0 --seed 1 '
     "-n 4",
 }
@@ -81,8 +83,8 @@ Where a picture looks at each word of its prompt, the mean over the sampling:
 {heat_picture}
 ## What they do on toybox
 
-Each line is measured with the weights of the package: by `python benchmarks/systems.py NAME`, and of
-trained systems by `python benchmarks/trained.py NAME` ([control.md](control.md)).
+Each line is measured with the weights of the package: by `python benchmarks/systems.py NAME`, and
+of trained systems by `python benchmarks/trained.py NAME` ([control.md](control.md)).
 
 {scores}
 """

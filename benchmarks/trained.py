@@ -37,7 +37,7 @@ from threed.toybox.silhouette import overlap, silhouettes
 
 SEED = 3  # of the world: the family and its systems learn from 1, the judge from 2
 STEPS, SCALE = 25, 5.0
-IMAGE_SCALES = (1.0, 1.25, 1.5, 1.8, 2.2)  # of the curve
+IMAGE_SCALES = (0.5, 1.0, 1.5, 2.5, 4.0)  # of the curve
 BATCH = 8
 Scores = dict[str, float]
 
@@ -132,7 +132,7 @@ def instructions(backbone: Backbone, options: Options) -> Scores:
     )
     show_rows(options.sheet, before, made, truth)
     if options.plot is not None:
-        points = curve(backbone, unet, edits[: max(8, options.count // 4)])
+        points = curve(backbone, unet, edits[: max(8, options.count // 2)])
         draw_plot(options.plot, points, "likeness of the pictures (CLIP)", "of their change (CLIP)",
                   [f"s_I {scale:g}" for scale in IMAGE_SCALES])  # fmt: skip
     return scores
