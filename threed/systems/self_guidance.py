@@ -76,7 +76,7 @@ def build(
     negative: str = "",
     scale: float = 5.0,
     strength: float = 3.0,
-    until: float = 0.4,
+    until: float = 0.8,
     place_weight: float = 2.0,
     size_weight: float = 0.5,
     shape_weight: float = 1.0,
