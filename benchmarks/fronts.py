@@ -10,6 +10,7 @@ the noise's energy; from threed.diffusion.fronts.SURE and HIGH on a run warns of
 from __future__ import annotations
 
 import argparse
+import itertools
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from threed.diffusion.fronts import HIGH, SURE, VIEWS, Fronts, find_fronts
 from threed.toybox.measure import turntable
 from threed.toybox.world import FRONTED, KINDS, random_toy
 
+LOOKS = ((1, "red", "plain"), (2, "blue", "striped"))  # seed, colour and finish of a kind's toys
+
 
 def cell(found: Fronts) -> str:
     """Waves, their certainty and their height."""
@@ -28,27 +31,29 @@ def cell(found: Fronts) -> str:
 
 
 def main() -> None:
-    """The table, a line for each kind."""
+    """The table, a line for each toy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="toybox")
     backbone = load_backbone(parser.parse_args().backbone)
-    say(head("kind", "it has a front", "as it is", "with two faces"))
+    say(head("toy", "it has a front", "as it is", "with two faces"))
     right, alarms, caught = 0, 0, 0
-    for kind in [*FRONTED, *(kind for kind in KINDS if kind not in FRONTED)]:
-        pictures = turntable(random_toy(np.random.default_rng(1), kind, "red", "plain"), VIEWS)
-        real = find_fronts(backbone, f"a red {kind}", pictures)
+    kinds = [*FRONTED, *(kind for kind in KINDS if kind not in FRONTED)]
+    for kind, (seed, color, finish) in itertools.product(kinds, LOOKS):
+        prompt = f"a {color} {kind}" if finish == "plain" else f"a {finish} {color} {kind}"
+        pictures = turntable(random_toy(np.random.default_rng(seed), kind, color, finish), VIEWS)
+        real = find_fronts(backbone, prompt, pictures)
         alarms += (real.count or 0) > 1
-        cells = [kind, "yes" if kind in FRONTED else "no", cell(real), ""]
+        cells = [prompt, "yes" if kind in FRONTED else "no", cell(real), ""]
         if kind in FRONTED:
             half = pictures.roll(VIEWS // 4, 0)[: VIEWS // 2]
-            double = find_fronts(backbone, f"a red {kind}", torch.cat([half, half]))
+            double = find_fronts(backbone, prompt, torch.cat([half, half]))
             right += real.waves == 1
             caught += (double.count or 0) > 1
             cells[-1] = cell(double)
         say(row(*cells))
-    say(f"\nof {len(FRONTED)} kinds with a front: one wave in {right}; with two faces, warned of "
-        f"{caught}. Warnings over real toys: {alarms} of {len(KINDS)} (from {SURE:g} and "
-        f"{1000 * HIGH:g} on)"
+    say(f"\nof {len(LOOKS) * len(FRONTED)} toys with a front: one wave in {right}; with two faces, "
+        f"warned of {caught}. Warnings over real toys: {alarms} of {len(LOOKS) * len(KINDS)} (from "
+        f"{SURE:g} and {1000 * HIGH:g} on)"
     )  # fmt: skip
 
 

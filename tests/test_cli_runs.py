@@ -40,6 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
 
     monkeypatch.setattr(pipeline, "generate", note)
     monkeypatch.setattr(pipeline, "edit3d", note)
+    monkeypatch.setattr(pipeline, "texture", note)
     return calls
 
 
@@ -62,6 +63,17 @@ def test_without_a_system_nothing_changes(asked: list[dict[str, Any]]) -> None:
     assert isinstance(run, Run)
     assert run.system == SystemSettings()
     assert run.backbone == "toybox-multiview"
+
+
+@pytest.mark.parametrize("words", [("generate", "a mug", "--init", "a.glb"),
+                                   ("texture", "a.glb", "a mug")])  # fmt: skip
+def test_where_a_mesh_stands_and_faces_is_passed_on(
+    asked: list[dict[str, Any]], words: tuple[str, ...]
+) -> None:
+    assert status(*words, "--up", "y", "--front", "-90") == 0
+    assert (asked[0]["up"], asked[0]["front"]) == ("y", -90.0)
+    assert status(*words) == 0
+    assert (asked[1]["up"], asked[1]["front"]) == (None, 0.0)
 
 
 def test_an_edits_options_reach_the_run(asked: list[dict[str, Any]], tmp_path: Path) -> None:

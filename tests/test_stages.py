@@ -234,6 +234,10 @@ def test_a_mesh_that_faces_elsewhere_is_turned_to_the_front_and_back(tmp_path: P
         assert torch.allclose(back, load(tmp_path / "nose.ply").vertices, atol=1e-5)
     with pytest.raises(InputError, match="front must be an angle in degrees, got nan"):
         read_given(tmp_path / "nose.ply", front=float("nan"))
+    for words in ({"front": 90.0}, {"up": "y"}):
+        with pytest.raises(InputError, match="up and front are of a mesh to begin with"):
+            generate("a mug", make_run("surface"), out=tmp_path / "none", **words)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_given_mesh_is_kept_exactly(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def generate(
     path = Path(out) if out is not None else default_folder(prompt)
     refuse_used(path)
     given = None
+    if init is None and (up is not None or front):
+        raise InputError("up and front are of a mesh to begin with: name it as init, or leave them")
     if init is not None:
         run, given = for_mesh(run), read_given(Path(init), up, front)
     notes = check_start(run, given)

@@ -123,7 +123,10 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
 
 
 def of_kind(place: Path, kind: str, several: int) -> Path:
-    """The net for a kind of map."""
+    """The net for a kind of map: in a folder of nets the one of its name, else what is there.
+
+    several: how many kinds are asked for. InputError where there is no net for this one.
+    """
     if (place / kind).is_dir():
         return place / kind
     alone = place.is_file() or (place / "config.json").is_file()

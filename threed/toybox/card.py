@@ -12,7 +12,7 @@ from threed.diffusion.trained import SETTINGS
 from threed.toybox.world import COLORS, FINISHES, FRONTED, KINDS
 
 TRAINING, SCORES, CARD = "training.json", "scores.json", "README.md"
-OPTIONS = ("kind", "part", "kinds", "dropout")  # of a system's training that the card tells
+OPTIONS = ("kind", "part")  # of a system's training that the card tells
 
 # name, what it says, what was aimed at
 MEANINGS = (
