@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +46,7 @@ from threed.toybox.evaluate import (
 )
 from threed.toybox.family import WEIGHTS
 from threed.toybox.judge import HEADS, Judge, load_judge
+from threed.toybox.looks import real_looks
 from threed.toybox.world import FRONTED
 
 EVERY = 25  # steps between pictures on the way
@@ -135,14 +135,18 @@ def diversity(assets: Sequence[Tensor]) -> float | None:
     return float(np.mean(pairs)) if pairs else None
 
 
-def colour_distance(row: Row) -> float:
-    """How far saturation and contrast are from real toys': the mean of |ln(share)|."""
-    shares = (row.saturation, row.contrast)
-    return sum(abs(math.log(max(share, 1e-3))) for share in shares) / len(shares)
+def colour_distance(judged: Row, asked: Asked) -> float:
+    """How far saturation and contrast, both in 0..1, are from real toys': the sum of both.
+
+    Not the ratio: of a black toy's little saturation any other is a multiple.
+    """
+    real = real_looks(*asked.prompt[1:])
+    shares = (judged.saturation, real.saturation), (judged.contrast, real.contrast)
+    return sum(abs(share - 1) * truth for share, truth in shares)
 
 
-def line(method: str, rows: Sequence[Row], ways: Sequence[Way], spread: float | None) -> str:
-    """A method's line: shares, medians, and how soon it was good."""
+def line(method: str, made: Mapping[Asked, tuple[Row, Way]], spread: float | None) -> str:
+    """A method's line: shares, medians, the mean colour distance, and how soon it was good."""
 
     def share(hits: Sequence[bool]) -> str:
         return f"{sum(hits)}/{len(hits)}"
@@ -150,12 +154,14 @@ def line(method: str, rows: Sequence[Row], ways: Sequence[Way], spread: float | 
     def middle(values: Sequence[float], digits: int = 2) -> str:
         return f"{np.median(values):.{digits}f}"
 
+    rows, ways = zip(*made.values())
+    apart = float(np.mean([colour_distance(judged, asked) for asked, (judged, _) in made.items()]))
     reached = [w.high for w in ways if w.high is not None]
     cells = [
         method, share([r.kind for r in rows]), share([r.color for r in rows]),
         share([r.geometry for r in rows]), share([r.fronts == 1 for r in rows]),
         middle([r.saturation for r in rows]), middle([r.contrast for r in rows]),
-        middle([colour_distance(r) for r in rows]), middle([w.score for w in ways]),
+        f"{apart:.3f}", middle([w.score for w in ways]),
         middle([w.steps for w in ways], 0), middle([w.seconds for w in ways], 0),
         f"{middle(reached, 0) if reached else 'never'} ({len(reached)}/{len(ways)})",
         "" if spread is None else f"{spread:.3f}",
@@ -181,8 +187,7 @@ def table(made: Mapping[Asked, tuple[Row, Way]], out: Path) -> str:
             assets = [embedding(a.folder(out), clip) for a in own if a.prompt == prompt]
             spreads.append(diversity(assets))
         known = [spread for spread in spreads if spread is not None]
-        rows, ways = zip(*own.values())
-        lines.append(line(method, rows, ways, float(np.mean(known)) if known else None))
+        lines.append(line(method, own, float(np.mean(known)) if known else None))
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,54 +119,88 @@ def movings(count: int) -> Iterator[tuple[str, str, tuple[str, ...], tuple[float
         yield f"a {a} {first} and a {b} {second}", first, (a, b), up_or_down
 
 
-def rpg_quarters(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
-    """Four toys in the quarters of a picture, by RPG in both its ways and by the prompt alone.
+Named = tuple[str, str]  # colour, kind
+Asked = tuple[str, str, list[Named]]  # a layout, a prompt, the toys from left to right and down
+LAYOUTS = {"beside": ("1,1", (2, 1)), "above": ("1;1", (1, 2)), "four": ("1,1,1;1,1,1", (2, 2))}
+"""RPG's split, and columns and rows."""
 
-    Of twice the backbone's size, so that a quarter is as large as the pictures that it knows.
+
+def rpg_pairs(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
+    """Two toys beside or above each other, in a picture twice as long as the backbone's."""
+    return regional(backbone, list(pairs(count)), sheet)
+
+
+def rpg_quarters(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
+    """Four toys in the quarters of a picture of twice the backbone's size."""
+    return regional(backbone, list(fours(count)), sheet)
+
+
+def pairs(count: int) -> Iterator[Asked]:
+    """Two toys of different kinds and colours; white ones have no outline on white."""
+    rng = np.random.default_rng(5)
+    for i in range(count):
+        kinds = rng.choice(KINDS, 2, replace=False)
+        colors = rng.choice([name for name in COLORS if name != "white"], 2, replace=False)
+        toys = [(str(color), str(kind)) for color, kind in zip(colors, kinds)]
+        words = f" {('to the left of', 'on top of')[i % 2]} ".join(named(*toy) for toy in toys)
+        yield ("beside", "above")[i % 2], words, toys
+
+
+def fours(count: int) -> Iterator[Asked]:
+    """Four toys of different kinds and colours."""
+    names = [name for name in COLORS if name != "white"]
+    for i in range(count):
+        toys = [(names[(4 * i + 2 * k) % len(names)], KINDS[(5 * i + 7 * k) % len(KINDS)])
+                for k in range(4)]  # fmt: skip
+        yield "four", " and ".join(named(*toy) for toy in toys), toys
+
+
+def regional(backbone: Backbone, asked: Sequence[Asked], sheet: Path | None) -> Scores:
+    """Toys in their regions, by RPG in both its ways and by the prompt alone.
+
+    Every region is as large as the pictures that the backbone knows.
     """
     side, judge = backbone.image_size, load_judge(WEIGHTS / "judge")
     ways: dict[str, dict[str, Any]] = {"the prompt alone": {"base_ratio": 1.0},
                                        **{way: {"way": way} for way in rpg.WAYS}}  # fmt: skip
     made: dict[str, list[Tensor]] = {name: [] for name in ways}
-    asked = list(fours(count))
-    for i, toys in enumerate(asked):
-        words = [f"a {color} {kind}" for color, kind in toys]
-        plan = read_regions(" and ".join(words), words, "1,1,1;1,1,1")
+    for i, (layout, prompt, toys) in enumerate(asked):
+        split, (columns, rows) = LAYOUTS[layout]
+        plan = read_regions(prompt, [named(*toy) for toy in toys], split)
         for name, knobs in ways.items():
             ready = Ready(rpg.build(backbone, plan, scale=SCALE, **knobs))
-            made[name].append(paint(backbone, ready, steps=STEPS, seed=i, size=2 * side).cpu())
-    truth = [toy for toys in asked for toy in toys]
+            size = columns * side, rows * side
+            picture = paint(backbone, ready, steps=STEPS, seed=i, size=size).cpu()
+            cells = picture[0].unfold(1, side, side).unfold(2, side, side)
+            made[name].append(cells.permute(1, 2, 0, 3, 4).flatten(0, 1))
     scores: Scores = {}
-    for name, pictures in made.items():
-        whole = torch.cat(pictures).unfold(2, side, side).unfold(3, side, side)
-        verdict = judge.read(whole.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
-        read = list(zip(verdict.names("color"), verdict.names("kind")))
+    for name, cells in made.items():
+        rest = judge.read(torch.cat(cells))
+        read = iter(zip(rest.names("color"), rest.names("kind")))
+        right = [[(next(read), toy) for toy in toys] for _, _, toys in asked]
+        each = [pair for pairs in right for pair in pairs]
         scores |= {
-            f"colours where they belong, {name}": share(
-                [r[0] == t[0] for r, t in zip(read, truth)]
+            f"pictures with all toys in their colours, {name}": share(
+                [all(r == t for r, t in picture) for picture in right]
             ),
-            f"toys with their colours, {name}": share([r == t for r, t in zip(read, truth)]),
+            f"toys in their colours, {name}": share([r == t for r, t in each]),
+            f"colours where they belong, {name}": share([r[0] == t[0] for r, t in each]),
         }
-    show(torch.cat([picture for row in made.values() for picture in row]), sheet, columns=count)
+    show(torch.cat([torch.cat(cells) for cells in made.values()]), sheet, columns=len(each))
     return scores
 
 
-Named = tuple[str, str]  # colour, kind
-
-
-def fours(count: int) -> Iterator[list[Named]]:
-    """Four toys of different kinds and colours."""
-    names = [name for name in COLORS if name != "white"]
-    for i in range(count):
-        yield [(names[(4 * i + 2 * k) % len(names)], KINDS[(5 * i + 7 * k) % len(KINDS)])
-               for k in range(4)]  # fmt: skip
+def named(color: str, kind: str) -> str:
+    """A toy with its article."""
+    return f"{'an' if color[0] in 'aeiou' else 'a'} {color} {kind}"
 
 
 Measure = Callable[[Backbone, int, Path | None], Scores]
 MEASURES: dict[str, tuple[Measure, int]] = {  # and how many pictures it takes
     "prompt_to_prompt": (prompt_to_prompt_recolours, 40),
     "self_guidance": (self_guidance_moves, 32),
-    "rpg": (rpg_quarters, 10),
+    "rpg": (rpg_pairs, 24),
+    "rpg_quarters": (rpg_quarters, 10),
 }
 
 

@@ -96,6 +96,8 @@ def test_a_picture_of_another_size_is_fitted_and_said(
         (("--system", "self_guidance", "--move", "cup:0.1,0"), "no word 'cup' in the prompt"),
         (("--system", "prompt_to_prompt", "mode=swap", "--source", "a mug"), "equally many words"),
         (("--system", "prompt_to_prompt", "--views", "4"), "a system makes single pictures"),
+        (("--size", "wide"), "size must be pixels a side, such as 512, or WIDTHxHEIGHT"),
+        (("--size", "64x33"), "size must be a multiple of 32 pixels"),
     ],
 )
 def test_what_cannot_be_meant(

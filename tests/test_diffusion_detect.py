@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from threed.core import InputError
-from threed.diffusion.detect import LIMBS, MapWarning, canny, draw_pose, edges, read_map
+from threed.diffusion.detect import LIMBS, canny, draw_pose, edges, read_map
+from threed.diffusion.images import PictureWarning
 
 
 def disc(size: int = 64, radius: float = 20.0, level: float = 1.0) -> np.ndarray:
@@ -73,15 +74,15 @@ def test_a_map_is_found_or_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_maps_of_another_size_or_mode_are_changed_with_a_warning(tmp_path: Path) -> None:
     path = save(tmp_path / "disc.png", disc(48, 10))
-    with pytest.warns(MapWarning, match=r"disc.png is 48x48: its middle square is resized to 64"):
+    with pytest.warns(PictureWarning, match=r"disc.png is 48×48: resized to 64×64"):
         assert read_map("edges-map", path, 64).shape == (1, 3, 64, 64)
     Image.open(path).resize((64, 64)).convert("RGBA").save(tmp_path / "clear.png")
-    with pytest.warns(MapWarning, match=r"clear.png has the mode RGBA and is made RGB"):
+    with pytest.warns(PictureWarning, match=r"clear.png has the mode RGBA and is made RGB"):
         read_map("edges-map", tmp_path / "clear.png", 64)
 
 
 def test_what_gives_no_map_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no file .*/no.png"):
+    with pytest.raises(InputError, match=r"there is no picture .*/no.png"):
         read_map("edges", tmp_path / "no.png", 64)
     (tmp_path / "text.png").write_text("no picture")
     for kind in ("edges", "edges-map"):

@@ -12,7 +12,14 @@ from PIL import Image
 from tests.tiny import tiny_folder
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone, load_backbone
-from threed.diffusion.images import PictureWarning, grid, load_image, make_images, save_image
+from threed.diffusion.images import (
+    PictureWarning,
+    grid,
+    load_image,
+    make_images,
+    read_size,
+    save_image,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +83,41 @@ def test_a_picture_is_loaded_over_white_and_fitted(tmp_path: Path) -> None:
     )
     path = tmp_path / "picture.png"
     Image.fromarray(pixels).save(path)
-    loaded = load_image(path, 4)
+    with pytest.warns(PictureWarning, match="has the mode RGBA and is made RGB, over white"):
+        loaded = load_image(path, 4)
     assert loaded.shape == (1, 3, 4, 4)
     assert loaded[0, :, 0, 0].tolist() == [1, 0, 0]
     assert loaded[0, :, 3, 3].tolist() == [1, 1, 1]
     save_image(torch.rand(3, 6, 10), path)
     with pytest.warns(PictureWarning, match="10×6: its middle, 6×6, is resized to 8×8"):
         assert load_image(path, 8).shape == (1, 3, 8, 8)
+
+
+def test_a_picture_that_is_no_square_is_cut_to_another_one(tmp_path: Path) -> None:
+    path, image = tmp_path / "wide.png", torch.rand(3, 6, 10)
+    save_image(image, path)
+    (loaded,) = load_image(path, (10, 6))
+    assert float((loaded - image).abs().max()) < 1 / 255
+    with pytest.warns(PictureWarning, match="10×6: its middle, 3×6, is resized to 4×8"):
+        assert load_image(path, (4, 8)).shape == (1, 3, 8, 4)
+
+
+def test_sizes_are_read() -> None:
+    assert [read_size(text) for text in ("512", "64x64", "768x512", "32X64", "32×64")] == [
+        512, 64, (768, 512), (32, 64), (32, 64)]  # fmt: skip
+    for text in ("", "x", "512x", "1x2x3", "-64", "6.4", "wide"):
+        with pytest.raises(InputError, match="size must be pixels a side, such as 512, or WIDTHxH"):
+            read_size(text)
+
+
+def test_pictures_may_be_wide(backbone: Backbone) -> None:
+    square = make_images(backbone, "a red mug", steps=2)
+    side = square.shape[-1]
+    assert torch.equal(make_images(backbone, "a red mug", steps=2, size=(side, side)), square)
+    wide = make_images(backbone, "a red mug", steps=2, size=(2 * side, side))
+    assert wide.shape == (1, 3, side, 2 * side)
+    with pytest.raises(InputError, match=rf"size must be a multiple of .*, got {side + 1}"):
+        make_images(backbone, "a red mug", steps=2, size=(side, side + 1))
 
 
 def test_files_that_are_no_pictures(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from threed.config import load_run
 from threed.toybox.evaluate import Row
 from threed.toybox.family import WEIGHTS
 from threed.toybox.judge import load_judge
+from threed.toybox.looks import real_looks
 from threed.toybox.measure import turntable
 from threed.toybox.world import random_toy
 
@@ -70,16 +70,22 @@ def test_a_run_is_as_soon_good_as_its_pictures(tmp_path: Path) -> None:
 
 
 def test_colours_and_seeds_are_compared() -> None:
-    assert colour_distance(ROW) == pytest.approx(math.log(2) / 2)
-    assert colour_distance(replace(ROW, saturation=0.5)) == pytest.approx(math.log(2) / 2)
+    asked, real = Asked("vsd", 0, PROMPT), real_looks(*PROMPT[1:])
+    assert colour_distance(ROW, asked) == pytest.approx(real.saturation)
+    other_row = replace(ROW, saturation=1.0, contrast=0.5)
+    assert colour_distance(other_row, asked) == pytest.approx(real.contrast / 2)
     one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     assert diversity([one]) is None
     assert diversity([one, one, other]) == pytest.approx(2 / 3)
 
 
 def test_a_methods_line_says_how_many_were_good(tmp_path: Path) -> None:
-    ways = [Way(0.9, 100, 20.0, 75), Way(0.5, 200, 40.0, None)]
-    cells = line("vsd", [ROW, replace(ROW, fronts=2)], ways, None).strip("| ").split(" | ")
+    first, second = Way(0.9, 100, 20.0, 75), Way(0.5, 200, 40.0, None)
+    made = {
+        Asked("vsd", 0, PROMPT): (ROW, first),
+        Asked("vsd", 1, PROMPT): (replace(ROW, fronts=2), second),
+    }
+    cells = line("vsd", made, None).strip("| ").split(" | ")
     assert len(cells) == len(HEAD) - 1, "no diversity of one seed"
     assert cells[:5] == ["vsd", "2/2", "2/2", "0/2", "1/2"]
     assert cells[-4:] == ["0.70", "150", "30", "75 (1/2)"]

@@ -84,6 +84,14 @@ def test_a_batch_is_its_groups_one_by_one(name: str, tiny: Backbone) -> None:
     torch.testing.assert_close(ready.score(x, t), one_by_one, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["prompt_to_prompt", "rpg", "self_guidance"])
+def test_pictures_may_be_wide(name: str, tiny: Backbone) -> None:
+    ready = CASES[name].typical(tiny)
+    pictures = paint(tiny, ready, steps=2, size=(64, 32))
+    assert pictures.shape == (ready.rows, 3, 32, 64)
+    assert bool(pictures.isfinite().all())
+
+
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.gradient])
 def test_inputs_that_learn_get_a_gradient(name: str, tiny: Backbone) -> None:
     case = CASES[name]

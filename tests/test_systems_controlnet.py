@@ -340,6 +340,10 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
     expected = controlnet.build(backbone, PROMPT, [Given(net, hint) for net in nets.values()],
                                 scale=3.0, strength=0.5)  # fmt: skip
     assert torch.equal(controlnet.prepare(backbone, said).score(x, t), expected(x, t))
+    bar.resize((64, 32)).save(tmp_path / "wide.png")
+    wide = replace(said, size=(64, 32), control=(("edges-map", tmp_path / "wide.png"),))
+    pictures = paint(backbone, controlnet.prepare(backbone, wide), steps=2, size=wide.size)
+    assert pictures.shape == (1, 3, 32, 64)
     one = replace(said, control=said.control[:1], weights=tmp_path / "nets/edges")
     alone = controlnet.build(backbone, PROMPT, [Given(nets["edges"], hint)], scale=3.0,
                              strength=0.5)  # fmt: skip

@@ -19,6 +19,7 @@ from threed.core import InputError
 from threed.diffusion.backbone import load_backbone
 from threed.diffusion.channels import with_unet
 from threed.diffusion.examples import read_examples, write_examples
+from threed.diffusion.images import PictureWarning
 from threed.diffusion.score import cfg, score
 from threed.diffusion.stable_diffusion import StableDiffusion
 from threed.diffusion.training import Recipe, train
@@ -171,10 +172,11 @@ def test_training_lowers_the_loss_and_resumes_to_the_bit(
 
 def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: Path) -> None:
     ip2p.save(wide_unet(backbone), tmp_path / "trained")
-    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    Image.new("RGB", (64, 32), "red").save(tmp_path / "red.png")
     said = Request(WORDS, size=32, image=tmp_path / "red.png", weights=tmp_path / "trained",
                    scale=3.0, negative="grey", knobs={"image_scale": 2.0})  # fmt: skip
-    ready = ip2p.prepare(backbone, said)
+    with pytest.warns(PictureWarning, match="64×32: its middle, 32×32, is resized to 32×32"):
+        ready = ip2p.prepare(backbone, said)
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([400])
     unet = ip2p.load(backbone, tmp_path / "trained")
     red = torch.zeros(1, 3, 32, 32)
@@ -182,6 +184,8 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
     expected = ip2p.build(backbone, WORDS, red, unet, text_scale=3.0, image_scale=2.0,
                           negative="grey")  # fmt: skip
     assert torch.equal(ready.score(x, t), expected(x, t))
+    wide = ip2p.prepare(backbone, replace(said, size=(64, 32)))
+    assert paint(backbone, wide, steps=2, size=(64, 32)).shape == (1, 3, 32, 64)
     with pytest.raises(InputError, match=r"needs --weights: its backbone comes without. Train"):
         ip2p.prepare(backbone, replace(said, weights=None))
     with pytest.raises(InputError, match=r"there are no weights at .*/nowhere"):

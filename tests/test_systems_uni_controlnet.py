@@ -27,7 +27,7 @@ from threed.diffusion.score import cfg, score
 from threed.diffusion.stable_diffusion import StableDiffusion
 from threed.diffusion.training import Recipe, train
 from threed.systems import uni_controlnet as uni
-from threed.systems.system import Request
+from threed.systems.system import Request, paint
 from threed.systems.uni_controlnet import Adapters
 
 CPU = torch.device("cpu")
@@ -341,6 +341,10 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
     expected = uni.build(backbone, PROMPT, trained, {"depth": hint}, content, scale=3.0,
                          strength=0.7)  # fmt: skip
     torch.testing.assert_close(uni.prepare(backbone, both).score(x, t), expected(x, t))
+    bar.resize((64, 32)).save(tmp_path / "wide.png")
+    wide = replace(both, size=(64, 32), control=(("depth-map", tmp_path / "wide.png"),))
+    pictures = paint(backbone, uni.prepare(backbone, wide), steps=2, size=wide.size)
+    assert pictures.shape == (1, 3, 32, 64)
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match=r"none holds no adapters: neither local nor global"):
         uni.prepare(backbone, replace(both, weights=tmp_path / "none"))

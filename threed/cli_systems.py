@@ -15,6 +15,7 @@ from threed.cli_show import complain, say
 
 if TYPE_CHECKING:
     from threed.diffusion.backbone import Backbone
+    from threed.diffusion.images import Size
     from threed.systems import Request, System
 
 Words = list[str] | None
@@ -99,8 +100,8 @@ def image(
     negative: Annotated[str, typer.Option(help="What to keep away from.")] = "",
     n: Annotated[int, typer.Option("-n", min=1, max=64, help="Pictures, side by side.")] = 1,
     size: Annotated[
-        int | None,
-        typer.Option(min=8, help="Pixels a side; the backbone's own if not given."),
+        str | None,
+        typer.Option(metavar="SIDE|WxH", help="In pixels; the backbone's own if not given."),
     ] = None,
     device: Device = None,
     heat: Annotated[
@@ -112,7 +113,7 @@ def image(
     With --system, one of `threed list systems` guides; one that edits shows its source first.
     """
     from guidance.prompts import check_prompt
-    from threed.diffusion.images import FORMATS, grid, save_image
+    from threed.diffusion.images import FORMATS, grid, read_size, save_image
     from threed.systems.reading import read_request
 
     text = check_prompt(prompt)
@@ -122,20 +123,21 @@ def image(
         raise typer.BadParameter("--heat is of a single picture without a system")
     found, request = read_request(system, text, options(context), knobs)
     common: dict[str, Any] = {"steps": steps, "scale": guidance, "negative": negative}
+    pixels = None if size is None else read_size(size)
     if found is None:
         model = _model(text, backbone, views, device)
-        pictures = _plain(model, text, n=n, seed=seed, size=size, **common)
+        pictures = _plain(model, text, n=n, seed=seed, size=pixels, **common)
     else:
         if views not in (None, 1):
             raise typer.BadParameter(f"--views {views}: a system makes single pictures")
         model = _model(text, backbone, 1, device)
-        pictures = _by_system(model, found, request, n=n, seed=seed, size=size, **common)
+        pictures = _by_system(model, found, request, n=n, seed=seed, size=pixels, **common)
     save_image(grid(pictures, columns=4), out)
     say(str(out))
     if heat is not None:
         from threed.systems.heat import drawn, heat_maps
 
-        save_image(drawn(*heat_maps(model, text, seed=seed, size=size, **common)), heat)
+        save_image(drawn(*heat_maps(model, text, seed=seed, size=pixels, **common)), heat)
         say(str(heat))
 
 
@@ -162,7 +164,7 @@ def _model(text: str, name: str | None, views: int | None, device: str | None) -
 
 
 def _plain(
-    model: Backbone, text: str, *, n: int, seed: int, size: int | None, steps: int, scale: float,
+    model: Backbone, text: str, *, n: int, seed: int, size: Size | None, steps: int, scale: float,
     negative: str,
 ) -> Any:  # fmt: skip
     """Pictures by the backbone alone."""
@@ -171,6 +173,8 @@ def _plain(
 
     cameras = None
     if model.views > 1:
+        if isinstance(size, tuple):
+            raise typer.BadParameter(f"--size: backbone {model.name!r} makes square views")
         n = model.views
         cameras = orbit(n, size or model.image_size).to(model.device)
     return make_images(
@@ -180,7 +184,7 @@ def _plain(
 
 
 def _by_system(
-    model: Backbone, system: System, request: Request, *, n: int, seed: int, size: int | None,
+    model: Backbone, system: System, request: Request, *, n: int, seed: int, size: Size | None,
     **common: Any,
 ) -> Any:  # fmt: skip
     """Pictures by a system: of each group all rows, source first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from threed.core import InputError
-from threed.diffusion.examples import open_picture
+from threed.diffusion.images import Size, load_image
 
 MAP = "-map"  # after a kind: the file is the map, not a picture to find it in
 DEPTH_MODEL = "Intel/dpt-hybrid-midas"
@@ -28,36 +27,23 @@ LIMBS = ((5, 7), (7, 9), (6, 8), (8, 10), (5, 6), (5, 11), (6, 12), (11, 12), (1
 
 
 class MapWarning(UserWarning):
-    """A map that had to be changed to be used, or that a net was not taught to follow."""
+    """A map that a net was not taught to follow."""
 
 
-def read_map(kind: str, path: Path, size: int) -> Tensor:
-    """[1, 3, size, size] in [0, 1]: the map of a kind of DETECTORS, found in the picture at path.
+def read_map(kind: str, path: Path, size: Size) -> Tensor:
+    """[1, 3, H, W] in [0, 1]: the map of a kind of DETECTORS, found in the picture at path.
 
     With "-map" after the kind, which may then be any, the file is the map itself. InputError if
     there is no such file, or nothing that finds such a map.
     """
-    picture = open_picture(path, size)
+    picture = load_image(path, size)
     if kind.endswith(MAP):
-        _warn(path, size)
         return picture
     if kind not in DETECTORS:
         raise InputError(f"no detector finds {kind!r} in a picture ({', '.join(DETECTORS)} are "
                          f"found); give the map itself: {kind}{MAP}:{path}")  # fmt: skip
     found = DETECTORS[kind]((picture[0].permute(1, 2, 0) * 255).round().byte().numpy())
     return torch.from_numpy(found.copy()).permute(2, 0, 1)[None].float() / 255
-
-
-def _warn(path: Path, size: int) -> None:
-    """Say that a map is not as it will be used."""
-    with Image.open(path) as file:
-        if file.size != (size, size):
-            width, height = file.size
-            warnings.warn(f"{path} is {width}x{height}: its middle square is resized to "
-                          f"{size}x{size}", MapWarning, stacklevel=3)  # fmt: skip
-        if file.mode not in ("RGB", "L"):
-            warnings.warn(f"{path} has the mode {file.mode} and is made RGB", MapWarning,
-                          stacklevel=3)  # fmt: skip
 
 
 def edges(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -175,17 +175,6 @@ def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
     return np.asarray(picture, dtype=np.uint8)
 
 
-def open_picture(path: Path, size: int) -> Tensor:
-    """[1, 3, size, size] in [0, 1], as read_picture. InputError if there is no such picture."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    try:
-        pixels = read_picture(path, size)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as a picture: {error}") from None
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-
-
 def write_examples(folder: Path, rows: Sequence[Row]) -> None:
     """Write metadata.jsonl; aside, then renamed: a folder without it is not finished."""
     aside = folder / f".{METADATA}"

@@ -18,6 +18,8 @@ from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import guided
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+Size = int | tuple[int, int]
+"""Pixels a side of a square picture, or (width, height)."""
 
 
 class PictureWarning(UserWarning):
@@ -33,11 +35,11 @@ def make_images(
     guidance_scale: float = 7.5,
     negative: str = "",
     seed: int = 0,
-    size: int | None = None,
+    size: Size | None = None,
     sampler: str = "ddim",
     cameras: Cameras | None = None,
 ) -> Tensor:
-    """[n, 3, size, size] in [0, 1]. size is in pixels, by default the backbone's own.
+    """[n, 3, H, W] in [0, 1]. size is in pixels, by default the backbone's own.
 
     guidance_scale 1 turns guidance off. cameras: n of them, for a multi-view backbone. Noise is
     drawn on the CPU, so that a seed means the same on every device. InputError for steps or
@@ -45,8 +47,7 @@ def make_images(
     """
     if not 1 <= steps <= 1000:
         raise InputError(f"steps must be from 1 to 1000, got {steps}")
-    side = latent_size(backbone, size)
-    shape = (n, backbone.latent_channels, side, side)
+    shape = (n, backbone.latent_channels, *latent_shape(backbone, size))
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(shape, generator=generator).to(backbone.device)
     texts = backbone.encode_text([prompt, negative])
@@ -60,18 +61,32 @@ def make_images(
     return backbone.decode_latents(latents)
 
 
-def latent_size(backbone: Backbone, size: int | None = None) -> int:
-    """Latents a side of a picture of `size` pixels, by default the backbone's own.
+def sides(size: Size) -> tuple[int, int]:
+    """(width, height) of a picture."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def read_size(text: str) -> Size:
+    """Of "512", or of "768x512": the width first. InputError for anything else."""
+    numbers = text.lower().replace("×", "x").split("x")
+    if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
+        raise InputError(f"size must be pixels a side, such as 512, or WIDTHxHEIGHT, such as "
+                         f"768x512, got {text!r}")  # fmt: skip
+    width, height = int(numbers[0]), int(numbers[-1])
+    return width if width == height else (width, height)
+
+
+def latent_shape(backbone: Backbone, size: Size | None = None) -> tuple[int, int]:
+    """(height, width) of the latents of a picture, by default of the backbone's own size.
 
     InputError if the UNet cannot halve it.
     """
-    size = backbone.image_size if size is None else size
-    if size <= 0 or size % (8 * backbone.factor):
-        raise InputError(
-            f"size must be a multiple of {8 * backbone.factor} pixels for backbone "
-            f"{backbone.name!r}, got {size}"
-        )
-    return size // backbone.factor
+    width, height = sides(backbone.image_size if size is None else size)
+    for pixels in (width, height):
+        if pixels <= 0 or pixels % (8 * backbone.factor):
+            raise InputError(f"size must be a multiple of {8 * backbone.factor} pixels for "
+                             f"backbone {backbone.name!r}, got {pixels}")  # fmt: skip
+    return height // backbone.factor, width // backbone.factor
 
 
 def grid(images: Tensor, columns: int | None = None) -> Tensor:
@@ -98,27 +113,32 @@ def save_image(image: Tensor, path: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def load_image(path: Path, size: int) -> Tensor:
-    """[1, 3, size, size] sRGB in [0, 1]: the square in the middle of a picture, over white.
+def load_image(path: Path, size: Size) -> Tensor:
+    """[1, 3, H, W] sRGB in [0, 1]: as much of the middle of a picture as fits, over white.
 
-    A PictureWarning says so where it has to be cut or resized. InputError if it cannot be read.
+    A PictureWarning says so where it has to be cut, resized or made RGB. InputError if it
+    cannot be read.
     """
     if not path.is_file():
         raise InputError(f"there is no picture {path}")
     try:
         with Image.open(path) as file:
-            picture = file.convert("RGBA")
+            mode, picture = file.mode, file.convert("RGBA")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture: {error}") from error
+    if mode not in ("RGB", "L"):
+        warnings.warn(f"{path} has the mode {mode} and is made RGB, over white", PictureWarning,
+                      stacklevel=2)  # fmt: skip
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture).convert("RGB")
-    width, height = picture.size
-    if (width, height) != (size, size):
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        cut = "" if width == height else f"its middle, {side}×{side}, is "
-        warnings.warn(f"{path} is {width}×{height}: {cut}resized to {size}×{size}",
+    (width, height), wanted = picture.size, sides(size)
+    if picture.size != wanted:
+        scale = min(width / wanted[0], height / wanted[1])
+        w, h = max(1, round(scale * wanted[0])), max(1, round(scale * wanted[1]))
+        left, top = (width - w) // 2, (height - h) // 2
+        cut = "" if (w, h) == (width, height) else f"its middle, {w}×{h}, is "
+        warnings.warn(f"{path} is {width}×{height}: {cut}resized to {wanted[0]}×{wanted[1]}",
                       PictureWarning, stacklevel=2)  # fmt: skip
-        box = (left, top, left + side, top + side)
-        picture = picture.resize((size, size), Image.Resampling.LANCZOS, box=box)
+        box = (left, top, left + w, top + h)
+        picture = picture.resize(wanted, Image.Resampling.LANCZOS, box=box)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from threed.diffusion.attention import Layer, Record
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.images import Size
 from threed.diffusion.score import Score, guided
 from threed.systems.system import Ready, paint
 from threed.systems.words import word_spans
@@ -78,7 +79,7 @@ def heat_maps(
     scale: float = 5.0,
     negative: str = "",
     seed: int = 0,
-    size: int | None = None,
+    size: Size | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A sample [3, H, W], as make_images makes it, and where it looked at each word, [h, w]."""
     heat = Heat()
@@ -91,19 +92,21 @@ def heat_maps(
 
 def drawn(picture: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
     """[3, h, w] the picture, and beside it a map over it in grey for each word, named below."""
-    side = max(SIDE, picture.shape[-1])
-    large = _resized(picture, side)
+    height, width = picture.shape[-2:]
+    scale = max(1.0, SIDE / max(height, width))
+    size = round(scale * height), round(scale * width)
+    large = _resized(picture, size)
     grey = large.mean(0, keepdim=True).expand_as(large) * 0.35 + 0.3
     tiles = [_labelled(large, "")]
     for word, values in maps.items():
-        warm = _resized(values[None], side).clamp(0, 1)
+        warm = _resized(values[None], size).clamp(0, 1)
         color = torch.tensor([1.0, 0.45, 0.0])[:, None, None]
         tiles.append(_labelled(torch.lerp(grey, color.expand_as(grey), warm), word))
     return torch.cat(tiles, 2)
 
 
-def _resized(picture: Tensor, side: int) -> Tensor:
-    return F.interpolate(picture[None].float().cpu(), (side, side), mode="bilinear")[0]
+def _resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(picture[None].float().cpu(), size, mode="bilinear")[0]
 
 
 def _labelled(tile: Tensor, word: str) -> Tensor:

@@ -15,8 +15,8 @@ from threed.diffusion.channels import opened, unscaled, widened, with_unet
 from threed.diffusion.condition import Condition
 from threed.diffusion.convert import PREFIX, diffusers_name, read_state
 from threed.diffusion.denoising import denoising_loss, without_text
-from threed.diffusion.examples import Examples, Latents, open_picture
-from threed.diffusion.images import grid
+from threed.diffusion.examples import Examples, Latents
+from threed.diffusion.images import grid, load_image
 from threed.diffusion.score import Score, dual_cfg, score
 from threed.diffusion.trained import below, filled, find_trained, frozen, load_folder
 from threed.diffusion.training import Task
@@ -92,7 +92,7 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
     unet = trained(backbone, request.weights)
     assert request.image is not None  # required
     knobs: dict[str, Any] = {"text_scale": request.scale, "negative": request.negative}
-    image = open_picture(request.image, request.size)
+    image = load_image(request.image, request.size)
     return Ready(build(backbone, request.prompt, image, unet, **(knobs | {**request.knobs})))
 
 

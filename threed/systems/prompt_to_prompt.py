@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from threed.core import InputError
 from threed.diffusion.attention import AttentionEdit, Layer, Record, Rewrite
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.images import latent_size, load_image
+from threed.diffusion.images import latent_shape, load_image
 from threed.diffusion.inversion import Nulls, invert_picture
 from threed.diffusion.score import Score, alpha_sigma, guided
 from threed.systems.heat import largest_maps
@@ -236,7 +236,7 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
         "weigh": request.weigh, "hold": request.hold, "blend": request.blend,
     }  # fmt: skip
     if request.image is not None:
-        latent_size(backbone, request.size)
+        latent_shape(backbone, request.size)
         image = load_image(request.image, request.size)
         build(backbone, request.prompt, source, **options)  # mistakes show before the long step
         inverted = invert_picture(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from threed.core import InputError
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.images import latent_size
+from threed.diffusion.images import Size, latent_shape
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import Score
 
@@ -33,7 +33,7 @@ class Request:
     negative: str = ""
     scale: float = 5.0  # of classifier-free guidance towards the prompt
     steps: int = 30  # of the sampler
-    size: int = 64  # pixels a side
+    size: Size = 64  # in pixels
     source: str | None = None  # a prompt
     image: Path | None = None
     weights: Path | None = None  # what a trained system learned: a folder or a file
@@ -177,18 +177,18 @@ def paint(
     n: int = 1,
     steps: int = 30,
     seed: int = 0,
-    size: int | None = None,
+    size: Size | None = None,
     sampler: str = "ddim",
 ) -> Tensor:
-    """[n * rows, 3, size, size] in [0, 1]: n groups of neighbours, the last of each the result.
+    """[n * rows, 3, H, W] in [0, 1]: n groups of neighbours, the last of each the result.
 
     Noise is drawn as in make_images: with one row and neutral knobs the pictures are the same.
     """
     if not 1 <= steps <= 1000:
         raise InputError(f"steps must be from 1 to 1000, got {steps}")
-    side = latent_size(backbone, size)
+    shape = (n, backbone.latent_channels, *latent_shape(backbone, size))
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((n, backbone.latent_channels, side, side), generator=generator)
+    noise = torch.randn(shape, generator=generator)
     if ready.start is not None:
         noise = ready.start.expand(n, -1, -1, -1)
     latents = sample(

@@ -21,9 +21,9 @@ from threed.diffusion.control import Control, check_window, within
 from threed.diffusion.convert import read_state
 from threed.diffusion.denoising import chosen, denoising_loss, without_text
 from threed.diffusion.detect import MAP, read_map
-from threed.diffusion.examples import Examples, Latents, open_picture
+from threed.diffusion.examples import Examples, Latents
 from threed.diffusion.files import read_json
-from threed.diffusion.images import grid
+from threed.diffusion.images import grid, load_image
 from threed.diffusion.local_adapter import LocalAdapter, dropped_maps, local_name
 from threed.diffusion.projectors import GlobalAdapter, appended
 from threed.diffusion.score import Score, cfg, score
@@ -165,7 +165,7 @@ def prepare(backbone: Backbone, request: Request) -> Ready:
             raise InputError(f"{place} holds no {part} adapter: train one with "
                              f"threed train {NAME} part={part}")  # fmt: skip
     if request.image is not None:
-        content = clip_of(base).images(open_picture(request.image, base.image_size))
+        content = clip_of(base).images(load_image(request.image, base.image_size))
     return Ready(build(base, request.prompt, adapters, maps, content, **request.options()))
 
 
