@@ -54,14 +54,12 @@ SHARE = 0.95  # of the final score
 HIGH = 0.8  # a score that all are asked how soon they reach
 CHEAP = (f"preview_every={EVERY}", "asset.turntable_frames=2", "asset.preview_size=64")
 FALLING = "{{0: 0.98, {steps}: 0.2}}"  # the levels of toybox-dreamflow
-# what vsd has in common with dreamflow in their comparison
-LIKE_DREAMFLOW = ("guidance_scale=3", "rescale=0.7", "critic.learning_rate=0.002",
-                  "critic.warmup=10")  # fmt: skip
+LIKE_DREAMFLOW = ("guidance_scale=3", "rescale=0.7")  # vsd, in their comparison
 # preset, and what is changed in it
 METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mvdream": ("toybox-mvdream", ()),
     "sds": ("toybox-sds", ()),
-    "sds-100": ("toybox-sds", ("guidance_scale=100", "rescale=0")),
+    "sds-100": ("toybox-vsd", ("guidance=sds", "guidance_scale=100")),  # all else as in vsd
     "vsd": ("toybox-vsd", ()),
     "dreamflow": ("toybox-dreamflow", ()),
     "vsd-falling": ("toybox-vsd", (*LIKE_DREAMFLOW, f"t_min={FALLING}", f"t_max={FALLING}")),
