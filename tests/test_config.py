@@ -194,3 +194,12 @@ def test_presets_are_chosen_by_backbone(tmp_path: Path) -> None:
     (unet / "config.json").write_text("[]")
     with pytest.raises(InputError, match="is not the configuration of a UNet"):
         preset_for(str(tmp_path))
+
+
+def test_settings_that_fit_each_other_need_not_fit_the_preset() -> None:
+    (stage,) = load_run("toybox-sds", ["t_min=0.9", "t_max=0.95"]).stages
+    assert (stage.t_min(0), stage.t_max(0)) == (0.9, 0.95)
+    with pytest.raises(InputError, match=r"t_min must not exceed t_max, got 0\.9 and 0\.4"):
+        load_run("toybox-sds", ["t_min=0.9", "steps=20"])
+    with pytest.raises(InputError, match="stepz"):
+        load_run("toybox-sds", ["t_min=0.9", "stepz=20"])

@@ -149,15 +149,23 @@ def plain(value: Any) -> Any:
 def override(instance: T, words: Sequence[str]) -> T:
     """The same settings with name=value applied, in order; names may lack what is obvious.
 
-    A name is a dotted path, or the end of one where only one path ends so. InputError as `build`.
+    A name is a dotted path, or the end of one where only one path ends so. InputError as `build`,
+    of what comes out in the end: two settings may fit each other and neither the preset.
     """
+    data, wrong = plain(instance), None
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name.strip():
             raise InputError(f"{word!r} is not a setting: write name=value, such as steps=200")
         path = _resolve(instance, name.strip())
         value = read_yaml(text, name.strip())
-        instance = build(type(instance), _replaced(plain(instance), path, value, text))
+        data = _replaced(data, path, value, text)
+        try:
+            instance, wrong = build(type(instance), data), None
+        except InputError as error:
+            wrong = error
+    if wrong is not None:
+        raise wrong
     return instance
 
 
