@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import lines, measure_parser, share, show
+from threed.cameras import orbit
 from threed.diffusion.backbone import Backbone, load_backbone
 from threed.diffusion.images import make_images
 from threed.systems import prompt_to_prompt, rpg, self_guidance
@@ -24,9 +25,16 @@ from threed.systems.plans import read_regions
 from threed.systems.system import Ready, paint
 from threed.toybox.family import WEIGHTS
 from threed.toybox.judge import load_judge
-from threed.toybox.measure import turntable
+from threed.toybox.measure import pixels, turntable
 from threed.toybox.silhouette import centroids, coloured, overlap, silhouettes
-from threed.toybox.world import COLORS, KINDS, random_toy
+from threed.toybox.world import (
+    COLORS,
+    KINDS,
+    draw_set,
+    random_background,
+    random_light,
+    random_toy,
+)
 
 STEPS, SCALE = 25, 5.0
 Scores = dict[str, float]
@@ -53,8 +61,12 @@ def recolours(count: int) -> Iterator[tuple[str, str, str, int]]:
 
 
 def prompt_to_prompt_recolours(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
-    """Toys in another colour: outline and colour, beside a fresh sample of the same seed."""
+    """Toys in another colour: outline and colour, beside a fresh sample of the same seed.
+
+    The most that can be read is of a toy that is drawn twice.
+    """
     judge = load_judge(WEIGHTS / "judge")
+    twice = torch.stack([drawn(backbone, *asked) for asked in recolours(count)], 1)
     rows, hits, fresh_hits, kinds = [], [], [], []
     for kind, old, new, seed in recolours(count):
         source, prompt = f"a {old} {kind}", f"a {new} {kind}"
@@ -72,10 +84,26 @@ def prompt_to_prompt_recolours(backbone: Backbone, count: int, sheet: Path | Non
     return {
         "outline kept (IoU)": float(overlap(outlines, silhouettes(edited)).mean()),
         "outline of a fresh sample (IoU)": float(overlap(outlines, silhouettes(fresh)).mean()),
+        "outline of a toy drawn in both colours (IoU)": float(
+            overlap(*map(silhouettes, twice)).mean()
+        ),
         "new colour read": share(hits),
         "new colour read, fresh sample": share(fresh_hits),
         "kind read": share(kinds),
     }
+
+
+def drawn(backbone: Backbone, kind: str, old: str, new: str, seed: int) -> Tensor:
+    """[2, 3, H, W] one toy in both colours, as the backbone's VAE shows it; all else alike."""
+    rng = np.random.default_rng(seed)
+    camera = orbit(1, backbone.image_size, start_deg=float(rng.uniform(0, 360)))
+    light, (_, background) = random_light(rng), random_background(rng)
+    pictures = []
+    for color in (old, new):
+        toy = random_toy(np.random.default_rng(seed + 100), kind, color, "plain")
+        pictures.append(pixels(draw_set(toy, camera, light, background)))
+    with torch.no_grad():
+        return backbone.decode_latents(backbone.encode_image(torch.cat(pictures))).clamp(0, 1)
 
 
 def self_guidance_moves(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
