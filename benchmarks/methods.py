@@ -8,9 +8,8 @@ seed, in a folder of its own (`threed evaluate`'s runs), so it can be cut and co
 the way are read by toybox's judge: the score of a step is the mean probability of the kind and the
 colour that were asked for. It writes table.md and sheet.png, a row for each method.
 
-Three pairs answer what readers asked: sds-100 beside vsd (colours), dreamflow beside vsd-falling
-(the same falling noise levels, scale, critic) and beside vsd-random (random levels between the same
-ends).
+Pairs answer what readers asked: sds-100 beside vsd-7.5 and vsd (colours), dreamflow beside vsd (the
+same falling noise levels, scale, critic) and beside vsd-random (random levels, the same ends).
 """
 
 from __future__ import annotations
@@ -53,17 +52,18 @@ EVERY = 25  # steps between pictures on the way
 SHARE = 0.95  # of the final score
 HIGH = 0.8  # a score that all are asked how soon they reach
 CHEAP = (f"preview_every={EVERY}", "asset.turntable_frames=2", "asset.preview_size=64")
-FALLING = "{{0: 0.98, {steps}: 0.2}}"  # the levels of toybox-dreamflow
-LIKE_DREAMFLOW = ("guidance_scale=3", "rescale=0.7")  # vsd, in their comparison
+FALLING = "{{0: 0.98, {steps}: 0.2}}"  # the levels of toybox-dreamflow and of toybox-vsd
+# as in the papers: no rescaling, at first much noise, then little
+STRONG = ("rescale=0", "t_min={0: 0.5, 200: 0.02}", "t_max={0: 0.98, 200: 0.3}")
 # preset, and what is changed in it
 METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mvdream": ("toybox-mvdream", ()),
     "sds": ("toybox-sds", ()),
-    "sds-100": ("toybox-vsd", ("guidance=sds", "guidance_scale=100")),  # all else as in vsd
-    "vsd": ("toybox-vsd", ()),
+    "sds-100": ("toybox-vsd", ("guidance=sds", "guidance_scale=100", *STRONG)),
+    "vsd-7.5": ("toybox-vsd", ("guidance_scale=7.5", *STRONG)),
+    "vsd": ("toybox-vsd", (f"t_min={FALLING}", f"t_max={FALLING}")),
+    "vsd-random": ("toybox-vsd", ("t_min=0.2", "t_max=0.98")),
     "dreamflow": ("toybox-dreamflow", ()),
-    "vsd-falling": ("toybox-vsd", (*LIKE_DREAMFLOW, f"t_min={FALLING}", f"t_max={FALLING}")),
-    "vsd-random": ("toybox-vsd", (*LIKE_DREAMFLOW, "t_min=0.2", "t_max=0.98")),
 }
 
 
