@@ -172,6 +172,8 @@ def test_training_lowers_the_loss_and_resumes_to_the_bit(
 
 def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: Path) -> None:
     ip2p.save(wide_unet(backbone), tmp_path / "trained")
+    assert str(tmp_path) not in (tmp_path / "trained/unet/config.json").read_text()
+    assert str(backbone.folder) not in (tmp_path / "trained/unet/config.json").read_text()
     Image.new("RGB", (64, 32), "red").save(tmp_path / "red.png")
     said = Request(WORDS, size=32, image=tmp_path / "red.png", weights=tmp_path / "trained",
                    scale=3.0, negative="grey", knobs={"image_scale": 2.0})  # fmt: skip

@@ -13,6 +13,7 @@ import tokenize
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from io import StringIO
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -152,7 +153,7 @@ def override(instance: T, words: Sequence[str]) -> T:
     A name is a dotted path, or the end of one where only one path ends so. InputError as `build`,
     of what comes out in the end: two settings may fit each other and neither the preset.
     """
-    data, wrong = plain(instance), None
+    data = plain(instance)
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name.strip():
@@ -160,13 +161,9 @@ def override(instance: T, words: Sequence[str]) -> T:
         path = _resolve(instance, name.strip())
         value = read_yaml(text, name.strip())
         data = _replaced(data, path, value, text)
-        try:
-            instance, wrong = build(type(instance), data), None
-        except InputError as error:
-            wrong = error
-    if wrong is not None:
-        raise wrong
-    return instance
+        with suppress(InputError):  # the next word may mend it
+            instance = build(type(instance), data)
+    return build(type(instance), data)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

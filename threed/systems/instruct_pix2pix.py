@@ -135,6 +135,7 @@ def learn(backbone: Backbone, examples: Examples, about: Mapping[str, str], debi
 
 def save(unet: Any, out: Path) -> None:
     """Write the UNet in diffusers' layout, to out/unet."""
+    unet.register_to_config(_name_or_path="")  # where it was loaded from is nobody else's business
     unet.save_pretrained(out / "unet")
 
 
