@@ -20,11 +20,11 @@ from torch import Tensor
 
 from benchmarks.common import head, row
 from exporters.blender import Picture, look
-from threed.cli_show import complain, say
-from threed.core import InputError
-from threed.toybox.family import WEIGHTS
-from threed.toybox.judge import load_judge
-from threed.toybox.world import COLORS, KINDS
+from threed.apps.cli.show import complain, say
+from threed.core.errors import InputError
+from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.net import load_judge
+from threed.toybox.world.toys import COLORS, KINDS
 
 SIDES = (30.0, 120.0, 210.0, 300.0)  # degrees from Blender's front view
 SIZE, SAMPLES = 128, 16

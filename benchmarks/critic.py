@@ -21,13 +21,12 @@ from benchmarks.common import head, row
 from guidance.critic import LoraCritic
 from guidance.distill import diffuse, draw_noise, draw_t
 from guidance.prompts import Prompts
-from threed.cameras import orbit
-from threed.core import Cameras
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.stable_diffusion import StableDiffusion
-from threed.toybox.draw import Light
-from threed.toybox.measure import pixels
-from threed.toybox.world import draw_set, random_toy
+from threed.core.cameras import Cameras, orbit
+from threed.diffusion.catalog import load_backbone
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.toybox.judge.measure import pixels
+from threed.toybox.world.draw import Light
+from threed.toybox.world.toys import draw_set, random_toy
 
 TRIED = ((4, 1e-3), (4, 4e-3), (16, 2e-3), (16, 6e-3))  # rank, learning rate
 STOPS = (0, 50, 100, 200)

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from renderers import kernels
 from renderers.kernels.raster import antialias, interpolate, rasterize, twins
-from threed.cameras import orbit
-from threed.core import InputError
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
 
 KINDS = {"cpu": ("reference", "cpu"), "cuda": ("reference", "triton", "cuda")}
 POINTS, LEVELS, LOG2_TABLE = 200_000, 16, 19

@@ -19,13 +19,13 @@ from benchmarks.common import show
 from exporters.load import load
 from renderers.raster import render_mesh
 from tests.toys import toy
-from threed.cameras import orbit
-from threed.config import SystemSettings, load_run
-from threed.core import Mesh
-from threed.pipeline import edit3d
+from threed.core.cameras import orbit
+from threed.core.mesh import Mesh
+from threed.runs.generate import edit3d
 from threed.scenes.distance import signed_distance
-from threed.toybox.family import WEIGHTS
-from threed.toybox.judge import load_judge
+from threed.settings.run import SystemSettings, load_run
+from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.net import load_judge
 
 ASKED = (
     ("mug", "red", "blue"), ("chair", "green", "red"), ("duck", "yellow", "green"),

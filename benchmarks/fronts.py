@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from benchmarks.common import head, row
-from threed.cli_show import say
-from threed.diffusion.backbone import load_backbone
+from threed.apps.cli.show import say
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.fronts import HIGH, SURE, VIEWS, Fronts, find_fronts
-from threed.toybox.measure import turntable
-from threed.toybox.world import FRONTED, KINDS, random_toy
+from threed.toybox.judge.measure import turntable
+from threed.toybox.world.toys import FRONTED, KINDS, random_toy
 
 LOOKS = ((1, "red", "plain"), (2, "blue", "striped"))  # seed, colour and finish of a kind's toys
 

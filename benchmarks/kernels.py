@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from renderers import kernels
 from renderers.kernels import field_reference
 from renderers.volume import ball
-from threed.cameras import orbit, random_views
+from threed.core.cameras import orbit, random_views
 from threed.scenes.field import Field
 
 POINTS, LEVELS, FEATURES, LOG2_TABLE = 200_000, 16, 2, 15

@@ -20,15 +20,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import head, row
-from threed.cli_show import say
-from threed.config import Run, Stage, constant
-from threed.diffusion.backbone import load_backbone
-from threed.guides import make_guide
-from threed.memory import Chunk
-from threed.optimise import Job, optimise
-from threed.plan import plan_run
-from threed.run import RunFolder
-from threed.stages import begin
+from threed.apps.cli.show import say
+from threed.diffusion.catalog import load_backbone
+from threed.runs.folder import RunFolder
+from threed.runs.guide import make_guide
+from threed.runs.memory import Chunk
+from threed.runs.optimise import Job, optimise
+from threed.runs.plan import plan_run
+from threed.runs.stages import begin
+from threed.settings.run import Run, Stage, constant
 
 MIB = 2**20
 # scene, pixels a side, views, guidance

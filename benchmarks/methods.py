@@ -30,11 +30,7 @@ from torch.nn import functional as F
 from benchmarks.common import head, row
 from exporters.load import load
 from renderers.raster import render_mesh
-from threed.cameras import orbit
-from threed.cli_show import complain, say
-from threed.core import InputError
-from threed.diffusion.clip import Clip
-from threed.toybox.evaluate import (
+from threed.apps.cli.evaluate import (
     Row,
     contact_sheet,
     evaluate_one,
@@ -43,10 +39,14 @@ from threed.toybox.evaluate import (
     prompts,
     summary,
 )
-from threed.toybox.family import WEIGHTS
-from threed.toybox.judge import HEADS, Judge, load_judge
-from threed.toybox.looks import real_looks
-from threed.toybox.world import FRONTED
+from threed.apps.cli.show import complain, say
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.diffusion.parts.clip import Clip
+from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.net import HEADS, Judge, load_judge
+from threed.toybox.world.looks import real_looks
+from threed.toybox.world.toys import FRONTED
 
 EVERY = 25  # steps between pictures on the way
 SHARE = 0.95  # of the final score

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from threed.cameras import orbit
-from threed.cli_show import say
-from threed.diffusion.attention import Views, install
-from threed.diffusion.convert import diffusers_name, unet_config
-from threed.diffusion.mvdream import camera_vector
+from threed.apps.cli.show import say
+from threed.core.cameras import orbit
+from threed.diffusion.models.convert import diffusers_name, unet_config
+from threed.diffusion.models.multiview import camera_vector
+from threed.diffusion.parts.attention import Views, install
 
 CHANNELS, CONTEXT, HEAD, LAYERS, VIEWS = 32, 48, 8, 2, 4
 MULTIPLES = (1, 2, 4, 4)

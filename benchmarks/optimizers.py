@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from benchmarks.common import head, row
-from threed.toybox import family, jobs, training, unet
-from threed.toybox.cli import WORK
-from threed.toybox.mix import fill_scenes
-from threed.toybox.shelf import fill_shelf
-from threed.toybox.train import SEEDS, start_from
+from threed.apps.cli.toybox import WORK
+from threed.toybox.family import jobs, training, unet
+from threed.toybox.family import nets as family
+from threed.toybox.family.mix import fill_scenes
+from threed.toybox.family.shelf import fill_shelf
+from threed.toybox.family.train import SEEDS, start_from
 
 CPU = torch.device("cpu")
 HELD_OUT = 24  # batches

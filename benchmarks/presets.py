@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.common import head, row
-from threed.cli_show import say
-from threed.config import WITH_CRITIC, Run, Stage, load_run, presets
-from threed.plan import GIB, plan_run
+from threed.apps.cli.show import say
+from threed.runs.plan import GIB, plan_run
+from threed.settings.run import WITH_CRITIC, Run, Stage, load_run, presets
 
 MAIN = ("DownBlock2D", "CrossAttnDownBlock2D")
 SD = {

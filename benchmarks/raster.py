@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from renderers.kernels.raster import antialias, interpolate, rasterize, twins
 from renderers.raster import render_mesh
-from threed.cameras import orbit
-from threed.core import Cameras, Material, Mesh
+from threed.core.cameras import Cameras, orbit
+from threed.core.mesh import Material, Mesh
 
 TRIANGLES, SIZES = (10_000, 50_000, 200_000), (256, 512, 1024)
 Ways = dict[str, Callable[[], None]]

@@ -33,21 +33,22 @@ import torch
 from benchmarks.common import head, row
 from benchmarks.presets import MODELS, VAE, full_size, text_config
 from guidance import Guidance
-from threed.cli_show import say
-from threed.config import WITH_CRITIC, Run, Stage, constant, load_run
-from threed.core import InputError
-from threed.diffusion.backbone import TOYBOX, pick_device
-from threed.diffusion.mvdream import MultiViewDiffusion
-from threed.diffusion.stable_diffusion import StableDiffusion
-from threed.given import Given
-from threed.guides import make_guide
-from threed.memory import Chunk
-from threed.optimise import Job, optimise
-from threed.plan import GIB, plan_stage
-from threed.run import RunFolder
+from threed.apps.cli.show import say
+from threed.core.errors import InputError
+from threed.diffusion.catalog import TOYBOX, pick_device
+from threed.diffusion.models.multiview import MultiViewDiffusion
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.runs.folder import RunFolder
+from threed.runs.given import Given
+from threed.runs.guide import make_guide
+from threed.runs.memory import Chunk
+from threed.runs.optimise import Job, optimise
+from threed.runs.plan import GIB, plan_stage
+from threed.runs.stages import Scene, first
 from threed.scenes.placement import Placement
-from threed.scenes.surface import Surface, SurfaceSettings
-from threed.stages import Scene, first
+from threed.scenes.surface import Surface
+from threed.settings.run import WITH_CRITIC, Run, Stage, constant, load_run
+from threed.settings.scenes import SurfaceSettings
 
 PROMPT = "a red mug"
 LEFT_OUT = 3  # steps, which compile and fill caches

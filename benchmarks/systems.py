@@ -17,17 +17,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import lines, measure_parser, share, show
-from threed.cameras import orbit
-from threed.diffusion.backbone import Backbone, load_backbone
+from threed.core.cameras import orbit
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import make_images
 from threed.systems import prompt_to_prompt, rpg, self_guidance
 from threed.systems.plans import read_regions
 from threed.systems.system import Ready, paint
-from threed.toybox.family import WEIGHTS
-from threed.toybox.judge import load_judge
-from threed.toybox.measure import pixels, turntable
-from threed.toybox.silhouette import centroids, coloured, overlap, silhouettes
-from threed.toybox.world import (
+from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.measure import pixels, turntable
+from threed.toybox.judge.net import load_judge
+from threed.toybox.world.silhouette import centroids, coloured, overlap, silhouettes
+from threed.toybox.world.toys import (
     COLORS,
     KINDS,
     draw_set,

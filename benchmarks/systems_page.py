@@ -162,9 +162,9 @@ def scores() -> str:
 
 def draw_input() -> None:
     """The picture that examples start from, drawn by toybox."""
-    from threed.cameras import orbit
-    from threed.toybox.draw import Light
-    from threed.toybox.world import draw_set, random_toy
+    from threed.core.cameras import orbit
+    from threed.toybox.world.draw import Light
+    from threed.toybox.world.toys import draw_set, random_toy
 
     toy = random_toy(np.random.default_rng(3), "mug", "red", "plain")
     drawn = draw_set(toy, orbit(1, 64, start_deg=40), Light(), np.ones((2, 3), np.float32))
@@ -173,7 +173,7 @@ def draw_input() -> None:
 
 def run(name: str, line: str) -> None:
     """Make one picture. A system without weights is left out; its old picture goes."""
-    words = [sys.executable, "-m", "threed.cli", *shlex.split(line)[1:]]
+    words = [sys.executable, "-m", "threed.apps.cli.main", *shlex.split(line)[1:]]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     sys.stdout.write(f"{name}: {done.stdout.strip() or done.stderr.strip()}\n")
     if done.returncode and "needs --weights" in done.stderr:

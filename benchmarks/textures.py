@@ -19,12 +19,12 @@ import exporters
 from benchmarks.common import head, row
 from exporters.load import load
 from exporters.pictures import framed
-from threed.cli_show import complain, say
-from threed.config import load_run
-from threed.pipeline import resume, texture
-from threed.run import RunFolder
-from threed.toybox.evaluate import judge_mesh
-from threed.toybox.world import COLORS
+from threed.apps.cli.evaluate import judge_mesh
+from threed.apps.cli.show import complain, say
+from threed.runs.folder import RunFolder
+from threed.runs.generate import resume, texture
+from threed.settings.run import load_run
+from threed.toybox.world.toys import COLORS
 
 KIND = "mug"
 FINISHES = ("plain", "striped", "dotted", "checkered")

@@ -15,14 +15,14 @@ import time
 import numpy as np
 import torch
 
-from threed.cameras import orbit
-from threed.diffusion.attention import Views, install
-from threed.diffusion.half import norms_in_float32
-from threed.toybox import family
-from threed.toybox.draw import Light
-from threed.toybox.mix import random_scene
-from threed.toybox.scenes import draw_scene
-from threed.toybox.world import draw_set, random_toy
+from threed.core.cameras import orbit
+from threed.diffusion.models.half import norms_in_float32
+from threed.diffusion.parts.attention import Views, install
+from threed.toybox.family import nets as family
+from threed.toybox.family.mix import random_scene
+from threed.toybox.world.draw import Light
+from threed.toybox.world.scenes import draw_scene
+from threed.toybox.world.toys import draw_set, random_toy
 
 BATCH = 64  # pictures of a training step
 

@@ -20,20 +20,21 @@ from scipy import ndimage
 from torch import Tensor
 
 from benchmarks.common import lines, measure_parser, share, show
-from threed.diffusion.backbone import Backbone, load_backbone
-from threed.diffusion.clip import Clip, clip_of
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.detect import edges
+from threed.diffusion.parts.clip import Clip, clip_of
 from threed.systems import controlnet, instruct_pix2pix, uni_controlnet
 from threed.systems.edit_pairs import Triple, likeness
 from threed.systems.system import Ready, paint
-from threed.toybox.conditions import condition_map
-from threed.toybox.edits import DrawnEdit, random_edit
-from threed.toybox.family import WEIGHTS
-from threed.toybox.judge import Judge, load_judge
-from threed.toybox.mix import truths
-from threed.toybox.pairs import random_toy_scene
-from threed.toybox.scenes import View, draw_scene
-from threed.toybox.silhouette import overlap, silhouettes
+from threed.toybox.family.mix import truths
+from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.net import Judge, load_judge
+from threed.toybox.world.conditions import condition_map
+from threed.toybox.world.edits import DrawnEdit, random_edit
+from threed.toybox.world.pairs import random_toy_scene
+from threed.toybox.world.scenes import View, draw_scene
+from threed.toybox.world.silhouette import overlap, silhouettes
 
 SEED = 3  # of the world: the family and its systems learn from 1, the judge from 2
 STEPS, SCALE = 25, 5.0

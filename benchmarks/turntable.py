@@ -24,8 +24,8 @@ from exporters import pictures, topology, video
 from exporters.load import load
 from renderers.film import film, texels_a_pixel
 from renderers.raster import render_mesh
-from threed.cameras import orbit
-from threed.core import Cameras, Mesh
+from threed.core.cameras import Cameras, orbit
+from threed.core.mesh import Mesh
 
 FRAMES, SIZE = 16, 512
 BACKGROUND = torch.full((3,), video.BACKGROUND)

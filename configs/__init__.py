@@ -1,1 +1,1 @@
-"""The presets, as YAML: only what differs from the defaults in threed/config.py."""
+"""The presets, as YAML: only what differs from the defaults in threed/settings/."""

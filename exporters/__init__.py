@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from threed.core import Mesh
+    from threed.core.mesh import Mesh
 
 # suffix -> module with save(mesh, path, extras)
 WRITERS = {
@@ -34,7 +34,7 @@ def save(mesh: Mesh, path: Path, *, extras: Mapping[str, str | int | float] | No
 
 def writer(path: Path) -> str:
     """The module that writes such a file; InputError if there is none."""
-    from threed.core import InputError
+    from threed.core.errors import InputError
 
     module = WRITERS.get(path.suffix.lower())
     if module is None:

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from renderers.kernels.raster import interpolate, rasterize
-from threed.core import InputError, Mesh
+from threed.core.budget import SIZES
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
 
 PIECE = 2**17  # texels whose colour is asked for at once
-SIZES = (16, 8192)  # texels a side of a texture that is worth having
 # points and unit normals of the surface, [N, 3] each -> sRGB [N, 3]
 SurfaceColor = Callable[[Tensor, Tensor], Tensor]
 

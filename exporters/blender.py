@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters import files
-from threed.core import InputError
+from threed.core.errors import InputError
 
 VARIABLE = "THREED_BLENDER_PYTHON"
 SCRIPT = Path(__file__).with_name("blender_script.py")

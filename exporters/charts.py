@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from torch.nn import functional as F
 
 from exporters import topology
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

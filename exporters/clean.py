@@ -10,7 +10,8 @@ from scipy.sparse import coo_matrix
 from torch import Tensor
 
 from exporters import topology
-from threed.core import InputError, Mesh
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
 
 FLOATER = 0.01  # of the largest piece's area: what is smaller is dropped
 ROUNDS = 4  # of repairs: closing one hole may show another

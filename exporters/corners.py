@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from exporters import axes
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 
 @dataclass(frozen=True)

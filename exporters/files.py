@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from threed.core import InputError
+from threed.core.errors import InputError
 
 CURES = {
     errno.ENOSPC: "free some space, or choose another folder",

@@ -14,7 +14,7 @@ from torch import Tensor
 from exporters import files, pictures
 from exporters.corners import Corners, corners
 from renderers.shading import to_linear
-from threed.core import Material, Mesh
+from threed.core.mesh import Material, Mesh
 
 FLOAT, USHORT, UINT = 5126, 5123, 5125
 VERTICES, INDICES = 34962, 34963  # what a buffer view is for

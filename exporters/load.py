@@ -19,7 +19,8 @@ from trimesh.resolvers import Resolver
 
 from exporters import axes
 from renderers.shading import to_srgb
-from threed.core import InputError, Material, Mesh
+from threed.core.errors import InputError
+from threed.core.mesh import Material, Mesh
 
 READERS = (".glb", ".obj", ".ply", ".stl")
 MAX_BYTES = 512 * 2**20  # of a file

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from exporters import topology
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 STRETCHED = 4.0  # how much longer one way than the other a circle on the surface may get in the map
 

@@ -13,7 +13,7 @@ from exporters.bake import rasterize_uv, spread
 from exporters.corners import corners
 from exporters.transfer import Skin
 from renderers.kernels.raster import interpolate, texture
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 WORTH_DEG = 4.0  # mean angle between the two surfaces' normals from which a map shows something
 LOOKED_AT = 5000  # texels for a first impression of it

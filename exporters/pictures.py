@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 _written: MutableMapping[Tensor, tuple[int, bytes]] = WeakTensorKeyDictionary()
 

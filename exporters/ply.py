@@ -11,7 +11,7 @@ from torch import Tensor
 from exporters import axes, files, pictures
 from exporters.glb import Extras
 from renderers.kernels.raster import texture
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 
 def save(mesh: Mesh, path: Path, extras: Extras) -> None:

@@ -11,8 +11,8 @@ from exporters import files, pictures
 from exporters.normals import relief
 from renderers.film import film
 from renderers.shading import Look
-from threed.cameras import orbit
-from threed.core import Mesh
+from threed.core.cameras import orbit
+from threed.core.mesh import Mesh
 
 VIEWS = 8
 LOOKS: tuple[Look, ...] = ("albedo", "normal")  # a row each

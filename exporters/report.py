@@ -14,7 +14,7 @@ from torch import Tensor
 
 from exporters import mapping, topology
 from exporters.bake import rasterize_uv
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 GRID = 1024  # texels a side that the map is judged at when it has no texture
 SLIVER = 0.05  # of its longest side: the height below which a face is a sliver

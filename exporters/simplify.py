@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from threed.core import InputError, Mesh
-
-FEWEST = 4  # faces of a closed surface
+from threed.core.budget import FEWEST
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
 
 
 def simplify(mesh: Mesh, faces: int) -> Mesh:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from exporters import axes, files
 from exporters.glb import Extras
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 
 def save(mesh: Mesh, path: Path, extras: Extras) -> None:

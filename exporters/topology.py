@@ -10,7 +10,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 
 @dataclass(frozen=True)

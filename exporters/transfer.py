@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from exporters import axes, topology
 from exporters.corners import corners
 from renderers.kernels.raster import texture
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 SAMPLES = 60_000  # about so many points of the surface stand for it, besides one a face
 NEAR = 4  # of them are looked at around a point ...

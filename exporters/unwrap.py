@@ -11,7 +11,7 @@ import xatlas
 
 from exporters.charts import Charts, Floats, Ints
 from exporters.report import doubles
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 PADDING = 4  # texels between charts: what bilinear look-ups and two mip levels need
 FILLED = 0.6  # of the square that charts usually fill, for a first guess of their scale

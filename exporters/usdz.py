@@ -13,7 +13,8 @@ from torch import Tensor
 from exporters import axes, files, pictures
 from exporters.glb import Extras
 from renderers.shading import to_linear
-from threed.core import InputError, Material, Mesh
+from threed.core.errors import InputError
+from threed.core.mesh import Material, Mesh
 
 ROOT = "/asset"
 # inputs of the surface, and the channels of their maps

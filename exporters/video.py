@@ -12,8 +12,9 @@ from exporters import files, pictures, topology
 from exporters.normals import relief
 from renderers.film import film
 from renderers.shading import Look
-from threed.cameras import orbit
-from threed.core import InputError, Mesh
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
 
 FPS = 30
 BACKGROUND = 0.92  # a light, neutral grey

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from threed.core import Cameras
+    from threed.core.cameras import Cameras
 
 
 class Guidance(Protocol):

@@ -11,10 +11,10 @@ from torch import Generator, Tensor, nn
 
 from guidance.distill import diffuse, draw_noise
 from guidance.prompts import Prompts
-from threed.core import Cameras
-from threed.diffusion.adapters import Lora
-from threed.diffusion.mvdream import camera_vector
-from threed.diffusion.stable_diffusion import StableDiffusion
+from threed.core.cameras import Cameras
+from threed.diffusion.models.multiview import camera_vector
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.adapters import Lora
 
 
 class Critic(Protocol):

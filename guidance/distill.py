@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from threed.core import Schedule
+from threed.core.schedule import Schedule
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.score import alpha_sigma
+from threed.diffusion.noise import alpha_sigma
 
 Weighting = Literal["sigma2", "uniform", "x0"]
 WEIGHTS: dict[Weighting, Callable[[Tensor, Tensor], Tensor]] = {

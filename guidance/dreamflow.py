@@ -12,8 +12,9 @@ from torch import Generator, Tensor
 
 from guidance.distill import diffuse, draw_noise, encode_render, inject, level
 from guidance.vsd import Contrast
-from threed.core import Cameras, InputError
-from threed.diffusion.score import alpha_sigma
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
+from threed.diffusion.noise import alpha_sigma
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from threed.core import Cameras, InputError, Schedule
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
+from threed.core.schedule import Schedule
 
 Edit = Callable[[Tensor, Tensor, float, Generator], Tensor]
 """(a picture [1, 3, H, W] at first, the same now, how far to noise it, chance) -> it edited.

@@ -10,7 +10,8 @@ from guidance import Frozen
 from guidance.distill import Pull, distill, draw_t
 from guidance.prompts import Prompts
 from guidance.sds import error
-from threed.core import Cameras, InputError
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
 
 
 @dataclass(frozen=True)

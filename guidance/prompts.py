@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from guidance.views import NEGATIVES, Blend, negative_weights, shares
-from threed.cameras import VIEWS
-from threed.core import Cameras, InputError
-from threed.diffusion.backbone import KNOWN, Backbone
+from threed.core.cameras import VIEWS, Cameras
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import KNOWN
 from threed.diffusion.condition import Condition
 from threed.diffusion.score import Score, cfg, perp_neg, rescaled, score
 

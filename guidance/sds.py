@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from guidance import Frozen
 from guidance.distill import Noised, Pull, distill
 from guidance.prompts import Prompts
-from threed.core import Cameras
+from threed.core.cameras import Cameras
 
 
 @dataclass(frozen=True)

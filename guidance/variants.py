@@ -15,8 +15,9 @@ from torch import Generator, Tensor
 from guidance import Frozen
 from guidance.distill import WEIGHTS, Pull, distill, encode_render, inject
 from guidance.prompts import Prompts
-from threed.core import Cameras
-from threed.diffusion.score import Score, alpha_sigma, plain, score
+from threed.core.cameras import Cameras
+from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.score import Score, plain, score
 
 LATE = 200  # NFSD: below this noise level the unconditional estimate is left whole
 STRIDE = 200  # ISM: noise levels an inversion's step goes, at most ...

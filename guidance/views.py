@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from threed.cameras import VIEWS, view_name
-from threed.core import Cameras
+from threed.core.cameras import VIEWS, Cameras, view_name
 
 Blend = Literal["nearest", "linear", "perp_neg"]
 NEGATIVES = ("front", "side")

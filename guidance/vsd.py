@@ -25,7 +25,7 @@ from guidance.distill import (
     inject,
 )
 from guidance.prompts import Prompts
-from threed.core import Cameras
+from threed.core.cameras import Cameras
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from renderers.kernels import select
 from renderers.kernels.raster import rasterize
 from renderers.raster import JUMP, _window, render_mesh
 from renderers.shading import Light, Look, lamps
-from threed.core import Cameras, Mesh
+from threed.core.cameras import Cameras
+from threed.core.mesh import Mesh
 
 FACTOR = 2  # samples along each side of a pixel
 

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from renderers.kernels.raster import antialias, interpolate, rasterize, texture
 from renderers.shading import Light, Look, lamps, shade
-from threed.core import Cameras, Mesh, RenderOutput
+from threed.core.cameras import Cameras
+from threed.core.mesh import Mesh
+from threed.core.render import RenderOutput
 
 PLAIN = 0.7  # sRGB grey of a mesh that has neither texture nor colours
 SAMPLES = 2**20  # rasterized together: memory of this size is reused, larger pieces are not

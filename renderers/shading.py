@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from threed.core import Cameras, InputError
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
 
 Look = Literal["albedo", "shaded", "textureless", "normal"]
 LOOKS: tuple[str, ...] = get_args(Look)

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from renderers import kernels
 from renderers.kernels import Samples
-from threed.core import Cameras, RenderOutput
+from threed.core.cameras import Cameras
+from threed.core.render import RenderOutput
 
 RAYS = 2**17  # marched at once: what bounds the memory of the samples' positions
 BUDGET = 2**20  # samples whose colours are held at once, with everything their gradient needs

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from threed.core import Cameras
+from threed.core.cameras import Cameras
 from threed.diffusion.condition import Condition
-from threed.diffusion.score import alpha_sigma
+from threed.diffusion.noise import alpha_sigma
 
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from renderers import volume
-from threed.core import Cameras, Mesh, RenderOutput
+from threed.core.cameras import Cameras
+from threed.core.mesh import Mesh
+from threed.core.render import RenderOutput
 
 FORMATS = (".glb", ".obj", ".ply", ".stl")  # that meshes are written in and read from
 

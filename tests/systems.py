@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.channels import widened
-from threed.diffusion.control import new_controlnet
 from threed.diffusion.inversion import Nulls, levels
-from threed.diffusion.local_adapter import LocalAdapter
+from threed.diffusion.parts.channels import widened
+from threed.diffusion.parts.control import new_controlnet
+from threed.diffusion.parts.local_adapter import LocalAdapter
 from threed.diffusion.score import Score, cfg, dual_cfg, score
 from threed.systems import (
     Ready,

@@ -6,6 +6,8 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,78 +17,37 @@ from threed import check_siblings
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("threed", "guidance", "renderers", "exporters", "configs")
 
-# part -> the parts it may import besides itself; everybody may import core
-ARROWS: dict[str, set[str]] = {
+# floor -> the floors that it may import besides itself
+FLOORS: dict[str, set[str]] = {
     "core": set(),
-    "cameras": set(),
-    "renderers": {"cameras"},
-    "scenes": {"renderers", "cameras"},
-    "exporters": {"renderers", "cameras"},  # turntables and baking are renders
-    "diffusion": {"cameras"},
-    "guidance": {"diffusion", "cameras"},
-    "systems": {"diffusion", "cameras"},
-    "assets": {"exporters", "scenes", "renderers", "cameras"},
-    "settings": set(),
-    "config": {"settings", "scenes", "assets"},
-    "run": {"config"},
-    "given": {"exporters", "scenes"},
-    "stages": {"given", "config", "assets", "exporters", "scenes"},
-    "keeper": {"stages", "run", "config", "guidance", "cameras"},
-    "memory": set(),
-    "plan": {"memory", "config", "scenes", "diffusion", "renderers"},
-    "optimise": {"keeper", "memory", "stages", "run", "config", "scenes", "renderers", "guidance",
-                 "cameras"},
-    "steered": {"config", "guidance", "diffusion", "systems", "cameras"},
-    "editing": {"config", "given", "guidance", "diffusion", "systems", "renderers", "cameras"},
-    "guides": {"config", "given", "guidance", "diffusion", "steered", "editing"},
-    "choice": {"run", "stages", "diffusion", "cameras"},
-    "pipeline": {"optimise", "choice", "steered", "editing", "plan", "memory", "stages", "given",
-                 "guides", "keeper", "run", "config", "assets", "guidance", "diffusion", "systems",
-                 "toybox", "cameras", "version"},
-    "toybox": {"renderers", "diffusion", "cameras"},
-    "doctor": {"renderers", "diffusion", "version"},
-    "cli": {"cli_show", "cli_lists", "cli_files", "doctor", "pipeline", "keeper", "run", "config",
-            "settings", "assets", "exporters", "guidance", "diffusion", "systems", "toybox",
-            "cameras"},
-    "version": set(),
     "configs": set(),
+    "settings": {"core", "configs"},
+    "renderers": {"core"},
+    "exporters": {"core", "renderers"},
+    "scenes": {"core", "settings", "renderers"},
+    "diffusion": {"core", "settings"},
+    "learning": {"core", "settings", "diffusion"},
+    "guidance": {"core", "settings", "diffusion"},
+    "systems": {"core", "settings", "diffusion", "learning"},
+    "toybox": {"core", "settings", "renderers", "diffusion", "learning"},
+    "runs": {
+        "core", "settings", "renderers", "exporters", "scenes", "diffusion", "learning",
+        "guidance", "systems", "version",
+    },
+    "version": {"core", "settings", "diffusion", "runs"},
 }  # fmt: skip
-# commands of toybox use whatever a user could
-FREE = {"toybox.cli", "toybox.evaluate"}
+FLOORS["apps"] = set(FLOORS)
 
 
-def part_of(module: str) -> str:
-    """The part of the architecture that a module of ours belongs to."""
+def module_of(path: Path) -> str:
+    """The dotted name of a source file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def floor_of(module: str) -> str:
+    """The floor of the house that a module is on; "version" for threed/__init__.py."""
     top, _, rest = module.partition(".")
-    if top != "threed":
-        return top
-    name = rest.partition(".")[0] or "version"
-    return "cli" if name.startswith("cli") else name
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Modules of ours that a file imports, anywhere in it, except for type checkers only."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            module = node.module or ""
-            # "from threed import cameras" names a module, "from threed import __version__" does not
-            names = [f"{module}.{a.name}" if (ROOT / module.replace(".", "/") / f"{a.name}.py")
-                     .exists() else module for a in node.names]  # fmt: skip
-        else:
-            continue
-        yield from (name for name in names if name.partition(".")[0] in PACKAGES)
+    return top if top != "threed" else rest.partition(".")[0] or "version"
 
 
 def files() -> list[Path]:
@@ -94,37 +55,73 @@ def files() -> list[Path]:
     return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a file or a package of ours."""
+    place = ROOT / name.replace(".", "/")
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """The modules of ours that a file imports, anywhere in it, but for type checkers only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return frozenset(
+        name for node in walked(tree) for name in named(node, path) if name != module_of(path)
+    )
+
+
+def walked(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node of a file that is not for type checkers only."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from walked(node)
+
+
+def named(node: ast.AST, path: Path) -> Iterator[str]:
+    """The modules of ours that an import names."""
+    names = []
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"{path}: relative import"
+        module = node.module or ""
+        for alias in node.names:
+            inner = f"{module}.{alias.name}"
+            names.append(inner if is_module(inner) else module)
+    yield from (name for name in names if name.partition(".")[0] in PACKAGES)
+
+
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_the_arrows_of_the_architecture_are_imported(path: Path) -> None:
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    if module.removeprefix("threed.") in FREE:
-        return
-    part = part_of(module)
-    allowed = ARROWS[part] | {part, "core"}
-    wrong = sorted({name for name in imports(path) if part_of(name) not in allowed})
-    assert not wrong, f"{module} ({part}) may import {sorted(allowed)}, not {wrong}"
+def test_imports_go_down_the_floors_only(path: Path) -> None:
+    floor = floor_of(module_of(path))
+    allowed = FLOORS[floor] | {floor}
+    wrong = sorted(name for name in imports(path) if floor_of(name) not in allowed)
+    assert not wrong, f"{path} ({floor}) may import {sorted(allowed)}, not {wrong}"
 
 
-def test_nobody_imports_the_commands() -> None:
-    commands = {f"{name.replace('.', '/')}.py" for name in FREE}
-    users = [
-        path
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    graph = {module_of(path): imports(path) for path in files()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_the_circle_that_a_table_could_not_see_would_be_found() -> None:
+    graph = {"backbone": {"flow"}, "flow": {"score"}, "score": {"backbone"}}
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph).prepare()
+
+
+def test_only_apps_know_toybox() -> None:
+    users = {
+        floor_of(module_of(path))
         for path in files()
-        if any(part_of(name) == "cli" for name in imports(path))
-        and not path.name.startswith("cli")
-        and str(path.relative_to(ROOT / "threed")) not in commands
-    ]
-    assert users == []
-
-
-def test_arrows_have_no_circles() -> None:
-    def below(part: str, seen: tuple[str, ...]) -> None:
-        assert part not in seen, f"a circle: {' -> '.join([*seen, part])}"
-        for other in ARROWS.get(part, ()):
-            below(other, (*seen, part))
-
-    for part in ARROWS:
-        below(part, ())
+        if any(floor_of(name) == "toybox" for name in imports(path))
+    }
+    assert users <= {"apps", "toybox"}
 
 
 def run(code: str) -> str:
@@ -139,7 +136,7 @@ def run(code: str) -> str:
 def test_importing_threed_and_its_commands_loads_nothing_heavy() -> None:
     heavy = ["torch", "diffusers", "transformers", "numba", "numpy", "trimesh", "yaml"]
     code = (
-        "import sys, threed, threed.cli\n"
+        "import sys, threed, threed.apps.cli.main\n"
         f"print([name for name in {heavy} if name in sys.modules])\n"
         "import guidance, renderers, exporters, configs\n"
         f"print([name for name in {heavy} if name in sys.modules])\n"

@@ -15,19 +15,13 @@ from PIL import Image
 
 import exporters
 from exporters.bake import bake
-from exporters.budget import Budget
 from exporters.clean import Repairs
 from exporters.load import load
 from tests.shapes import Ball, cube, sphere
-from threed.assets import (
-    Asset,
-    AssetSettings,
-    build_asset,
-    export_file,
-    report_file,
-    turntable_file,
-)
-from threed.core import InputError
+from threed.core.budget import Budget
+from threed.core.errors import InputError
+from threed.runs.asset import Asset, build_asset, export_file, report_file, turntable_file
+from threed.settings.asset import AssetSettings
 
 SMALL = AssetSettings(
     faces=1500, texture=128, resolution=40, turntable_frames=6, turntable_size=64, preview_size=32

@@ -17,17 +17,18 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from tests import tiny
 from tests.test_particles import ASSET, make_run
-from threed import choice, pipeline
-from threed.choice import Candidate, best
-from threed.config import Run, constant
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion import fronts
-from threed.diffusion.backbone import load_backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.fronts import VIEWS, Fronts, chart, find_fronts, read_waves
-from threed.pipeline import generate, resume
-from threed.run import RunFolder, RunWarning
-from threed.toybox.measure import turntable
-from threed.toybox.world import random_toy
+from threed.runs import choose as choice
+from threed.runs import generate as pipeline
+from threed.runs.choose import Candidate, best
+from threed.runs.folder import RunFolder, RunWarning
+from threed.runs.generate import generate, resume
+from threed.settings.run import Run, constant
+from threed.toybox.judge.measure import turntable
+from threed.toybox.world.toys import random_toy
 
 CIRCLE = torch.arange(VIEWS) / VIEWS * 2 * torch.pi
 

@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from tests import tiny
-from threed import cli, pipeline
-from threed.core import InputError
-from threed.run import RunFolder
+from threed.apps.cli import main as cli
+from threed.core.errors import InputError
+from threed.runs import generate as pipeline
+from threed.runs.folder import RunFolder
 
 SMALL = """
 preview_every: 100
@@ -304,7 +305,7 @@ def test_damaged_checkpoints_are_said_and_the_one_before_taken(
     glb = (out / "asset.glb").read_bytes()
     newest = out / "checkpoint.pt"
     newest.write_bytes(newest.read_bytes()[:100])
-    code = f"from threed.cli import main; main(['resume', {str(out)!r}])"
+    code = f"from threed.apps.cli.main import main; main(['resume', {str(out)!r}])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
@@ -359,7 +360,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(
     out = tmp_path / "run"
     words = ["generate", "a red mug", "steps=100000", "--preset", str(preset), "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "threed.cli", *words], stdout=subprocess.PIPE,
+        [sys.executable, "-m", "threed.apps.cli.main", *words], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 300

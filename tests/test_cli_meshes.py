@@ -11,7 +11,7 @@ import trimesh
 
 from tests import tiny
 from tests.test_cli import SMALL, Answer, assert_refused, threed
-from threed.run import RunFolder
+from threed.runs.folder import RunFolder
 
 __all__ = ["threed"]
 

@@ -9,8 +9,9 @@ import pytest
 
 import exporters
 from tests import shapes, tiny
-from threed import cli, pipeline
-from threed.config import Run, SystemSettings
+from threed.apps.cli import main as cli
+from threed.runs import generate as pipeline
+from threed.settings.run import Run, SystemSettings
 
 
 @pytest.fixture(scope="module")

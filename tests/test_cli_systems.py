@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests import tiny
 from tests.test_cli import Answer, assert_refused
-from threed import cli
+from threed.apps.cli import main as cli
 from threed.diffusion.images import save_image
 from threed.systems import SYSTEMS
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from tests.tiny import tiny_folder
-from threed.cli import app
-from threed.core import InputError
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.channels import opened
-from threed.diffusion.examples import ExamplesWarning, write_examples
-from threed.diffusion.local_adapter import LocalAdapter
+from threed.apps.cli.main import app
+from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
+from threed.diffusion.parts.channels import opened
+from threed.diffusion.parts.local_adapter import LocalAdapter
+from threed.learning.data import ExamplesWarning, write_examples
 from threed.systems import SYSTEMS
 from threed.systems.lessons import LESSONS, find_lesson, kinds_of, read_options
 from threed.systems.uni_controlnet import load, save
@@ -81,7 +81,7 @@ def test_bfloat16_is_taken_where_it_pays_and_nothing_else_is_asked(
     for pays, more, precision in (
         (True, (), "bf16"), (False, (), "no"), (True, ("--precision", "no"), "no"),
     ):  # fmt: skip
-        monkeypatch.setattr("threed.diffusion.half.bfloat16_pays", lambda device: pays)  # noqa: B023
+        monkeypatch.setattr("threed.diffusion.models.half.bfloat16_pays", lambda device: pays)  # noqa: B023
         out = tmp_path / f"{pays}-{len(more)}"
         assert train("controlnet", data, out, backbone, *more).exit_code == 0
         assert json.loads((out / "settings.json").read_text())["precision"] == precision
@@ -155,7 +155,7 @@ def test_a_training_goes_on_from_weights_of_before(
 def test_toyboxs_own_examples_are_drawn_once(
     backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("threed.toybox.cli.WORK", tmp_path / "work")
+    monkeypatch.setattr("threed.apps.cli.toybox.WORK", tmp_path / "work")
     result = train("controlnet", "toybox", tmp_path / "a", backbone, "--drawn", 3)
     assert "drawn 3 of 3 examples" in result.stderr
     assert "M parameters, 3 examples" in result.stderr

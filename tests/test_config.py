@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from threed.config import CameraSettings, Run, Stage, load_run, parse_run, preset_for, presets
-from threed.core import InputError, Schedule
-from threed.settings import describe
+from threed.core.errors import InputError
+from threed.core.schedule import Schedule
+from threed.settings.base import describe
+from threed.settings.run import CameraSettings, Run, Stage, load_run, parse_run, preset_for, presets
 
 
 @pytest.mark.parametrize("name", presets())

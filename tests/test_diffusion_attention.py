@@ -10,9 +10,12 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from tests.tiny import tiny_folder
-from threed.cameras import orbit
-from threed.core import InputError
-from threed.diffusion.attention import (
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
+from threed.diffusion.condition import Condition
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.attention import (
     Attend,
     Change,
     Layer,
@@ -22,9 +25,6 @@ from threed.diffusion.attention import (
     install,
     plain,
 )
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.condition import Condition
-from threed.diffusion.stable_diffusion import StableDiffusion
 
 
 @pytest.fixture(scope="module")

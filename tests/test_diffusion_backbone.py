@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny import tiny_folder
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion import backbone as backbones
-from threed.diffusion.backbone import find, list_backbones, load_backbone, pick_device
+from threed.diffusion.catalog import find, list_backbones, load_backbone, pick_device
 from threed.diffusion.files import check_folder, wanted
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

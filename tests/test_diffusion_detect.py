@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion.detect import LIMBS, canny, draw_pose, edges, read_map
 from threed.diffusion.images import PictureWarning
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from threed.core import InputError
-from threed.diffusion.examples import (
+from threed.core.errors import InputError
+from threed.learning.data import (
     Examples,
     ExamplesWarning,
     read_examples,

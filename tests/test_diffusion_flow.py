@@ -22,19 +22,21 @@ from guidance.prompts import Prompts
 from guidance.sds import SDS
 from tests.test_guides import SMALL, make_run
 from tests.tiny_flow import SHIFT, tiny_flow, tiny_refiner
-from threed.cameras import orbit
-from threed.config import constant, load_run
-from threed.core import InputError
-from threed.diffusion.attention import Views
-from threed.diffusion.backbone import Backbone, load_backbone
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
-from threed.diffusion.flow import FlowDiffusion, levels
 from threed.diffusion.images import make_images
+from threed.diffusion.models.flow import FlowDiffusion, levels
+from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.parts.attention import Views
 from threed.diffusion.sampler import make_scheduler, sample
-from threed.diffusion.score import alpha_sigma, cfg, score
-from threed.guides import make_guide
-from threed.plan import plan_run
+from threed.diffusion.score import cfg, score
+from threed.runs.guide import make_guide
+from threed.runs.plan import plan_run
 from threed.scenes.field import Field
+from threed.settings.run import constant, load_run
 
 PROMPT, NEGATIVE = "a red mug, front view", "blurry"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from threed.diffusion.attention import plain
-from threed.diffusion.half import bfloat16_pays, norms_in_float32
+from threed.diffusion.models.half import bfloat16_pays, norms_in_float32
+from threed.diffusion.parts.attention import plain
 
 
 def test_group_norms_compute_in_float32_under_autocast_only() -> None:

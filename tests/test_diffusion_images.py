@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from tests.tiny import tiny_folder
-from threed.core import InputError
-from threed.diffusion.backbone import Backbone, load_backbone
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import (
     PictureWarning,
     grid,

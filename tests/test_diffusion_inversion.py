@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from tests.tiny import tiny_folder
-from threed.cameras import orbit
-from threed.diffusion.backbone import Backbone, load_backbone
+from threed.core.cameras import orbit
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.inversion import ddim_step, invert, invert_picture, levels, null_text
+from threed.diffusion.noise import alpha_sigma
 from threed.diffusion.sampler import make_scheduler, sample
-from threed.diffusion.score import alpha_sigma, cfg, plain, score
-from threed.toybox.draw import Light
-from threed.toybox.measure import pixels
-from threed.toybox.world import draw_set, random_toy
+from threed.diffusion.score import cfg, plain, score
+from threed.toybox.judge.measure import pixels
+from threed.toybox.world.draw import Light
+from threed.toybox.world.toys import draw_set, random_toy
 
 STEPS = 6
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from threed.diffusion.muon import LEAST, Muon, orthogonal
+from threed.learning.optimisers import LEAST, Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(40, 100), (100, 40), (64, 64)])

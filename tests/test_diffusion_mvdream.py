@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from tests import ldm
 from tests.tiny import WIDTH, tiny_folder
-from threed.cameras import orbit
-from threed.core import InputError
-from threed.diffusion.attention import Views, install
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.convert import convert_mvdream
-from threed.diffusion.mvdream import MultiViewDiffusion, camera_vector
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
+from threed.diffusion.models.convert import convert_mvdream
+from threed.diffusion.models.multiview import MultiViewDiffusion, camera_vector
+from threed.diffusion.parts.attention import Views, install
 
 SHAPE = ldm.Shape(context=WIDTH)
 
@@ -180,7 +180,7 @@ def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:
 
 
 def test_the_command_converts(tmp_path: Path) -> None:
-    from threed.cli import app
+    from threed.apps.cli.main import app
 
     base = base_folder(tmp_path / "base")
     torch.save(checkpoint(base), tmp_path / "model.pt")
@@ -192,7 +192,7 @@ def test_the_command_converts(tmp_path: Path) -> None:
 
 
 def test_the_sides_of_a_thing_are_asked_for_by_their_number(tmp_path: Path) -> None:
-    from threed.cli import app
+    from threed.apps.cli.main import app
 
     words = ["image", "a red mug", "--steps", "1", "--out", str(tmp_path / "a.png"), "--views"]
     assert CliRunner().invoke(app, [*words, "4"]).exit_code == 0

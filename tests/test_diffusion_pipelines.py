@@ -11,15 +11,14 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2D
 from torch import Tensor
 
 from tests.tiny import tiny_folder
-from threed.cameras import orbit
-from threed.core import Cameras
-from threed.diffusion.backbone import load_backbone
+from threed.core.cameras import Cameras, orbit
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.images import make_images
-from threed.diffusion.mvdream import MultiViewDiffusion, camera_vector
+from threed.diffusion.models.multiview import MultiViewDiffusion, camera_vector
+from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import cfg, score
-from threed.diffusion.stable_diffusion import StableDiffusion
 
 PROMPT, NEGATIVE = "a red mug, front view", "blurry"
 

@@ -9,13 +9,13 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
-from threed.cameras import orbit
-from threed.core import Cameras, InputError
-from threed.diffusion.attention import Views
+from threed.core.cameras import Cameras, orbit
+from threed.core.errors import InputError
 from threed.diffusion.condition import Condition, stack, stackable
+from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.parts.attention import Views
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import (
-    alpha_sigma,
     cfg,
     dual_cfg,
     perp_neg,

@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion.condition import Condition
-from threed.diffusion.denoising import chosen, denoising_loss, without_text
-from threed.diffusion.score import alpha_sigma
-from threed.diffusion.training import Recipe, Task, train, trainable
+from threed.diffusion.noise import alpha_sigma
+from threed.learning.loop import Recipe, Task, train, trainable
+from threed.learning.losses import chosen, denoising_loss, without_text
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(steps=12, batch=8, lr=0.05, warmup=3, ema=0.9)

@@ -15,21 +15,20 @@ import exporters
 from exporters.load import load
 from renderers.raster import render_mesh
 from tests import shapes, tiny
-from threed import pipeline
-from threed.assets import AssetSettings
-from threed.cameras import orbit
-from threed.config import EditSettings, Run, Stage, SystemSettings, constant, load_run
-from threed.core import InputError
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.channels import widened
-from threed.diffusion.stable_diffusion import StableDiffusion
-from threed.editing import album, around, instructed, shaped
-from threed.given import read_given
-from threed.guides import make_guide
-from threed.pipeline import edit3d, resume
-from threed.run import RunFolder
-from threed.scenes.paint import PaintSettings
-from threed.scenes.surface import SurfaceSettings
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.channels import widened
+from threed.runs import generate as pipeline
+from threed.runs.edit import album, around, instructed, shaped
+from threed.runs.folder import RunFolder
+from threed.runs.generate import edit3d, resume
+from threed.runs.given import read_given
+from threed.runs.guide import make_guide
+from threed.settings.asset import AssetSettings
+from threed.settings.run import EditSettings, Run, Stage, SystemSettings, constant, load_run
+from threed.settings.scenes import PaintSettings, SurfaceSettings
 from threed.systems import instruct_pix2pix
 
 STAGE = Stage(

@@ -22,12 +22,15 @@ from exporters.transfer import Skin
 from exporters.unwrap import unwrap
 from tests.shapes import cube
 from tests.toys import bumpy, toy
-from threed.assets import AssetSettings, build_asset
-from threed.core import InputError, Mesh
-from threed.scenes.paint import PaintSettings, Spots, colors_of
-from threed.scenes.surface import Surface, SurfaceSettings
-from threed.toybox.family import WEIGHTS
-from threed.toybox.judge import load_judge
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
+from threed.runs.asset import build_asset
+from threed.scenes.paint import Spots, colors_of
+from threed.scenes.surface import Surface
+from threed.settings.asset import AssetSettings
+from threed.settings.scenes import PaintSettings, SurfaceSettings
+from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.net import load_judge
 
 real = pytest.mark.skipif(
     blender.find() is None,

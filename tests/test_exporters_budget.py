@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from exporters.bake import bake
-from exporters.budget import Budget, Level, fit, levels
+from exporters.budget import fit
 from exporters.corners import corners
 from exporters.normals import bake_normals
 from exporters.simplify import simplify
@@ -19,7 +19,9 @@ from exporters.unwrap import unwrap
 from renderers.kernels.raster import texture
 from tests.shapes import cube, sphere
 from tests.toys import RADIUS, bumpy
-from threed.core import InputError, Mesh
+from threed.core.budget import Budget, Level, levels
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
 
 
 def on_texels(mesh: Mesh, size: int) -> tuple[Tensor, Tensor, Tensor]:

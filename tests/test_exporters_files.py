@@ -12,7 +12,7 @@ import exporters
 from exporters import files
 from exporters.load import load
 from tests.shapes import FORMATS, cube, lopsided
-from threed.core import InputError
+from threed.core.errors import InputError
 
 
 def glb_file(path: Path) -> bytes:

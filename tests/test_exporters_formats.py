@@ -28,7 +28,7 @@ from exporters.load import load
 from exporters.unwrap import unwrap
 from renderers.shading import to_linear, to_srgb
 from tests.shapes import FORMATS, cube, lopsided, sphere
-from threed.core import Material, Mesh
+from threed.core.mesh import Material, Mesh
 
 EXTRAS = {"prompt": 'a "red" mug\nwith ☕', "seed": 3, "version": "0.1"}
 

@@ -12,7 +12,8 @@ from exporters import topology
 from exporters.clean import Repairs, clean, drop_pieces, fill_holes, repair, smooth, weld
 from exporters.simplify import simplify
 from tests.shapes import cube, sphere
-from threed.core import InputError, Mesh
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
 
 
 def joined(*meshes: Mesh) -> Mesh:

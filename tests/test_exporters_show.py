@@ -24,7 +24,8 @@ from exporters.transfer import Skin
 from exporters.unwrap import unwrap
 from tests.shapes import cube, sphere
 from tests.toys import bumpy
-from threed.core import InputError, Material, Mesh
+from threed.core.errors import InputError
+from threed.core.mesh import Material, Mesh
 
 
 def square() -> Mesh:

@@ -16,8 +16,9 @@ from exporters.unwrap import unwrap
 from renderers.kernels.raster import texture
 from renderers.raster import render_mesh
 from tests.shapes import Ball, cube, sphere
-from threed.cameras import orbit
-from threed.core import InputError, Mesh
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
 
 
 def rough() -> Mesh:

@@ -16,7 +16,8 @@ import exporters
 from exporters.bake import bake
 from exporters.unwrap import unwrap
 from tests.shapes import cube, sphere
-from threed.core import InputError, Mesh
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
 
 EXTRAS = {"prompt": 'a "red" mug', "seed": 3, "version": "0.1"}
 

@@ -14,11 +14,11 @@ from guidance.critic import LoraCritic
 from guidance.distill import draw_t
 from guidance.prompts import Prompts
 from tests.tiny import Kind, tiny_folder
-from threed.cameras import orbit
-from threed.diffusion.adapters import Lora
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.score import alpha_sigma
-from threed.diffusion.stable_diffusion import StableDiffusion
+from threed.core.cameras import orbit
+from threed.diffusion.catalog import load_backbone
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.parts.adapters import Lora
 
 KINDS: tuple[Kind, ...] = ("sd15", "sd21", "sdxl", "multiview")
 Load = Callable[[Kind], StableDiffusion]

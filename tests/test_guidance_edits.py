@@ -9,8 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from guidance.edits import Album, DatasetUpdate
-from threed.cameras import orbit
-from threed.core import InputError, Schedule
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.core.schedule import Schedule
 
 N = 12
 

@@ -20,9 +20,10 @@ from guidance.sds import SDS
 from guidance.variants import Classifier, Interval, NoiseFree
 from guidance.vsd import VSD
 from tests.mixture import ALPHAS, Exact, Gaussians, Mixture, gaussian
-from threed.cameras import random_views
-from threed.core import Cameras, InputError, Schedule
-from threed.diffusion.score import alpha_sigma
+from threed.core.cameras import Cameras, random_views
+from threed.core.errors import InputError
+from threed.core.schedule import Schedule
+from threed.diffusion.noise import alpha_sigma
 
 MEAN, DEVIATION = 0.4, 0.3
 WORLDS = {"a hat": gaussian(MEAN, DEVIATION), "": gaussian(-0.2, 0.5)}

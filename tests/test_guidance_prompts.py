@@ -13,9 +13,10 @@ from torch import Tensor
 from guidance.prompts import Prompts, check_prompt, prompt_warnings
 from guidance.views import negative_weights, shares
 from tests.tiny import tiny_folder
-from threed.cameras import at
-from threed.core import Cameras, InputError
-from threed.diffusion.backbone import Backbone, load_backbone
+from threed.core.cameras import Cameras, at
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
 
 

@@ -25,12 +25,14 @@ from guidance.prompts import Prompts
 from guidance.sds import SDS
 from guidance.vsd import VSD
 from tests.tiny import tiny_folder
-from threed.cameras import random_views
-from threed.core import Cameras, InputError, Schedule
-from threed.diffusion.backbone import Backbone, load_backbone
+from threed.core.cameras import Cameras, random_views
+from threed.core.errors import InputError
+from threed.core.schedule import Schedule
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
-from threed.diffusion.score import alpha_sigma
-from threed.diffusion.stable_diffusion import StableDiffusion
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.noise import alpha_sigma
 
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
 SETTINGS = Pull(

@@ -17,19 +17,20 @@ from guidance.dreamflow import DreamFlow
 from guidance.prompts import Prompts
 from guidance.vsd import VSD
 from tests import tiny
-from threed import cli
-from threed import optimise as optimising
-from threed.cli_presets import FACTS
-from threed.config import CriticSettings, Run, Stage, constant, load_run, presets
-from threed.core import InputError
-from threed.diffusion.backbone import Backbone, load_backbone
-from threed.guides import make_critic, make_guide
-from threed.memory import Chunk
-from threed.optimise import Job, Taught, optimise, random_cameras, teach
-from threed.run import RunFolder
-from threed.scenes.field import Field, FieldSettings
-from threed.scenes.paint import PaintSettings
-from threed.scenes.surface import Surface, SurfaceSettings
+from threed.apps.cli import main as cli
+from threed.apps.cli.presets import FACTS
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
+from threed.runs import optimise as optimising
+from threed.runs.folder import RunFolder
+from threed.runs.guide import make_critic, make_guide
+from threed.runs.memory import Chunk
+from threed.runs.optimise import Job, Taught, optimise, random_cameras, teach
+from threed.scenes.field import Field
+from threed.scenes.surface import Surface
+from threed.settings.run import CriticSettings, Run, Stage, constant, load_run, presets
+from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings
 
 SMALL = FieldSettings(
     levels=3, start_levels=3, log2_table=10, max_resolution=24, hidden=16, samples=24, occupancy=12

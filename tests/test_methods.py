@@ -22,13 +22,13 @@ from benchmarks.methods import (
     way,
 )
 from guidance.distill import level
-from threed.config import load_run
-from threed.toybox.evaluate import Row
-from threed.toybox.family import WEIGHTS
-from threed.toybox.judge import load_judge
-from threed.toybox.looks import real_looks
-from threed.toybox.measure import turntable
-from threed.toybox.world import random_toy
+from threed.apps.cli.evaluate import Row
+from threed.settings.run import load_run
+from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.measure import turntable
+from threed.toybox.judge.net import load_judge
+from threed.toybox.world.looks import real_looks
+from threed.toybox.world.toys import random_toy
 
 PROMPT = ("a red bear", "bear", "red", "plain")
 ROW = Row("a red bear", True, True, False, 1, 100.0, 25.0, 0.96, 2.0, 1.0, 0.5)

@@ -14,21 +14,24 @@ from torch import Generator, Tensor
 from guidance import Frozen
 from tests import tiny
 from tests.test_guides import SMALL
-from threed import guides, pipeline
-from threed.assets import AssetSettings
-from threed.config import CriticSettings, Run, Stage, constant, load_run
-from threed.core import Cameras, InputError, Schedule
-from threed.diffusion.backbone import Backbone, load_backbone
-from threed.guides import Backbones
-from threed.keeper import PATIENCE, Failure, Watchdog
-from threed.optimise import Job, optimise
-from threed.pipeline import generate, resume
-from threed.plan import plan_run
-from threed.run import RunFolder
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
+from threed.core.schedule import Schedule
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
+from threed.runs import generate as pipeline
+from threed.runs import guide as guides
+from threed.runs.folder import RunFolder
+from threed.runs.generate import generate, resume
+from threed.runs.guide import Backbones
+from threed.runs.optimise import Job, optimise
+from threed.runs.plan import plan_run
+from threed.runs.stages import Particles, each, first, following, unknown
+from threed.runs.watch import PATIENCE, Failure, Watchdog
 from threed.scenes.field import Field
-from threed.scenes.paint import PaintSettings
-from threed.scenes.surface import SurfaceSettings
-from threed.stages import Particles, each, first, following, unknown
+from threed.settings.asset import AssetSettings
+from threed.settings.run import CriticSettings, Run, Stage, constant, load_run
+from threed.settings.scenes import PaintSettings, SurfaceSettings
 
 CPU = torch.device("cpu")
 ASSET = AssetSettings(

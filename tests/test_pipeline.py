@@ -21,16 +21,22 @@ from torch import Generator, Tensor
 
 from guidance import Frozen
 from tests import tiny
-from threed import keeper, pipeline
-from threed.config import Run, Stage, constant
-from threed.core import Cameras, InputError, RenderOutput, Schedule
-from threed.diffusion.backbone import Backbone, load_backbone
-from threed.guides import make_guide
-from threed.keeper import Failure, Progress, Watchdog
-from threed.optimise import Job, optimise, step_generator, weighted
-from threed.pipeline import generate, resume
-from threed.run import RunFolder
-from threed.scenes.field import Field, FieldSettings
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
+from threed.core.render import RenderOutput
+from threed.core.schedule import Schedule
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
+from threed.runs import generate as pipeline
+from threed.runs import watch as keeper
+from threed.runs.folder import RunFolder
+from threed.runs.generate import generate, resume
+from threed.runs.guide import make_guide
+from threed.runs.optimise import Job, optimise, step_generator, weighted
+from threed.runs.watch import Failure, Progress, Watchdog
+from threed.scenes.field import Field
+from threed.settings.run import Run, Stage, constant
+from threed.settings.scenes import FieldSettings
 
 SMALL = FieldSettings(
     levels=3, start_levels=3, log2_table=10, max_resolution=24, hidden=16, samples=24, occupancy=12
@@ -367,7 +373,7 @@ def test_sigkill_at_any_moment_changes_nothing(tmp_path: Path, folders: dict[str
     config = tmp_path / "run.yaml"
     config.write_text(run.to_yaml())
     words = ["generate", "a red mug", "--preset", str(config), "--out", str(path)]
-    process = subprocess.Popen([sys.executable, "-m", "threed.cli", *words])
+    process = subprocess.Popen([sys.executable, "-m", "threed.apps.cli.main", *words])
     try:
         deadline = time.monotonic() + 300
         while not (path / "checkpoint.previous.pt").exists():

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from threed.config import load_run
-from threed.diffusion.backbone import load_backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import make_images
-from threed.diffusion.stable_diffusion import StableDiffusion
-from threed.pipeline import generate, resume, sample_views
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.runs.generate import generate, resume, sample_views
+from threed.settings.run import load_run
 
 pytestmark = pytest.mark.gpu
 QUICK = ("asset.faces=400", "asset.texture=64", "asset.resolution=48", "asset.preview_size=16",

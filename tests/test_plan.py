@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from threed import cli
-from threed.config import Run, Stage, constant
-from threed.core import InputError
-from threed.diffusion.backbone import Backbone, load_backbone
-from threed.memory import SMALLEST, Chunk, is_short
-from threed.plan import BUDGET, GIB, free_memory, plan_run
+from threed.apps.cli import main as cli
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
+from threed.runs.memory import SMALLEST, Chunk, is_short
+from threed.runs.plan import BUDGET, GIB, free_memory, plan_run
+from threed.settings.run import Run, Stage, constant
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_the_limit_is_what_is_free(backbone: Backbone, monkeypatch: pytest.Monke
     free = free_memory(backbone.device)
     assert free > 2**28
     cgroup = tmp_path / "memory.max"
-    monkeypatch.setattr("threed.plan.CGROUP", cgroup)
+    monkeypatch.setattr("threed.runs.plan.CGROUP", cgroup)
     cgroup.write_text(str(2**28))
     assert plan_run(Run(), lambda _: [backbone]).limit == 2**28
     cgroup.write_text("max\n")

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from renderers import kernels
 from renderers.kernels import Samples, cuda, field_reference, raster_reference
 from tests.shapes import sphere
-from threed.cameras import orbit
-from threed.core import InputError
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
 
 
 @pytest.fixture

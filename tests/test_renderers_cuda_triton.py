@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from renderers.kernels import field_reference, raster_reference
 from tests.shapes import sphere
-from threed.cameras import orbit
+from threed.core.cameras import orbit
 
 pytest.importorskip("triton", reason="triton is not installed: it comes with CUDA PyTorch")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

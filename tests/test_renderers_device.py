@@ -14,13 +14,13 @@ from renderers import kernels
 from renderers.kernels import Samples, field_reference, raster_reference
 from renderers.raster import render_mesh
 from tests.shapes import sphere
-from threed.cameras import orbit
-from threed.core import RenderOutput
-from threed.scenes.field import Field, FieldSettings
-from threed.scenes.paint import PaintSettings
-from threed.scenes.surface import Surface, SurfaceSettings
+from threed.core.cameras import orbit
+from threed.core.render import RenderOutput
+from threed.runs.stages import Single
+from threed.scenes.field import Field
+from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
-from threed.stages import Single
+from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings
 
 pytestmark = pytest.mark.gpu
 DEVICES = ("cpu", "cuda")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from renderers import kernels
 from renderers.kernels import Samples, field_cpu, field_reference, jit
-from threed.core import InputError
+from threed.core.errors import InputError
 
 RESOLUTIONS = torch.tensor([4, 9, 31, 50])  # three that fit 2^15 rows densely, one that is hashed
 ROWS = 2**15

@@ -13,8 +13,8 @@ from renderers.kernels import set_kernels
 from renderers.raster import render_mesh
 from renderers.shading import LOOKS, Look
 from tests.shapes import cube, sphere
-from threed.cameras import orbit
-from threed.core import Cameras, Material, Mesh
+from threed.core.cameras import Cameras, orbit
+from threed.core.mesh import Material, Mesh
 
 
 def film(

@@ -17,8 +17,9 @@ from renderers.kernels.raster import interpolate, rasterize, texture
 from renderers.raster import render_mesh
 from renderers.shading import CLAY, Light
 from tests import shapes
-from threed.cameras import orbit
-from threed.core import InputError, Material, Mesh
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.core.mesh import Material, Mesh
 
 
 @pytest.fixture(params=["reference", "cpu"])

@@ -20,7 +20,7 @@ from renderers.kernels.raster import (
     twins,
 )
 from tests.shapes import sphere
-from threed.cameras import orbit
+from threed.core.cameras import orbit
 
 FACES = torch.tensor([[0, 1, 2], [2, 1, 3]])  # a square folded along its diagonal
 

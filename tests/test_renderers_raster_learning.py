@@ -13,7 +13,7 @@ from renderers import kernels
 from renderers.kernels.raster import antialias, rasterize
 from renderers.raster import render
 from tests.shapes import sphere
-from threed.cameras import orbit
+from threed.core.cameras import orbit
 
 
 @pytest.fixture(params=["reference", "cpu"])

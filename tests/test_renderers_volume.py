@@ -10,8 +10,7 @@ from torch import Tensor
 
 from renderers import volume
 from renderers.volume import Volume
-from threed.cameras import orbit, random_views
-from threed.core import Cameras
+from threed.core.cameras import Cameras, orbit, random_views
 
 RADIUS = 0.6
 WHITE = torch.ones(3)

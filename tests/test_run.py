@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from threed import run as runs
-from threed.config import Run
-from threed.core import InputError
-from threed.run import Checkpoint, RunFolder, RunWarning, default_folder
+from threed.core.errors import InputError
+from threed.runs import folder as runs
+from threed.runs.folder import Checkpoint, RunFolder, RunWarning, default_folder
+from threed.settings.run import Run
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 
 from exporters import topology
 from tests import shapes
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 from threed.scenes.distance import BAND, signed_distance
 from threed.scenes.tetrahedra import grid_points, march
 

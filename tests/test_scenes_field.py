@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from renderers import kernels, volume
-from threed.cameras import orbit, random_views
-from threed.core import Cameras, InputError, RenderOutput
+from threed.core.cameras import Cameras, orbit, random_views
+from threed.core.errors import InputError
+from threed.core.render import RenderOutput
 from threed.scenes import hashgrid
-from threed.scenes.field import Field, FieldSettings
+from threed.scenes.field import Field
+from threed.settings.scenes import FieldSettings
 
 SMALL = FieldSettings(
     levels=6, log2_table=12, base_resolution=4, max_resolution=32, hidden=16, occupancy=16,

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from renderers.kernels import cuda
-from threed.cameras import orbit
-from threed.config import load_run
-from threed.core import InputError
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.runs.stages import check_start
 from threed.scenes import flexicubes, tetrahedra
-from threed.scenes.paint import PaintSettings
-from threed.scenes.surface import Surface, SurfaceSettings
-from threed.stages import check_start
+from threed.scenes.surface import Surface
+from threed.settings.run import load_run
+from threed.settings.scenes import PaintSettings, SurfaceSettings
 
 PAINT = PaintSettings(levels=2, log2_table=10, max_resolution=16, hidden=16)
 SETTINGS = SurfaceSettings(grid=12, mesher="flexicubes")

@@ -15,12 +15,13 @@ from exporters.load import load
 from renderers.raster import render
 from renderers.shading import lambert, physical, to_linear
 from tests import shapes
-from threed.assets import AssetSettings, build_asset
-from threed.cameras import orbit
-from threed.core import InputError
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.runs.asset import build_asset
 from threed.scenes import shown
-from threed.scenes.paint import PaintSettings
-from threed.scenes.textured import Textured, TexturedSettings
+from threed.scenes.textured import Textured
+from threed.settings.asset import AssetSettings
+from threed.settings.scenes import PaintSettings, TexturedSettings
 
 PAINT = PaintSettings(levels=2, log2_table=10, max_resolution=16, hidden=16)
 GLOSSY = TexturedSettings(shading=1.0, gloss=True)

@@ -12,8 +12,8 @@ from exporters import topology
 from exporters.clean import clean
 from renderers.raster import render_mesh
 from tests.shapes import Ball
-from threed.cameras import orbit
-from threed.core import InputError
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
 from threed.scenes.isosurface import (
     EMPTY,
     EmptySceneError,

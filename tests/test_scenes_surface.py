@@ -9,12 +9,14 @@ import torch
 
 from exporters import topology
 from tests import shapes
-from threed.cameras import orbit
-from threed.core import InputError, Material, Mesh
-from threed.scenes.paint import PaintSettings, Spots, colors_of
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.core.mesh import Material, Mesh
+from threed.scenes.paint import Spots, colors_of
 from threed.scenes.placement import Placement
-from threed.scenes.surface import Surface, SurfaceSettings
-from threed.scenes.textured import Textured, TexturedSettings
+from threed.scenes.surface import Surface
+from threed.scenes.textured import Textured
+from threed.settings.scenes import PaintSettings, SurfaceSettings, TexturedSettings
 
 PAINT = PaintSettings(levels=4, log2_table=12, max_resolution=32, hidden=16, copy_steps=80)
 SMALL = SurfaceSettings(grid=16)

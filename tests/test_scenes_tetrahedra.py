@@ -11,7 +11,7 @@ from torch import Tensor
 from exporters import topology
 from renderers.kernels.raster import twins
 from tests import shapes
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 from threed.scenes import tetrahedra
 from threed.scenes.tetrahedra import (
     MOVE,

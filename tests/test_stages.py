@@ -17,21 +17,22 @@ from torch import Generator, Tensor
 from exporters.load import load
 from guidance import Frozen
 from tests import shapes, tiny
-from threed import optimise as optimising
-from threed import pipeline
-from threed.assets import AssetSettings
-from threed.config import Run, Stage, constant, load_run
-from threed.core import Cameras, InputError, RenderOutput
-from threed.given import Given, read_given
-from threed.memory import SMALLEST, Chunk
-from threed.optimise import Job, optimise
-from threed.pipeline import generate, resume, texture
-from threed.run import RunFolder, RunWarning
-from threed.scenes.field import FieldSettings
-from threed.scenes.paint import PaintSettings
-from threed.scenes.surface import Surface, SurfaceSettings
-from threed.scenes.textured import Textured, TexturedSettings
-from threed.stages import begin, check_start, follow, for_mesh
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
+from threed.core.render import RenderOutput
+from threed.runs import generate as pipeline
+from threed.runs import optimise as optimising
+from threed.runs.folder import RunFolder, RunWarning
+from threed.runs.generate import generate, resume, texture
+from threed.runs.given import Given, read_given
+from threed.runs.memory import SMALLEST, Chunk
+from threed.runs.optimise import Job, optimise
+from threed.runs.stages import begin, check_start, follow, for_mesh
+from threed.scenes.surface import Surface
+from threed.scenes.textured import Textured
+from threed.settings.asset import AssetSettings
+from threed.settings.run import Run, Stage, constant, load_run
+from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings, TexturedSettings
 
 PAINT = PaintSettings(levels=3, log2_table=10, max_resolution=24, hidden=16, copy_steps=5)
 CPU = torch.device("cpu")
@@ -285,7 +286,7 @@ def test_broken_meshes_are_repaired_or_refused_with_the_reason(tmp_path: Path) -
 
 
 def test_too_many_faces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("threed.given.MAX_FACES", 10)
+    monkeypatch.setattr("threed.runs.given.MAX_FACES", 10)
     with pytest.raises(InputError, match=r"has 48 faces; at most 10 can be worked on.*--budget"):
         read_given(mug(tmp_path))
 

@@ -15,18 +15,15 @@ from guidance import Frozen
 from guidance.prompts import Prompts
 from guidance.sds import SDS
 from tests import tiny
-from threed.assets import AssetSettings
-from threed.cameras import orbit
-from threed.config import Run, Stage, SystemSettings, constant, parse_run
-from threed.core import Cameras, InputError
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.control import new_controlnet
-from threed.diffusion.stable_diffusion import StableDiffusion
-from threed.guides import make_guide
-from threed.pipeline import generate, resume
-from threed.run import RunFolder
-from threed.scenes.field import FieldSettings
-from threed.steered import (
+from threed.core.cameras import Cameras, orbit
+from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.control import new_controlnet
+from threed.runs.folder import RunFolder
+from threed.runs.generate import generate, resume
+from threed.runs.guide import make_guide
+from threed.runs.steer import (
     LARGEST,
     PICTURED,
     Pictured,
@@ -38,6 +35,9 @@ from threed.steered import (
     settled,
     turn,
 )
+from threed.settings.asset import AssetSettings
+from threed.settings.run import Run, Stage, SystemSettings, constant, parse_run
+from threed.settings.scenes import FieldSettings
 from threed.systems import Request, rpg
 from threed.systems.plans import split_plan
 
@@ -218,7 +218,7 @@ class Interrupting(Frozen):
 
 def start(run: Run, path: Path, stop: int | None = None) -> dict[str, Tensor]:
     """The scene of a run after its steps, or when it was interrupted; assets are left out."""
-    from threed import pipeline
+    from threed.runs import generate as pipeline
 
     patch = pytest.MonkeyPatch()
     made = pipeline.make_guide
@@ -235,7 +235,7 @@ def start(run: Run, path: Path, stop: int | None = None) -> dict[str, Tensor]:
 
 
 def goes_on(path: Path) -> dict[str, Tensor]:
-    from threed import pipeline
+    from threed.runs import generate as pipeline
 
     with pytest.MonkeyPatch().context() as at:
         at.setattr(pipeline, "_assets", lambda *_: None)

@@ -12,10 +12,13 @@ from torch import Tensor
 from guidance.distill import Pull, distill
 from tests.systems import CASES
 from tests.tiny import tiny_folder
-from threed.cameras import orbit
-from threed.core import InputError, Schedule
-from threed.diffusion.backbone import Backbone, load_backbone
-from threed.scenes.field import Field, FieldSettings
+from threed.core.cameras import orbit
+from threed.core.errors import InputError
+from threed.core.schedule import Schedule
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
+from threed.scenes.field import Field
+from threed.settings.scenes import FieldSettings
 from threed.systems import SYSTEMS, Ready, Request, find_system
 from threed.systems.system import describe, paint
 

@@ -24,15 +24,15 @@ from torch.nn import functional as F
 from tests import ldm
 from tests.test_diffusion_mvdream import SHAPE, base_folder
 from tests.tiny import tiny_folder
-from threed.core import InputError
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.control import Around, Control, new_controlnet
+from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.detect import MapWarning
-from threed.diffusion.examples import read_examples, write_examples
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.control import Around, Control, new_controlnet
 from threed.diffusion.score import cfg, score
-from threed.diffusion.stable_diffusion import StableDiffusion
-from threed.diffusion.trained import pack
-from threed.diffusion.training import Recipe, train
+from threed.diffusion.weights import pack
+from threed.learning.data import read_examples, write_examples
+from threed.learning.loop import Recipe, train
 from threed.systems import controlnet
 from threed.systems.controlnet import Given
 from threed.systems.system import Ready, Request, paint

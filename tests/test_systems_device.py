@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.systems import CASES
-from threed.diffusion.backbone import Backbone, load_backbone
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.systems.system import paint
 
 pytestmark = pytest.mark.gpu

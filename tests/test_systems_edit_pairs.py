@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from tests.tiny import tiny_folder
-from threed.cli_train import edit_pairs
-from threed.core import InputError
-from threed.diffusion.backbone import Backbone, load_backbone
-from threed.diffusion.examples import read_examples
+from threed.apps.cli.train import edit_pairs
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
+from threed.learning.data import read_examples
 from threed.systems.edit_pairs import (
     Filter,
     Likeness,

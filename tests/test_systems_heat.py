@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tests.tiny import tiny_folder
-from threed.diffusion.attention import Layer
-from threed.diffusion.backbone import Backbone, load_backbone
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import make_images
+from threed.diffusion.parts.attention import Layer
 from threed.systems.heat import Heat, drawn, heat_maps, largest_maps
-from threed.toybox.silhouette import silhouettes
+from threed.toybox.world.silhouette import silhouettes
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_a_toys_word_is_where_the_toy_is() -> None:
 def test_it_is_written_beside_the_picture(
     backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from threed import cli
+    from threed.apps.cli import main as cli
 
     folder = tiny_folder(tmp_path / "tiny")
     words = ["image", "a hat", "--backbone", str(folder), "--steps", "2",

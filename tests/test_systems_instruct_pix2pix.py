@@ -15,14 +15,14 @@ from torch import Tensor
 from tests import ldm
 from tests.test_diffusion_mvdream import SHAPE, base_folder
 from tests.tiny import tiny_folder
-from threed.core import InputError
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.channels import with_unet
-from threed.diffusion.examples import read_examples, write_examples
+from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import PictureWarning
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.channels import with_unet
 from threed.diffusion.score import cfg, score
-from threed.diffusion.stable_diffusion import StableDiffusion
-from threed.diffusion.training import Recipe, train
+from threed.learning.data import read_examples, write_examples
+from threed.learning.loop import Recipe, train
 from threed.systems import instruct_pix2pix as ip2p
 from threed.systems.system import Ready, Request, paint
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.systems import planners
 from threed.systems.planners import by_rules, endpoint, find_planner, read_answer
 from threed.systems.plans import Plan, Region, read_regions, split_boxes, split_plan

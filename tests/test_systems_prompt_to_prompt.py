@@ -10,18 +10,19 @@ from torch import Tensor
 
 from tests.systems import sampled
 from tests.tiny import Kind, tiny_folder
-from threed.core import InputError
-from threed.diffusion.attention import Layer
-from threed.diffusion.backbone import Backbone, load_backbone
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import save_image
 from threed.diffusion.inversion import Nulls, levels
+from threed.diffusion.parts.attention import Layer
 from threed.systems import Ready, Request
 from threed.systems.prompt_to_prompt import Plan, build, keep_outside, prepare
 from threed.systems.system import paint
 from threed.systems.words import Alignment
-from threed.toybox.family import WEIGHTS
-from threed.toybox.judge import load_judge
-from threed.toybox.silhouette import overlap, silhouettes
+from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.net import load_judge
+from threed.toybox.world.silhouette import overlap, silhouettes
 
 SOURCE, EDITED = "a red mug", "a blue mug"
 CROSS, OWN = Layer("up_blocks.0.attn2", True, 2), Layer("up_blocks.0.attn1", False, 2)

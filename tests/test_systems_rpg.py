@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from tests import tiny
-from threed.core import InputError
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.score import alpha_sigma, cfg, score
-from threed.diffusion.stable_diffusion import StableDiffusion
+from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.score import cfg, score
 from threed.systems.plans import Plan, split_plan
 from threed.systems.rpg import build, planned, prepare, resized
 from threed.systems.system import Request, paint

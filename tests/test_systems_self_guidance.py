@@ -12,13 +12,14 @@ from torch import Tensor
 
 from tests.systems import sampled
 from tests.tiny import tiny_folder
-from threed.core import InputError
-from threed.diffusion.backbone import Backbone, load_backbone
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
 from threed.systems import Ready, Request, energies
 from threed.systems.self_guidance import Plan, Term, Weights, Wrong, build, prepare
 from threed.systems.system import paint
 from threed.systems.words import phrases
-from threed.toybox.silhouette import centroids, silhouettes
+from threed.toybox.world.silhouette import centroids, silhouettes
 
 PROMPT = "a red ball and a blue cube"
 ALL = Weights(1.0, 1.0, 1.0, 1.0)

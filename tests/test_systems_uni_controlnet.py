@@ -16,16 +16,16 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from tests import ldm
 from tests.test_diffusion_mvdream import SHAPE, base_folder
 from tests.tiny import LENGTH, WIDTH, tiny_folder
-from threed.core import InputError
-from threed.diffusion.backbone import load_backbone
-from threed.diffusion.clip import Clip
-from threed.diffusion.control import Control
-from threed.diffusion.examples import read_examples, write_examples
-from threed.diffusion.local_adapter import Denormalise, LocalAdapter, dropped_maps
-from threed.diffusion.projectors import GlobalAdapter, appended
+from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.clip import Clip
+from threed.diffusion.parts.control import Control
+from threed.diffusion.parts.image_tokens import GlobalAdapter, appended
+from threed.diffusion.parts.local_adapter import Denormalise, LocalAdapter, dropped_maps
 from threed.diffusion.score import cfg, score
-from threed.diffusion.stable_diffusion import StableDiffusion
-from threed.diffusion.training import Recipe, train
+from threed.learning.data import read_examples, write_examples
+from threed.learning.loop import Recipe, train
 from threed.systems import uni_controlnet as uni
 from threed.systems.system import Request, paint
 from threed.systems.uni_controlnet import Adapters

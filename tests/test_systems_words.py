@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.systems.words import common, refine, swap, word_tokens
 
 LENGTH = 12

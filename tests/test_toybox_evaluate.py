@@ -13,11 +13,11 @@ from PIL import Image
 
 from exporters import save
 from tests.shapes import cube
-from threed.core import InputError
-from threed.toybox.evaluate import Row, contact_sheet, part_of, prompts, side_by_side, table
-from threed.toybox.judge import Verdict, fronts
-from threed.toybox.looks import Looks, looks, real_looks
-from threed.toybox.world import FINISHES, KINDS
+from threed.apps.cli.evaluate import Row, contact_sheet, part_of, prompts, side_by_side, table
+from threed.core.errors import InputError
+from threed.toybox.judge.net import Verdict, fronts
+from threed.toybox.world.looks import Looks, looks, real_looks
+from threed.toybox.world.toys import FINISHES, KINDS
 
 
 def around(text: str) -> Verdict:

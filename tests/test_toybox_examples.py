@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion.detect import edges
-from threed.diffusion.examples import read_examples
-from threed.toybox.conditions import CONDITIONS
-from threed.toybox.edits import EDITS, random_edit
-from threed.toybox.examples import draw_examples, edit_triples
-from threed.toybox.world import COLORS
+from threed.learning.data import read_examples
+from threed.toybox.family.examples import draw_examples, edit_triples
+from threed.toybox.world.conditions import CONDITIONS
+from threed.toybox.world.edits import EDITS, random_edit
+from threed.toybox.world.toys import COLORS
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -11,17 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from threed.cameras import VIEWS
-from threed.core import InputError
-from threed.toybox import card, family, jobs
-from threed.toybox.captions import BACKGROUNDS, SYNONYMS, Label, caption, vocabulary
-from threed.toybox.judge import HEADS, Judge, Verdict, load_judge
-from threed.toybox.mix import fill_scenes
-from threed.toybox.shelf import UNKNOWN, Shelf, fill_shelf
-from threed.toybox.train import finish, normalise_latents, train
-from threed.toybox.training import Batch, Job, batches, fit, generators
-from threed.toybox.unet import unet_job
-from threed.toybox.world import COLORS, KINDS
+from threed.core.cameras import VIEWS
+from threed.core.errors import InputError
+from threed.toybox.family import card, jobs
+from threed.toybox.family import nets as family
+from threed.toybox.family.mix import fill_scenes
+from threed.toybox.family.shelf import UNKNOWN, Shelf, fill_shelf
+from threed.toybox.family.train import finish, normalise_latents, train
+from threed.toybox.family.training import Batch, Job, batches, fit, generators
+from threed.toybox.family.unet import unet_job
+from threed.toybox.judge.net import HEADS, Judge, Verdict, load_judge
+from threed.toybox.world.captions import BACKGROUNDS, SYNONYMS, Label, caption, vocabulary
+from threed.toybox.world.toys import COLORS, KINDS
 
 CPU = torch.device("cpu")
 
@@ -86,7 +87,7 @@ def test_drawing_can_be_cut_and_continued(tmp_path: Path, shelf: Shelf) -> None:
 def test_drawing_in_processes_gives_the_same_pictures(
     tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("threed.toybox.shelf.CHUNK", 4)
+    monkeypatch.setattr("threed.toybox.family.shelf.CHUNK", 4)
     again = fill_shelf(tmp_path, 12, seed=9, clay_every=4, processes=2)
     assert np.array_equal(shelf.pictures, again.pictures)
     assert np.array_equal(shelf.labels, again.labels)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from threed.cameras import at
-from threed.toybox.edits import random_edit
-from threed.toybox.figures import (
+from threed.core.cameras import at
+from threed.toybox.world.edits import random_edit
+from threed.toybox.world.figures import (
     BEARDS,
     HAIRS,
     Figure,
@@ -20,9 +20,9 @@ from threed.toybox.figures import (
     random_figure_scene,
     random_identity,
 )
-from threed.toybox.garments import CLASS, GARMENTS, Garment, laid_flat
-from threed.toybox.poses import BONES, KEYPOINTS, POSES, Pose, random_pose
-from threed.toybox.scenes import BODY, CLASSES, Scene, draw_scene
+from threed.toybox.world.garments import CLASS, GARMENTS, Garment, laid_flat
+from threed.toybox.world.poses import BONES, KEYPOINTS, POSES, Pose, random_pose
+from threed.toybox.world.scenes import BODY, CLASSES, Scene, draw_scene
 
 STILL = Pose("standing", (0.0, 0.0, 0.0, 0.0))
 ONE = Identity("tan", "short", "black", "blue", True, "beard", 1.0)

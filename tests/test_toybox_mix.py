@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from threed.toybox import jobs, measure_scenes
-from threed.toybox.captions import vocabulary
-from threed.toybox.edits import random_edit
-from threed.toybox.family import LENGTH, new_tokenizer
-from threed.toybox.figures import Figure
-from threed.toybox.garments import Garment
-from threed.toybox.judge import HEADS, IDENTITY, TOY_HEADS, Judge, Verdict, load_judge
-from threed.toybox.mix import (
+from threed.toybox.family import jobs
+from threed.toybox.family.mix import (
     CAPTIONS,
     SCENES,
     SHARES,
@@ -26,9 +20,16 @@ from threed.toybox.mix import (
     random_scene,
     truths,
 )
-from threed.toybox.pairs import Pair
-from threed.toybox.shelf import UNKNOWN, fill_shelf
-from threed.toybox.train import start_from
+from threed.toybox.family.nets import LENGTH, new_tokenizer
+from threed.toybox.family.shelf import UNKNOWN, fill_shelf
+from threed.toybox.family.train import start_from
+from threed.toybox.judge import measure_scenes
+from threed.toybox.judge.net import HEADS, IDENTITY, TOY_HEADS, Judge, Verdict, load_judge
+from threed.toybox.world.captions import vocabulary
+from threed.toybox.world.edits import random_edit
+from threed.toybox.world.figures import Figure
+from threed.toybox.world.garments import Garment
+from threed.toybox.world.pairs import Pair
 
 CPU = torch.device("cpu")
 

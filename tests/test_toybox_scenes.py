@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from threed.cameras import at
-from threed.core import InputError
-from threed.toybox.cli import app
-from threed.toybox.conditions import CONDITIONS, condition_map, palette
-from threed.toybox.edits import EDITS, random_edit
-from threed.toybox.grounds import ground_of, random_ground
-from threed.toybox.pairs import (
+from threed.apps.cli.toybox import app
+from threed.core.cameras import at
+from threed.core.errors import InputError
+from threed.toybox.family.sheets import SHEETS
+from threed.toybox.world.conditions import CONDITIONS, condition_map, palette
+from threed.toybox.world.edits import EDITS, random_edit
+from threed.toybox.world.grounds import ground_of, random_ground
+from threed.toybox.world.pairs import (
     ABOVE,
     BESIDE,
     Pair,
@@ -27,10 +28,9 @@ from threed.toybox.pairs import (
     random_pair_scene,
     random_toy_scene,
 )
-from threed.toybox.parts import extents, place
-from threed.toybox.scenes import CLASSES, Scene, View, draw_scene
-from threed.toybox.sheets import SHEETS
-from threed.toybox.world import KINDS, random_toy
+from threed.toybox.world.parts import extents, place
+from threed.toybox.world.scenes import CLASSES, Scene, View, draw_scene
+from threed.toybox.world.toys import KINDS, random_toy
 
 SEEDS = range(6)
 

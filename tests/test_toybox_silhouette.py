@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from threed.cameras import orbit
-from threed.toybox.draw import Light
-from threed.toybox.measure import pixels
-from threed.toybox.silhouette import centroids, coloured, overlap, silhouettes
-from threed.toybox.world import COLORS, draw_set, random_toy
+from threed.core.cameras import orbit
+from threed.toybox.judge.measure import pixels
+from threed.toybox.world.draw import Light
+from threed.toybox.world.silhouette import centroids, coloured, overlap, silhouettes
+from threed.toybox.world.toys import COLORS, draw_set, random_toy
 
 
 @pytest.mark.parametrize("ground", [(1.0, 1.0), (0.5, 0.5), (0.4, 0.75)])

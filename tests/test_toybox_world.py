@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from threed.cameras import at, orbit
-from threed.core import Cameras
-from threed.toybox import draw
-from threed.toybox.draw import Light
-from threed.toybox.shelf import CLAY, random_set
-from threed.toybox.truth import passes
-from threed.toybox.world import COLORS, FINISHES, FRONTED, KINDS, draw_set, random_toy
+from threed.core.cameras import Cameras, at, orbit
+from threed.toybox.family.shelf import CLAY, random_set
+from threed.toybox.judge.truth import passes
+from threed.toybox.world import draw
+from threed.toybox.world.draw import Light
+from threed.toybox.world.toys import COLORS, FINISHES, FRONTED, KINDS, draw_set, random_toy
 
 WHITE = np.ones((2, 3), np.float32)
 

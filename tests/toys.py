@@ -14,9 +14,9 @@ from torch import Tensor
 from exporters.bake import bake
 from exporters.unwrap import unwrap
 from tests.shapes import sphere
-from threed.core import Mesh
-from threed.toybox.draw import COLOR, CUT, Array, _carved
-from threed.toybox.world import random_toy
+from threed.core.mesh import Mesh
+from threed.toybox.world.draw import COLOR, CUT, Array, _carved
+from threed.toybox.world.toys import random_toy
 
 RADIUS = 0.6  # of the bumpy ball
 

@@ -14,15 +14,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "generate": "threed.pipeline",
-    "texture": "threed.pipeline",
-    "Asset": "threed.pipeline",
-    "Run": "threed.config",
-    "load_run": "threed.config",
-    "load_backbone": "threed.diffusion.backbone",
-    "Cameras": "threed.core",
-    "Mesh": "threed.core",
-    "InputError": "threed.core",
+    "generate": "threed.runs.generate",
+    "texture": "threed.runs.generate",
+    "Asset": "threed.runs.generate",
+    "Run": "threed.settings.run",
+    "load_run": "threed.settings.run",
+    "load_backbone": "threed.diffusion.catalog",
+    "Cameras": "threed.core.cameras",
+    "Mesh": "threed.core.mesh",
+    "InputError": "threed.core.errors",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -16,7 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from threed.core import InputError
+from threed.core.errors import InputError
 
 CHOICES = ("auto", "reference", "cpu", "triton", "cuda")
 OPERATIONS = {  # and the modules of their kinds that are named for a subject

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from threed.core import Cameras
-from threed.diffusion.attention import AttentionEdit
+from threed.core.cameras import Cameras
+from threed.diffusion.parts.attention import AttentionEdit
 
 
 class Residuals(Protocol):

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import Tensor
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion.images import Size, load_image
 
 MAP = "-map"  # after a kind: the file is the map, not a picture to find it in

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from threed.core import InputError
+from threed.core.errors import InputError
 
 INDEX = "model_index.json"
 _NAMES = dict.fromkeys(("unet", "vae", "transformer"), "diffusion_pytorch_model")

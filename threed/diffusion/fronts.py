@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.score import alpha_sigma
+from threed.diffusion.noise import alpha_sigma
 
 VIEWS = 12  # pictures of a full circle
 LEVELS = tuple(range(225, 800, 50))  # noise levels that are compared, a noise for each

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from threed.core import Cameras, InputError
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import guided

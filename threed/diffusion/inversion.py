@@ -15,8 +15,9 @@ from torch import Tensor
 
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
+from threed.diffusion.noise import alpha_sigma
 from threed.diffusion.sampler import make_scheduler
-from threed.diffusion.score import Score, alpha_sigma, cfg, plain, score
+from threed.diffusion.score import Score, cfg, plain, score
 
 INNER_STEPS = 10  # of the optimiser, at most, for each level
 LEARNING_RATE = 1e-2  # at the first level, half of it at the last

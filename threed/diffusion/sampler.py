@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion.score import Score
 
 SCHEDULERS = {

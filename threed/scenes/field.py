@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from renderers import kernels, volume
-from threed.core import Cameras, RenderOutput
+from threed.core.cameras import Cameras
+from threed.core.render import RenderOutput
 from threed.scenes import hashgrid
+from threed.settings.scenes import FieldSettings
 
 PIECE = 2**15  # points the networks see at once: twice as fast as all of them
-
-
-@dataclass(frozen=True)
-class FieldSettings:
-    """What a Field is made of. The defaults suit pictures of 64 to 128 pixels on a CPU."""
-
-    levels: int = 10  # grids of different resolution
-    features: int = 2  # numbers a grid point holds
-    log2_table: int = 15  # rows a level, as a power of two
-    base_resolution: int = 8  # cells a side of the coarsest grid
-    max_resolution: int = 128  # of the finest
-    start_levels: int = 6  # levels in use at step 0 ...
-    level_every: int = 40  # ... and steps until the next one joins
-    hidden: int = 32  # neurons of the one hidden layer
-    blob_bias: float = 10.0  # added before the softplus: bias * (1 - |x| / radius)
-    blob_radius: float = 0.5  # world units
-    density_gain: float = 5.0  # density per world unit = gain * softplus
-    occupancy: int = 32  # cells a side of the grid that knows what is empty
-    occupancy_every: int = 8  # steps between its updates
-    occupancy_decay: float = 0.9  # of a cell's remembered density, each update
-    occupancy_alpha: float = 2e-3  # a cell is empty if a step through it is less opaque
-    samples: int = 96  # along the unit ball's diameter
-    background: Literal["white", "learned"] = "white"  # what rays see behind the ball
-
-    def __post_init__(self) -> None:
-        """InputError for values that make no field."""
-        hashgrid.check(
-            self,
-            "field",
-            ("levels", "features", "base_resolution", "hidden", "occupancy", "samples",
-             "level_every", "occupancy_every", "start_levels"),
-        )  # fmt: skip
 
 
 class Field(nn.Module):

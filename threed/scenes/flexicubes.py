@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from renderers.kernels import cuda
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.scenes.tetrahedra import Marched, NoSurfaceError
 
 EDGES, CORNERS = 12, 8  # of a cube, each with a weight; one more says how its faces are split

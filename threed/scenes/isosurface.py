@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from renderers.raster import render_mesh
-from threed.cameras import orbit
-from threed.core import Cameras, InputError, Mesh, RenderOutput
+from threed.core.cameras import Cameras, orbit
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
+from threed.core.render import RenderOutput
 
 Array = npt.NDArray[np.float32]
 

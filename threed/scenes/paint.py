@@ -11,31 +11,13 @@ from torch.nn import functional as F
 
 from renderers import kernels
 from renderers.kernels.raster import texture
-from threed.core import InputError, Mesh
+from threed.core.mesh import Mesh
 from threed.scenes import hashgrid
+from threed.settings.scenes import PaintSettings
 
 PIECE = 2**15  # points the network sees at once
 SAMPLES = 2**13  # points of the surface in a step of copying its colours
 RATES = 0.05, 0.01  # of Adam for the table and the network, while copying
-
-
-@dataclass(frozen=True)
-class PaintSettings:
-    """What the colours of a surface are made of. The defaults suit pictures of 128 pixels."""
-
-    levels: int = 12  # grids of different resolution
-    features: int = 2  # numbers a grid point holds
-    log2_table: int = 15  # rows a level, as a power of two
-    base_resolution: int = 8  # cells a side of the coarsest grid
-    max_resolution: int = 256  # of the finest
-    hidden: int = 32  # neurons of the one hidden layer
-    copy_steps: int = 200  # steps of learning the colours of what a stage begins with
-
-    def __post_init__(self) -> None:
-        """InputError for values that make no paint."""
-        hashgrid.check(self, "paint", ("levels", "features", "base_resolution", "hidden"))
-        if self.copy_steps < 0:
-            raise InputError(f"paint: copy_steps must be at least 0, got {self.copy_steps}")
 
 
 GLOSS = (0.5, -2.0)  # logits of roughness and metallic at first: rather matt, and no metal

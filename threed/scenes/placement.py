@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from threed.core import Mesh
+from threed.core.mesh import Mesh
 
 Rows = tuple[tuple[float, float, float], ...]
 

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from renderers.raster import Shade, render
 from renderers.shading import lambert, physical
-from threed.core import Cameras, RenderOutput
+from threed.core.cameras import Cameras
+from threed.core.render import RenderOutput
 
 BUDGET = 2**21  # pixels drawn at once, with everything their gradient needs
 CONE = math.pi / 3  # widest angle between a lamp and where the cameras stand (Magic3D)

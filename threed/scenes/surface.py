@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from renderers.kernels.raster import twins
-from threed.core import Cameras, InputError, Mesh, RenderOutput
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
+from threed.core.render import RenderOutput
 from threed.scenes import flexicubes, shown, tetrahedra
 from threed.scenes.distance import signed_distance
-from threed.scenes.paint import Paint, PaintSettings, Spots
-
-
-@dataclass(frozen=True)
-class SurfaceSettings:
-    """What a Surface is made of."""
-
-    grid: int = 64  # cells a side
-    radius: float = 0.5  # world units, of the ball that it is if nothing comes before it
-    shape_lr: float = 1.0  # of distances, in cells, and moves, as a multiple of the table's lr
-    shading: float = 0.0  # most of a picture's brightness that a lamp, new each step, decides
-    mesher: Literal["tetrahedra", "flexicubes"] = "tetrahedra"  # the latter needs kaolin
-
-    def __post_init__(self) -> None:
-        """InputError for values that make no surface."""
-        if not 4 <= self.grid <= 256:
-            raise InputError(f"surface: grid must be in 4..256, got {self.grid}")
-        if not 0 < self.radius < 1:
-            raise InputError(f"surface: radius must be between 0 and 1, got {self.radius:g}")
-        if self.shape_lr < 0:
-            raise InputError(f"surface: shape_lr must be at least 0, got {self.shape_lr:g}")
-        if not 0 <= self.shading <= 1:
-            raise InputError(f"surface: shading must be in 0..1, got {self.shading:g}")
-        if self.mesher not in ("tetrahedra", "flexicubes"):
-            raise InputError("surface: mesher must be tetrahedra or flexicubes, "
-                             f"got {self.mesher!r}")  # fmt: skip
+from threed.scenes.paint import Paint, Spots
+from threed.settings.scenes import SURFACE_LOSSES, PaintSettings, SurfaceSettings
 
 
 class Surface(nn.Module):
@@ -49,7 +27,6 @@ class Surface(nn.Module):
     begins as a grey ball. InputError for flexicubes without kaolin.
     """
 
-    LOSSES = ("normal_consistency", "laplacian", "sign_changes", "deviation")
     points: Tensor  # [P³, 3] the grid
     border: Tensor  # [P³] bool, always outside
 
@@ -109,8 +86,9 @@ class Surface(nn.Module):
     ) -> RenderOutput:
         """Pictures over a background [3] or [B, 3] (None: white).
 
-        A generator may light them (`shading`). Where gradients are on, `losses` holds LOSSES, the
-        laplacian in cells². normals and budget as in `Field.render`; normals are always there.
+        A generator may light them (`shading`). Where gradients are on, `losses` holds
+        SURFACE_LOSSES, the laplacian in cells². normals and budget as in `Field.render`; normals
+        are always there.
         """
         found = self.march()
         shade = shown.lit(self.paint, self.settings.shading, cameras, generator)
@@ -128,7 +106,7 @@ class Surface(nn.Module):
             tetrahedra.sign_changes(self._distance(), found.ends),
             found.vertices.new_zeros(()) if found.deviation is None else found.deviation,
         )
-        return dict(zip(self.LOSSES, losses))
+        return dict(zip(SURFACE_LOSSES, losses))
 
     @torch.no_grad()
     def solid(self) -> Mesh:

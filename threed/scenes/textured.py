@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from threed.core import Cameras, InputError, Mesh, RenderOutput
+from threed.core.cameras import Cameras
+from threed.core.mesh import Mesh
+from threed.core.render import RenderOutput
 from threed.scenes import shown
-from threed.scenes.paint import Paint, PaintSettings, Spots
+from threed.scenes.paint import Paint, Spots
+from threed.settings.scenes import PaintSettings, TexturedSettings
 
 SHAPE = ("vertices", "faces", "uv", "uv_faces", "v_down")  # of a mesh, kept in the state_dict
-
-
-@dataclass(frozen=True)
-class TexturedSettings:
-    """How a Textured mesh is painted."""
-
-    keep_uv: bool = False  # bake into the mesh's own texture coordinates
-    shading: float = 0.0  # most of a picture's brightness that a lamp, new each step, decides
-    gloss: bool = False  # learn roughness and metallic as well, from what the lamp shows
-
-    def __post_init__(self) -> None:
-        """InputError for values that make no texture."""
-        if self.gloss and self.shading == 0:
-            raise InputError("textured: gloss shows under a lamp only, so that it needs shading "
-                             "above 0, such as textured.shading=0.8")  # fmt: skip
-        if not 0 <= self.shading <= 1:
-            raise InputError(f"textured: shading must be in 0..1, got {self.shading:g}")
 
 
 class Textured(nn.Module):
@@ -39,7 +25,6 @@ class Textured(nn.Module):
     Until `wrap` or `load_state_dict` gives it a mesh, it is a single triangle.
     """
 
-    LOSSES: tuple[str, ...] = ()
     vertices: Tensor  # [V, 3]
     faces: Tensor  # [F, 3] int64
     uv: Tensor  # [T, 2], no row if there is none

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from threed.core import InputError
-from threed.diffusion.attention import install
+from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.channels import opened
 from threed.diffusion.condition import Condition, Residuals
-from threed.diffusion.control import (
+from threed.diffusion.detect import MAP, MapWarning, read_map
+from threed.diffusion.images import grid
+from threed.diffusion.models.convert import controlnet_state, read_state
+from threed.diffusion.parts.attention import install
+from threed.diffusion.parts.channels import opened
+from threed.diffusion.parts.control import (
     Around,
     Control,
     check_fits,
@@ -24,14 +27,11 @@ from threed.diffusion.control import (
     new_controlnet,
     within,
 )
-from threed.diffusion.convert import controlnet_state, read_state
-from threed.diffusion.denoising import chosen, denoising_loss, without_text
-from threed.diffusion.detect import MAP, MapWarning, read_map
-from threed.diffusion.examples import Examples, Latents
-from threed.diffusion.images import grid
 from threed.diffusion.score import Score, cfg, score
-from threed.diffusion.trained import filled, find_trained, frozen, load_folder
-from threed.diffusion.training import Task
+from threed.diffusion.weights import filled, find_trained, frozen, load_folder
+from threed.learning.data import Examples, Latents
+from threed.learning.loop import Task
+from threed.learning.losses import chosen, denoising_loss, without_text
 from threed.systems.system import Input, Ready, Request, System, paint
 
 NAME = "controlnet"

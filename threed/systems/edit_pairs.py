@@ -17,10 +17,10 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.examples import Row, write_examples
 from threed.diffusion.images import save_image
+from threed.learning.data import Row, write_examples
 from threed.systems import prompt_to_prompt
 from threed.systems.system import Ready, paint
 

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from threed.diffusion.attention import Layer, Record
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.images import Size
+from threed.diffusion.parts.attention import Layer, Record
 from threed.diffusion.score import Score, guided
 from threed.systems.system import Ready, paint
 from threed.systems.words import word_spans

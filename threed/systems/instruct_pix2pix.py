@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.channels import opened, unscaled, widened, with_unet
 from threed.diffusion.condition import Condition
-from threed.diffusion.convert import PREFIX, diffusers_name, read_state
-from threed.diffusion.denoising import denoising_loss, without_text
-from threed.diffusion.examples import Examples, Latents
 from threed.diffusion.images import grid, load_image
+from threed.diffusion.models.convert import PREFIX, diffusers_name, read_state
+from threed.diffusion.parts.channels import opened, unscaled, widened, with_unet
 from threed.diffusion.score import Score, dual_cfg, score
-from threed.diffusion.trained import below, filled, find_trained, frozen, load_folder
-from threed.diffusion.training import Task
+from threed.diffusion.weights import below, filled, find_trained, frozen, load_folder
+from threed.learning.data import Examples, Latents
+from threed.learning.loop import Task
+from threed.learning.losses import denoising_loss, without_text
 from threed.systems.system import Input, Ready, Request, System, paint
 
 NAME = "instruct_pix2pix"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import nn
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.detect import DETECTORS
-from threed.diffusion.examples import Examples, Find
-from threed.diffusion.training import Recipe, Task
+from threed.learning.data import Examples, Find
+from threed.learning.loop import Recipe, Task
 from threed.systems import controlnet, find_system, instruct_pix2pix, uni_controlnet
 from threed.systems.system import Knob, parsed
 

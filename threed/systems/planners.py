@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.systems.plans import MOST, Plan, split_plan
 
 Planner = Callable[[str], Plan]
@@ -182,7 +182,7 @@ def local_model(name: str, device: str = "auto") -> Ask:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from threed.diffusion.backbone import pick_device
+    from threed.diffusion.catalog import pick_device
 
     where = pick_device(device)
     try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
-from threed.core import InputError
+from threed.core.errors import InputError
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, as shares of the picture's width and height from its upper left."""

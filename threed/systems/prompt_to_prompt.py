@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from threed.core import InputError
-from threed.diffusion.attention import AttentionEdit, Layer, Record, Rewrite
+from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.images import latent_shape, load_image
 from threed.diffusion.inversion import Nulls, invert_picture
-from threed.diffusion.score import Score, alpha_sigma, guided
+from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.parts.attention import AttentionEdit, Layer, Record, Rewrite
+from threed.diffusion.score import Score, guided
 from threed.systems.heat import largest_maps
 from threed.systems.system import Input, Ready, Request, System
 from threed.systems.words import Alignment, refine, swap, word_tokens

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.systems import find_system
 from threed.systems.system import INPUTS, Request, System
 

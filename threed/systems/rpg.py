@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from threed.core import InputError
-from threed.diffusion.attention import Attend, Change, Layer
+from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
-from threed.diffusion.score import Combine, Score, alpha_sigma, cfg, score
+from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.parts.attention import Attend, Change, Layer
+from threed.diffusion.score import Combine, Score, cfg, score
 from threed.systems.planners import find_planner
 from threed.systems.plans import Plan, Region, read_regions
 from threed.systems.system import Input, Ready, Request, System

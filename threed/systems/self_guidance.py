@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from threed.core import InputError
-from threed.diffusion.attention import Layer, Record
+from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.images import load_image
-from threed.diffusion.score import Score, alpha_sigma, guided, switch, with_gradient
+from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.parts.attention import Layer, Record
+from threed.diffusion.score import Score, guided, switch, with_gradient
 from threed.systems import energies
 from threed.systems.heat import largest_maps
 from threed.systems.system import Input, Ready, Request, System

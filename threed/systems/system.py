@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.images import Size, latent_shape
 from threed.diffusion.sampler import make_scheduler, sample

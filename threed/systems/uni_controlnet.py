@@ -12,24 +12,24 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.channels import opened
-from threed.diffusion.clip import clip_of
 from threed.diffusion.condition import Condition
-from threed.diffusion.control import Control, check_window, within
-from threed.diffusion.convert import read_state
-from threed.diffusion.denoising import chosen, denoising_loss, without_text
 from threed.diffusion.detect import MAP, read_map
-from threed.diffusion.examples import Examples, Latents
 from threed.diffusion.files import read_json
 from threed.diffusion.images import grid, load_image
-from threed.diffusion.local_adapter import LocalAdapter, dropped_maps, local_name
-from threed.diffusion.projectors import GlobalAdapter, appended
+from threed.diffusion.models.convert import read_state
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.channels import opened
+from threed.diffusion.parts.clip import clip_of
+from threed.diffusion.parts.control import Control, check_window, within
+from threed.diffusion.parts.image_tokens import GlobalAdapter, appended
+from threed.diffusion.parts.local_adapter import LocalAdapter, dropped_maps, local_name
 from threed.diffusion.score import Score, cfg, score
-from threed.diffusion.stable_diffusion import StableDiffusion
-from threed.diffusion.trained import below, filled, find_trained, frozen
-from threed.diffusion.training import Task
+from threed.diffusion.weights import below, filled, find_trained, frozen
+from threed.learning.data import Examples, Latents
+from threed.learning.loop import Task
+from threed.learning.losses import chosen, denoising_loss, without_text
 from threed.systems.system import Input, Ready, Request, System, paint
 
 NAME = "uni_controlnet"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from threed.core import InputError
+from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 
 PUNCTUATION = ".,;:!?\"'()[]"

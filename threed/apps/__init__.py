@@ -1,0 +1,1 @@
+"""The faces of threed: what people use it through."""

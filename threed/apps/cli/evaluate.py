@@ -1,0 +1,254 @@
+"""`threed evaluate`: assets of many prompts, judged from the mesh alone, as one table.
+
+Every kind once, its colour and finish drawn by a seed. Each prompt is a run of its own in a folder
+of its own, so the command can be cut and continued, and the parts can be made on several machines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from threed.apps.cli.show import Display, complain, say
+from threed.core.errors import InputError
+
+VIEWS = 8  # of the turntable that is judged
+VERDICT = "verdict.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the judge says of one asset."""
+
+    prompt: str
+    kind: bool  # read from all views together
+    color: bool
+    geometry: bool  # the kind, read from a textureless render
+    fronts: int | None  # separate groups of views that look like a front; None: it has none
+    seconds: float  # of the run, all files written
+    psnr_db: float  # mesh against field
+    iou: float
+    saturation: float  # of the turntable, as a share of real toys'; so are these two
+    contrast: float
+    sharpness: float
+
+
+def prompts(seed: int = 0) -> list[tuple[str, str, str, str]]:
+    """(prompt, kind, color, finish), every kind once."""
+    from threed.toybox.world.toys import COLORS, FINISHES, KINDS
+
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for kind in KINDS:
+        color = str(rng.choice(list(COLORS)))
+        finish = str(rng.choice(FINISHES, p=(0.55, 0.15, 0.15, 0.15)))
+        words = [color, kind] if finish == "plain" else [finish, color, kind]
+        article = "an" if words[0][0] in "aeiou" else "a"
+        chosen.append((" ".join([article, *words]), kind, color, finish))
+    return chosen
+
+
+def judge_mesh(path: Path, kind: str, color: str, finish: str) -> dict[str, Any]:
+    """The judge's reading of a mesh file: see Row."""
+    import torch
+
+    from exporters.load import load
+    from renderers.raster import render_mesh
+    from threed.core.cameras import orbit
+    from threed.toybox.family.nets import WEIGHTS
+    from threed.toybox.judge.net import FRONT_VIEWS, fronts, load_judge
+    from threed.toybox.world.looks import looks, real_looks
+    from threed.toybox.world.toys import FRONTED
+
+    judge, mesh = load_judge(WEIGHTS / "judge"), load(path)
+
+    def pictures(look: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        seen = render_mesh(mesh, orbit(count, 64), look=look, antialias_factor=3)  # type: ignore[arg-type]
+        return seen.rgb.permute(0, 3, 1, 2), seen.opacity.permute(0, 3, 1, 2)
+
+    rgb, opacity = pictures("albedo", VIEWS)
+    coloured = judge.read(rgb)
+    shape = judge.read(pictures("textureless", VIEWS)[0])
+    around = judge.read(pictures("albedo", FRONT_VIEWS)[0])
+    return {
+        "kind": coloured.together("kind") == kind,
+        "color": coloured.together("color") == color,
+        "geometry": shape.together("kind") == kind,
+        "fronts": fronts(around) if kind in FRONTED else None,
+        **looks(rgb, opacity).beside(real_looks(kind, color, finish)),
+    }
+
+
+def evaluate_one(
+    folder: Path, asked: tuple[str, str, str, str], preset: str, words: Sequence[str]
+) -> Row:
+    """Run a prompt in its folder, or go on with it, or read what was judged there before."""
+    from threed.runs.folder import RunFolder
+    from threed.runs.generate import generate, resume
+    from threed.settings.run import load_run
+
+    prompt, *truth = asked
+    verdict = folder / VERDICT
+    if verdict.exists():
+        return Row(**json.loads(verdict.read_text()))
+    begun = (folder / "config.yaml").exists()
+    if not begun or not RunFolder.open(folder).finished:
+        with Display() as display:
+            if begun:
+                resume(folder, progress=display)
+            else:
+                generate(prompt, load_run(preset, words), out=folder, progress=display)
+    report = json.loads((folder / "report.json").read_text())
+    row = Row(
+        prompt,
+        **judge_mesh(folder / "asset.glb", *truth),
+        seconds=run_seconds(folder),
+        psnr_db=round(float(report["psnr"]), 2),
+        iou=round(float(report["iou"]), 4),
+    )
+    aside = verdict.with_suffix(".part")
+    aside.write_text(json.dumps(asdict(row)))
+    aside.replace(verdict)
+    return row
+
+
+def folder_of(out: Path, prompt: str) -> Path:
+    """The folder of a prompt's run."""
+    return out / prompt.replace(" ", "-")
+
+
+def run_seconds(folder: Path) -> float:
+    """From the run's first file to its last, in seconds; wrong if it was interrupted."""
+    begin = (folder / "config.yaml").stat().st_mtime
+    return round((folder / "report.json").stat().st_mtime - begin, 1)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows and their shares as Markdown."""
+    lines = ["| prompt | kind | colour | geometry | fronts | s | PSNR dB | IoU "
+             "| saturation | contrast | sharpness |", "|---" * 11 + "|"]  # fmt: skip
+    mark = {True: "yes", False: "no"}
+    for row in rows:
+        lines.append(
+            f"| {row.prompt} | {mark[row.kind]} | {mark[row.color]} | {mark[row.geometry]} | "
+            f"{'' if row.fronts is None else row.fronts} | {row.seconds:.0f} | {row.psnr_db:.1f} | "
+            f"{row.iou:.3f} | {row.saturation:.2f} | {row.contrast:.2f} | {row.sharpness:.2f} |"
+        )
+    return "\n".join([*lines, "", summary(rows)])
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The shares and medians over all rows, in a line."""
+    fronted = [row.fronts == 1 for row in rows if row.fronts is not None]
+    return (
+        f"{len(rows)} prompts: kind {_share([r.kind for r in rows])}, "
+        f"colour {_share([r.color for r in rows])}, "
+        f"geometry alone {_share([r.geometry for r in rows])}, "
+        f"one front {_share(fronted)}; medians: {np.median([r.seconds for r in rows]):.0f} s, "
+        f"PSNR {np.median([r.psnr_db for r in rows]):.1f} dB, "
+        f"IoU {np.median([r.iou for r in rows]):.3f}; of real toys' "
+        f"saturation {np.median([r.saturation for r in rows]):.2f}, "
+        f"contrast {np.median([r.contrast for r in rows]):.2f}, "
+        f"sharpness {np.median([r.sharpness for r in rows]):.2f}"
+    )
+
+
+def _share(hits: Sequence[bool]) -> str:
+    return f"{sum(hits)}/{len(hits)} ({100 * sum(hits) / max(len(hits), 1):.0f} %)"
+
+
+def side_by_side(rows: Sequence[Row], other: Path) -> str:
+    """Two summaries over the prompts that both this evaluation and the one in `other` judged.
+
+    InputError if there is none.
+    """
+    theirs = {}
+    for path in sorted(other.glob(f"*/{VERDICT}")):
+        row = Row(**json.loads(path.read_text()))
+        theirs[row.prompt] = row
+    shared = [row for row in rows if row.prompt in theirs]
+    if not shared:
+        raise InputError(f"--against {other}: no prompt was judged there and here")
+    lines = [("here", shared), (str(other), [theirs[row.prompt] for row in shared])]
+    return "\n".join(f"- {name}: {summary(part)}" for name, part in lines)
+
+
+def contact_sheet(assets: Sequence[Path], path: Path, *, size: int = 128, columns: int = 8) -> None:
+    """Write one picture of mesh files: two views of each, so many views a row."""
+    import torch
+
+    from exporters.load import load
+    from exporters.pictures import framed
+    from renderers.raster import render_mesh
+    from threed.core.cameras import orbit
+    from threed.diffusion.images import grid, save_image
+
+    views = []
+    for asset in assets:
+        seen = render_mesh(framed(load(asset)), orbit(8, size)[:2], look="shaded")
+        views.append(seen.rgb.permute(0, 3, 1, 2))
+    save_image(grid(torch.cat(views), columns=columns), path)
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """ "K/N" as (K, N), 1 <= K <= N; InputError for anything else."""
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"--part takes K/N with 1 <= K <= N, such as 1/2, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def evaluate(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="As in generate.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="A name of `threed list presets`, or a YAML file.")
+    ] = "toybox-mvdream",
+    out: Annotated[
+        Path, typer.Option(help="A folder for all the runs; go on with the same.")
+    ] = Path("outputs/evaluate"),
+    seed: Annotated[int, typer.Option(min=0, help="Decides colours and finishes.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    fronted: Annotated[bool, typer.Option(help="Only kinds that have a front.")] = False,
+    part: Annotated[
+        str, typer.Option(metavar="K/N", help="Every N-th prompt from the K-th: share the work.")
+    ] = "1/1",
+    against: Annotated[
+        Path | None, typer.Option(help="Another evaluation, to compare with side by side.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
+) -> None:
+    """Generate one prompt of every kind and judge the meshes; can be cut and continued.
+
+    Writes a table (table.md) and a picture of all the assets (sheet.png).
+    """
+    from threed.toybox.family.nets import WEIGHTS, need
+    from threed.toybox.world.toys import FRONTED
+
+    need(WEIGHTS, "judge", "judging assets")
+    k, n = part_of(part)
+    chosen = [asked for asked in prompts(seed) if asked[1] in FRONTED or not fronted][:limit]
+    rows = []
+    for asked in chosen[k - 1 :: n]:
+        row = evaluate_one(folder_of(out, asked[0]), asked, preset, settings or ())
+        rows.append(row)
+        complain(f"{len(rows)}: {summary([row])}", row.prompt)
+    text = table(rows)
+    if against is not None:
+        text += "\n\n" + side_by_side(rows, against)
+    if n == 1:
+        (out / "table.md").write_text(text + "\n")
+        contact_sheet([folder_of(out, row.prompt) / "asset.glb" for row in rows], out / "sheet.png")
+    say(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)

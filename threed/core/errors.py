@@ -1,0 +1,10 @@
+"""The one error that is the user's to mend."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """The user asked for something that cannot be done; the message says what to change.
+
+    The command line prints the message without a traceback and exits with status 2.
+    """

@@ -1,0 +1,1 @@
+"""Published diffusion models as backbones."""

@@ -1,0 +1,132 @@
+"""What every latent diffusion model has around its denoiser: text encoders, a VAE, a name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from threed.core.errors import InputError
+from threed.diffusion.files import INDEX, read_json, weights
+
+
+class LatentModel:
+    """A folder in diffusers' layout, without its denoiser.
+
+    Frozen and in evaluation mode; latents stay in the dtype they come in, the nets compute in
+    theirs. encoders and tokenizers are in the order in which their outputs are joined.
+    """
+
+    views = 1
+    alphas_cumprod: Tensor  # [1000] float32
+    scheduler_config: Mapping[str, Any]
+    image_size: int
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        vae_dtype: torch.dtype | None = None,
+    ) -> None:
+        from diffusers import AutoencoderKL
+
+        self.name, self.folder, self.device, self.dtype = name, folder, device, dtype
+        self.index = read_json(folder / INDEX)
+        self.vae = self.net(AutoencoderKL, "vae", vae_dtype)
+        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.latent_channels = self.vae.config.latent_channels
+        self.encoders: list[Any] = []
+        self.tokenizers: list[Any] = []
+
+    def net(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
+        """One of its nets, frozen, from its subfolder."""
+        return load_net(kind, self.folder / part, device=self.device, dtype=dtype or self.dtype)
+
+    def tokens(self, number: int, prompts: list[str], length: int) -> Tensor:
+        """[B, length] what a tokenizer makes of prompts: cut, or filled."""
+        ids: Tensor = self.tokenizers[number](
+            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
+        return ids.to(self.device)
+
+    def token_count(self, prompt: str) -> tuple[int, int]:
+        """How many tokens a prompt has, and how many the model reads."""
+        tokenizer = self.tokenizers[0]
+        return len(tokenizer(prompt, verbose=False).input_ids), int(tokenizer.model_max_length)
+
+    def token_ids(self, prompt: str) -> tuple[int, ...]:
+        """The tokens of a prompt that are read, start and end included, without padding."""
+        tokenizer = self.tokenizers[0]
+        read = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length)
+        return tuple(read.input_ids)
+
+    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+        """The prompt's words that the model never saw, if it says which ones it did.
+
+        Those are in tokenizer/words.txt, one a line, in lower case; without it nothing is unknown.
+        """
+        path = self.folder / "tokenizer" / "words.txt"
+        if not path.is_file():
+            return ()
+        seen = set(path.read_text(encoding="utf-8").split())
+        words = re.findall(r"[^\W_]+", prompt.lower())
+        return tuple(dict.fromkeys(word for word in words if word not in seen))
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] -> [B, C, H/factor, W/factor]: the mean, so no chance in it."""
+        config = self.vae.config
+        mean = self.vae.encode((image * 2 - 1).to(self.vae.dtype)).latent_dist.mean
+        return (mean.to(image.dtype) - (config.shift_factor or 0)) * config.scaling_factor
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, 3, h*factor, w*factor] in [0, 1]."""
+        config = self.vae.config
+        z = latents / config.scaling_factor + (config.shift_factor or 0)
+        image = self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0]
+        return (image.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+
+
+def load_net(kind: Any, part: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """One frozen net from its folder, by its class's own from_pretrained, without the network.
+
+    .bin files are read with weights_only: pickled code is refused, never run. InputError on any
+    damage.
+    """
+    _, variant, safe = weights(part, half=dtype != torch.float32)
+    option = "dtype" if kind.__module__.startswith("transformers") else "torch_dtype"
+    try:
+        with _quiet():
+            net: nn.Module = kind.from_pretrained(
+                part,
+                variant=variant,
+                use_safetensors=safe,
+                local_files_only=True,
+                **{option: dtype},
+            )
+    except Exception as error:  # any damage there is: wrong shapes, bad JSON, forbidden pickles
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise InputError(f"{part} cannot be loaded as a {kind.__name__}: {reason}") from error
+    return net.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars while loading: the caller says what it does."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

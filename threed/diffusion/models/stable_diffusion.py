@@ -1,0 +1,123 @@
+"""Stable Diffusion 1.5, 2.1 and XL, toybox, and whatever shares their diffusers layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from threed.core.errors import InputError
+from threed.diffusion.condition import Condition
+from threed.diffusion.files import INDEX, has_part, read_json
+from threed.diffusion.models.latent import LatentModel
+from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.parts.attention import install
+
+SCORE = 6.0
+"""The aesthetic score that SDXL's refiner is told, whatever the prompt: diffusers' default."""
+
+
+class StableDiffusion(LatentModel):
+    """A latent diffusion model with a UNet2DConditionModel, as a Backbone.
+
+    SDXL's VAE, which overflows in float16, computes in float32; its refiner has the second of the
+    two text encoders only.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, unet: str, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        from diffusers import DDIMScheduler, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+        self.xl = has_part(read_json(folder / INDEX), "text_encoder_2")
+        vae_dtype = torch.float32 if self.xl else dtype
+        super().__init__(name, folder, device=device, dtype=dtype, vae_dtype=vae_dtype)
+        self.empty_is_zero = bool(self.index.get("force_zeros_for_empty_prompt", False))
+        self.scored = bool(self.index.get("requires_aesthetics_score", False))
+        self.unet = self.net(UNet2DConditionModel, unet)
+        install(self.unet)
+        for number, kind in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection)):
+            if has_part(self.index, f"text_encoder{number}", default=not number):
+                self.encoders.append(self.net(kind, f"text_encoder{number}"))
+                tokenizer = CLIPTokenizer.from_pretrained(folder / f"tokenizer{number}")
+                self.tokenizers.append(tokenizer)
+
+        self.image_size = self.unet.config.sample_size * self.factor
+        self.scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
+        self.prediction = self.scheduler_config.get("prediction_type", "epsilon")
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise InputError(
+                f"backbone {name!r} predicts {self.prediction!r}, "
+                "where epsilon or v_prediction is needed"
+            )
+        self.alphas_cumprod = DDIMScheduler.from_config(self.scheduler_config).alphas_cumprod
+        if float(self.alphas_cumprod.min()) <= 0:
+            raise InputError(
+                f"backbone {name!r} has a schedule that ends in pure noise "
+                "(rescale_betas_zero_snr), where no noise prediction exists"
+            )
+        self.alphas_cumprod = self.alphas_cumprod.float().to(device)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Condition:
+        """[B, L, C] token embeddings; longer prompts are cut to L tokens."""
+        tokens, pooled = [], None
+        for number, encoder in enumerate(self.encoders):
+            ids = self.tokens(number, list(prompts), self.tokenizers[number].model_max_length)
+            out = encoder(ids, output_hidden_states=self.xl)
+            tokens.append(out.hidden_states[-2] if self.xl else out[0])
+            pooled = out[0] if self.xl else None
+        joined = torch.cat(tokens, -1)
+        if self.empty_is_zero:
+            keep = torch.tensor([bool(p) for p in prompts], device=self.device)
+            joined = joined * keep[:, None, None]
+            pooled = pooled * keep[:, None] if pooled is not None else None
+        return Condition(joined, pooled)
+
+    def predict_noise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Epsilon for x [B, C, h, w] at t [B]; v-predictions are converted."""
+        if not len(x) == len(t) == len(condition):
+            raise ValueError(
+                f"x, t and the condition must have one batch, got {len(x)}, {len(t)} and "
+                f"{len(condition)}"
+            )
+        if condition.cameras is not None and self.views == 1:
+            raise ValueError(f"backbone {self.name!r} sees one picture and cannot be told cameras")
+        given = x if condition.channels is None else torch.cat([x, condition.channels], 1)
+        dtype = self.unet.dtype
+        out = self.unet(
+            given.to(dtype),
+            t,
+            encoder_hidden_states=condition.tokens.to(dtype),
+            return_dict=False,
+            **self.extras(x, t, condition),
+        )[0].to(x.dtype)
+        if self.prediction == "epsilon":
+            return out
+        alpha, sigma = alpha_sigma(self.alphas_cumprod, t)
+        return alpha * out + sigma * x
+
+    def extras(self, x: Tensor, t: Tensor, condition: Condition) -> dict[str, Any]:
+        """The UNet's further arguments for this call."""
+        extras: dict[str, Any] = {}
+        if condition.attention:
+            extras["cross_attention_kwargs"] = {"edits": condition.attention}
+        if condition.pooled is not None:
+            height, width = (n * self.factor for n in x.shape[-2:])
+            last = [SCORE] if self.scored else [height, width]
+            ids = torch.tensor([height, width, 0, 0, *last], device=x.device)
+            extras["added_cond_kwargs"] = {
+                "text_embeds": condition.pooled,
+                "time_ids": ids.to(condition.pooled.dtype).repeat(len(x), 1),
+            }
+        if condition.residuals:
+            outputs = [net(x, t, condition) for net in condition.residuals]
+            skips = zip(*(skips for skips, _ in outputs))
+            extras["down_block_additional_residuals"] = tuple(sum(s[1:], s[0]) for s in skips)
+            middles = [middle for _, middle in outputs]
+            extras["mid_block_additional_residual"] = sum(middles[1:], middles[0])
+        return extras

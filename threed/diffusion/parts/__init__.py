@@ -1,0 +1,1 @@
+"""What a diffusion step can be told: attention, adapters, channels, nets beside the UNet."""

@@ -1,0 +1,225 @@
+"""The attention seam: one processor in every layer of the UNet, and edits passed with each call.
+
+An edit makes an attention function out of an attention function, as guidance makes a model out of
+a model, so edits compose: (outer, inner) is outer(layer, inner(layer, fused attention)). An edit
+may change queries, keys or values, add tokens or a second attention, or read and replace the
+weights (Rewrite, Record); attention is fused unless an edit asks for the weights. Of several edits
+that change the weights the inner one comes first, so that an outer Record sees what is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from threed.core.errors import InputError
+
+Change = Callable[[Tensor], Tensor]  # attention weights [B, heads, L, S] -> the same shape
+
+
+PLACES = ("down", "mid", "up")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where in the UNet an attention takes place."""
+
+    name: str  # "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
+    cross: bool  # attends to the text, not to the picture itself
+    heads: int
+    halvings: int = 0  # how often the latents' sides are halved by then
+    order: int = 0  # of all attentions, as they run
+
+    @property
+    def place(self) -> str:
+        """Of PLACES: on the way down, in the middle, or on the way up."""
+        return self.name.partition("_")[0]
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the layer's tokens, for latents of a height and a width."""
+        size = 2**self.halvings
+        return -(-height // size), -(-width // size)
+
+
+class Attend(Protocol):
+    """Attention with the heads side by side in the last axis."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+        """Q [B, L, C], k and v [B, S, C] -> [B, L, C]; with change, the weights pass through it."""
+        ...
+
+
+class AttentionEdit(Protocol):
+    """A change of the UNet's attention for one call; compares equal to itself only."""
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        """The attention to use in this layer: attend itself where nothing is to change."""
+        ...
+
+
+def plain(heads: int) -> Attend:
+    """Softmax attention of so many heads: fused, or with its weights in the open for change."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        if change is None and not _slow_fused(q):
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:
+            weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+            out = (weights if change is None else change(weights)) @ v
+        return out.transpose(1, 2).flatten(2)
+
+    return attend
+
+
+def _slow_fused(q: Tensor) -> bool:
+    """Fused attention's way back, on a CPU and in bfloat16, takes 4 x as long as in float32."""
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
+
+
+@dataclass(frozen=True)
+class Views:
+    """Self-attention over all pixels of `count` views at once (MVDream's 3D attention).
+
+    The batch holds groups of count neighbours; cross-attention stays per view.
+    """
+
+    count: int
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        """Join the tokens of a group before a self-attention, part them after it."""
+        if layer.cross or self.count == 1:
+            return attend
+
+        def joined(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+            def join(x: Tensor) -> Tensor:
+                return x.reshape(-1, self.count * x.shape[1], x.shape[2])
+
+            return attend(join(q), join(k), join(v), change).reshape(q.shape)
+
+        return joined
+
+
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """Other attention weights in the layers that it is for, from the weights that there are."""
+
+    where: Callable[[Layer], bool]
+    change: Callable[[Layer, Tensor], Tensor]  # [B, heads, L, S] -> the same shape
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        """The edit's own change, then that of the edits outside."""
+        if not self.where(layer):
+            return attend
+
+        def rewritten(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+            def both(weights: Tensor) -> Tensor:
+                weights = self.change(layer, weights)
+                return weights if change is None else change(weights)
+
+            return attend(q, k, v, both)
+
+        return rewritten
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """Keeps the attention weights [B, L, S] of a call, the mean over heads, and changes nothing.
+
+    With `values`, keeps the values [B, S, C] instead, and attention stays fused. What is kept has
+    its graph: energies of attention are differentiable.
+    """
+
+    where: Callable[[Layer], bool]
+    values: bool = False
+    kept: dict[Layer, Tensor] = field(default_factory=dict)
+
+    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+        """Read what passes by."""
+        if not self.where(layer):
+            return attend
+
+        def recorded(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+            def keep(weights: Tensor) -> Tensor:
+                self.kept[layer] = weights.mean(1)
+                return weights if change is None else change(weights)
+
+            if self.values:
+                self.kept[layer] = v
+            return attend(q, k, v, change if self.values else keep)
+
+        return recorded
+
+
+class Processor:
+    """What runs inside one diffusers Attention module."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.plain = plain(layer.heads)
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        edits: Sequence[AttentionEdit] = (),
+    ) -> Tensor:
+        """[B, L, C] -> [B, L, C]: project, attend, project. The names are diffusers'.
+
+        temb goes unused here, and masks do not occur in Stable Diffusion's UNets.
+        """
+        if attention_mask is not None:
+            raise ValueError("attention masks are not supported: use an edit")
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        attend = self.plain
+        for edit in reversed(edits):
+            attend = edit(self.layer, attend)
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        out: Tensor = attn.to_out[0](attend(q, k, v))
+        return out
+
+
+_EXTRAS = (
+    "group_norm", "spatial_norm", "norm_cross", "norm_q", "norm_k", "added_kv_proj_dim",
+    "residual_connection",
+)  # fmt: skip
+
+
+def install(unet: nn.Module) -> None:
+    """Put our processor into every attention of a UNet2DConditionModel, in place.
+
+    InputError if its layers are not the plain ones of Stable Diffusion.
+    """
+    found: dict[str, Any] = {
+        name: attn for name, attn in unet.named_modules() if hasattr(attn, "set_processor")
+    }
+    for name, attn in found.items():
+        extras = [part for part in _EXTRAS if getattr(attn, part, None)]
+        if extras or attn.rescale_output_factor != 1:
+            raise InputError(
+                f"the UNet's attention {name} is unlike Stable Diffusion's "
+                f"({', '.join(extras) or 'rescaled output'}); such models are not supported"
+            )
+    depth = len(list(unet.get_submodule("down_blocks").children()))
+    # modules are listed down, up, middle; they run down, middle, up
+    ordered = sorted(found, key=lambda name: PLACES.index(name.partition("_")[0]))
+    for order, name in enumerate(ordered):
+        cross, heads = name.endswith("attn2"), found[name].heads
+        layer = Layer(name, cross, heads, _halvings(name, depth), order)
+        found[name].set_processor(Processor(layer))
+
+
+def _halvings(name: str, depth: int) -> int:
+    """How often the latents are halved where a module of a UNet of `depth` blocks stands."""
+    place, block = name.partition("_")[0], name.split(".")[1]
+    if place == "mid":
+        return depth - 1
+    return int(block) if place == "down" else depth - 1 - int(block)

@@ -1,0 +1,50 @@
+"""UNets that are shown pictures beside x_t, as further input channels."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.attention import install
+
+
+def opened(backbone: Backbone, what: str) -> StableDiffusion:
+    """The backbone with its nets in sight. InputError if it is not one of Stable Diffusion's."""
+    if not isinstance(backbone, StableDiffusion):
+        raise InputError(f"{what} needs a backbone with Stable Diffusion's nets, and "
+                         f"{backbone.name!r} has others")  # fmt: skip
+    return backbone
+
+
+def widened(unet: Any, extra: int) -> Any:
+    """A trainable copy of a UNet2DConditionModel that takes `extra` more channels.
+
+    Their weights are zero, so that at first it predicts what the UNet does.
+    """
+    config = {**unet.config, "in_channels": unet.config.in_channels + extra}
+    wide = type(unet).from_config(config).to(unet.device)
+    state = {name: value.float() for name, value in unet.state_dict().items()}
+    first = state["conv_in.weight"]
+    state["conv_in.weight"] = torch.cat([first, first.new_zeros(len(first), extra, 3, 3)], 1)
+    wide.load_state_dict(state)
+    return wide.requires_grad_(True)
+
+
+def with_unet(backbone: StableDiffusion, unet: Any) -> StableDiffusion:
+    """The same backbone around another UNet, which takes any further channels it wants."""
+    other = copy.copy(backbone)
+    install(unet)
+    other.unet = unet
+    return other
+
+
+def unscaled(backbone: StableDiffusion, latents: Tensor) -> Tensor:
+    """Latents as the VAE itself gives them: without Stable Diffusion's scale."""
+    config = backbone.vae.config
+    return latents / config.scaling_factor + (config.shift_factor or 0)

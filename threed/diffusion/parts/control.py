@@ -1,0 +1,135 @@
+"""Nets beside the UNet whose outputs are added to its skips: ControlNet, and how they are used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from threed.core.errors import InputError
+from threed.diffusion.condition import Condition, Residuals
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.attention import install
+from threed.diffusion.score import Score, switch
+
+FIRST = (16, 32, 96, 256)  # channels on the way from the hint to the latents' size
+
+
+class Beside(Protocol):
+    """A net that looks at x_t, t, the text and a hint."""
+
+    def __call__(
+        self, x: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, extras: dict[str, Any]
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """One tensor for each skip of the UNet, and one for its middle."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A net beside the UNet with its hint, as Condition.residuals takes it.
+
+    hint is [B, K, H, W] in [0, 1] at the pictures' size. gentle: ControlNet's guess mode, in which
+    finer layers count less, from 0.1 for the first skip to 1 for the middle.
+    """
+
+    backbone: StableDiffusion
+    net: Beside
+    hint: Tensor
+    strength: float = 1.0
+    gentle: bool = False
+
+    def __call__(
+        self, x: Tensor, t: Tensor, condition: Condition
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """The net's outputs, weighed, in the UNet's dtype."""
+        alone = replace(condition, attention=(), residuals=(), channels=None)
+        hint = self.hint.to(x.device).repeat(len(x) // len(self.hint), 1, 1, 1)
+        skips, middle = self.net(x, t, condition.tokens, hint, self.backbone.extras(x, t, alone))
+        outputs = [*skips, middle]
+        scales = torch.full((len(outputs),), float(self.strength))
+        if self.gentle:
+            scales = scales * torch.logspace(-1, 0, len(outputs))
+        dtype = self.backbone.unet.dtype
+        *skips, middle = (out.to(dtype) * float(s) for out, s in zip(outputs, scales))
+        return skips, middle
+
+
+@dataclass(frozen=True)
+class Around:
+    """A ControlNetModel of diffusers as a net beside the UNet."""
+
+    net: Any
+
+    def __call__(
+        self, x: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, extras: dict[str, Any]
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Its outputs, in its own dtype."""
+        dtype = self.net.dtype
+        skips, middle = self.net(
+            x.to(dtype), t, tokens.to(dtype), hint.to(dtype), return_dict=False, **extras
+        )
+        return skips, middle
+
+
+def new_controlnet(backbone: StableDiffusion, channels: int = 3) -> Any:
+    """A trainable ControlNetModel: a copy of the UNet's encoder, and convolutions of zeros.
+
+    Until it is trained its outputs are zero (arXiv:2302.05543, section 3).
+    """
+    from diffusers import ControlNetModel
+
+    halvings = round(math.log2(backbone.factor))
+    net = ControlNetModel.from_unet(
+        backbone.unet,
+        conditioning_channels=channels,
+        conditioning_embedding_out_channels=(*FIRST, *FIRST[-1:] * halvings)[: halvings + 1],
+    )
+    net.load_state_dict({name: value.float() for name, value in net.state_dict().items()})
+    install(net)
+    return net.float().requires_grad_(True)
+
+
+def check_fits(backbone: StableDiffusion, net: nn.Module, source: str) -> None:
+    """InputError if a net beside the UNet was made for another kind of UNet."""
+    config: Any = net.config
+    for name in ("block_out_channels", "cross_attention_dim", "layers_per_block"):
+        ours, theirs = backbone.unet.config[name], config[name]
+        if _plain(ours) != _plain(theirs):
+            raise InputError(f"{source} was made for another backbone than {backbone.name!r}: its "
+                             f"{name} is {_plain(theirs)}, not {_plain(ours)}")  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def check_window(start: float, end: float) -> None:
+    """InputError unless 0 <= start < end <= 1."""
+    if not 0 <= start < end <= 1:
+        raise InputError(f"control must start and end within 0 and 1, in this order, got "
+                         f"{start} and {end}")  # fmt: skip
+
+
+def within(
+    make: Callable[[tuple[Residuals, ...]], Score],
+    nets: Sequence[tuple[Residuals, float, float]],
+) -> Score:
+    """The Score of several nets, each at work from `start` to `end` of the sampling (0 to 1).
+
+    make builds the Score of those that are at work. Progress is 1 - t / 1000, so that with a
+    sampler of n steps and a start and an end of whole steps it is these steps.
+    """
+    marks = sorted({0.0, *(mark for _, *window in nets for mark in window if 0 < mark < 1)})
+
+    def at(progress: float) -> Score:
+        return make(tuple(net for net, start, end in nets if start <= progress < end))
+
+    guided = at(marks[0])
+    for mark in marks[1:]:
+        guided = switch(guided, at(mark), 1000 * (1 - mark))
+    return guided

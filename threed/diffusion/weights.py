@@ -1,0 +1,122 @@
+"""What systems learned, on disk: finding it, and loading it without executing anything."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from threed.core.errors import InputError
+from threed.diffusion.files import check_weights, read_json
+from threed.diffusion.models.convert import check_shapes, read_state
+
+STEM = "diffusion_pytorch_model"
+ENDINGS = ("safetensors", "bin")
+SETTINGS = "settings.json"  # how a net was trained
+
+
+def find_trained(
+    given: Path | None,
+    folder: Path,
+    system: str,
+    patterns: Sequence[str] = ("*.json", "*.safetensors"),
+) -> Path:
+    """Where a system's weights are: as given (a file, a folder, or owner/name of the hub), or
+    `folder`/`system`, if they came with the backbone. InputError says how to get some.
+    """
+    if given is None:
+        beside = folder / system
+        if beside.is_dir():
+            return beside
+        raise InputError(f"system {system!r} needs --weights: its backbone comes without. Train "
+                         f"them: threed train {system} --data DIR --out DIR")  # fmt: skip
+    given = given.expanduser()
+    if given.exists():
+        return given
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(given)):
+        return _from_hub(str(given), patterns)
+    raise InputError(f"there are no weights at {given}")
+
+
+def _from_hub(name: str, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub raises a dozen unrelated types; all mean "not there"
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{name} is neither on this disk nor could it be fetched: {reason}"
+                         ) from error  # fmt: skip
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights in a net's folder of diffusers' layout; safetensors first."""
+    for ending in ENDINGS:
+        for variant in ("", ".fp16"):
+            file = folder / f"{STEM}{variant}.{ending}"
+            if file.is_file():
+                return file
+    found = sorted(path.name for path in folder.iterdir())
+    raise InputError(f"{folder} holds no {STEM}.safetensors; found {', '.join(found) or 'nothing'}")
+
+
+def load_folder(kind: Any, folder: Path) -> Any:
+    """A net in float32 from its folder: config.json and the weights, in diffusers' layout.
+
+    InputError if anything is missing, superfluous, damaged or of another shape.
+    """
+    config = read_json(folder / "config.json")
+    named = config.get("_class_name", kind.__name__)
+    if named != kind.__name__:
+        raise InputError(f"{folder} holds a {named}, where a {kind.__name__} is needed")
+    file = weights_file(folder)
+    check_weights(file)
+    return filled(kind.from_config(config), read_state(file), str(file))
+
+
+def filled(net: Any, state: Mapping[str, Tensor], source: str) -> Any:
+    """The net with these weights, in float32; InputError names the first tensor that is wrong."""
+    check_shapes(net, state, source)
+    net.load_state_dict({name: value.float() for name, value in state.items()})
+    return net
+
+
+def frozen(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+    """The net as it is used: on its device, in evaluation mode, without gradients."""
+    # past diffusers' own, which warns of casts whatever is cast
+    return nn.Module.to(net, device, dtype).eval().requires_grad_(False)
+
+
+def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items()
+            if name.startswith(prefix)}  # fmt: skip
+
+
+def pack(source: Path, out: Path) -> Path:
+    """Copy what a training made, in half precision, without its checkpoint: what there is to keep.
+
+    Configs, safetensors and the settings of the training, of the folder and those in it, as they
+    lie there. InputError if there are no weights, or if `out` exists.
+    """
+    files = sorted(source.rglob("*.safetensors"))
+    if not files:
+        raise InputError(f"{source} holds no weights to pack")
+    if out.exists():
+        raise InputError(f"{out} exists already; choose another --out")
+    for file in files:
+        check_weights(file)
+        place = out / file.parent.relative_to(source)
+        place.mkdir(parents=True, exist_ok=True)
+        halved = {name: value.half().contiguous() for name, value in load_file(file).items()}
+        save_file(halved, place / file.name, {"format": "pt"})
+        shutil.copyfile(file.parent / "config.json", place / "config.json")
+    for file in source.rglob(SETTINGS):
+        shutil.copyfile(file, out / file.relative_to(source))
+    return out

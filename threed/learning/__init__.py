@@ -1,0 +1,1 @@
+"""Training: one loop, its losses, data, weights and optimisers."""

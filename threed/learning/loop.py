@@ -1,0 +1,279 @@
+"""One loop for every system that trains: it resumes to the bit, averages, and shows samples.
+
+What a step draws depends on (seed, step) alone, so a run that was cut and resumed is the run that
+was not. Only parameters that require a gradient are trained, averaged and written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from threed.core.errors import InputError
+from threed.diffusion.images import save_image
+from threed.diffusion.models.half import norms_in_float32
+from threed.diffusion.weights import SETTINGS
+from threed.learning.optimisers import Muon
+
+SAVE_SECONDS = 60.0  # between checkpoints
+CHECKPOINT, LOG, SHEET = "checkpoint.pt", "log.jsonl", "sheet.png"
+Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
+"""(net, how many examples, the chance of this step) -> scalar."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is trained. A training is resumed with the same numbers; steps may grow."""
+
+    steps: int
+    batch: int  # examples at once
+    lr: float
+    seed: int = 0
+    accumulate: int = 1  # batches a step
+    warmup: int = 100  # steps in which lr rises to itself
+    cooldown: float = 0.0  # last share of the steps, in which lr falls to 0.02 of itself
+    weight_decay: float = 0.01
+    ema: float = 0.999  # how much of the averaged weights a step keeps
+    precision: str = "no"  # accelerate's: no, bf16, fp16
+    muon: bool = False  # in place of AdamW: for small nets, see diffusion.muon
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot train."""
+        for name in ("steps", "batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise InputError(f"lr must be above 0, got {self.lr}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        left = (self.steps - step) / max(self.cooldown * self.steps, 1e-9)
+        return self.lr * min(1.0, (step + 1) / max(self.warmup, 1), max(left, 0.02))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and what becomes of it."""
+
+    net: nn.Module
+    loss: Loss
+    save: Callable[[nn.Module, Path], None]  # write the averaged net into a folder
+    about: Mapping[str, str]  # system, backbone, data, options: the same when resumed
+    sheet: Callable[[nn.Module], Tensor] | None = None  # the averaged net -> [3, H, W] in [0, 1]
+
+
+def train(
+    task: Task,
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    minutes: float | None = None,
+    sheet_every: int = 250,
+) -> nn.Module:
+    """Train a task's net and write it to the folder `out`; returns it with its averaged weights.
+
+    Beside it: settings.json, log.jsonl (the loss), sheet.png, and checkpoint.pt, from which
+    `resume` goes on. `minutes`: stop and write after so many. InputError for a folder that is in
+    use, one that cannot be resumed, or a loss that is no number.
+    """
+    begin(task, recipe, out, resume=resume)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        run = _Run(task, recipe, device)
+        if resume:
+            run.load(out / CHECKPOINT)
+        _loop(run, out, minutes, sheet_every)
+    with torch.no_grad():
+        for name, parameter in run.trained.items():
+            parameter.copy_(run.average[name])
+    return task.net.eval()
+
+
+def begin(task: Task, recipe: Recipe, out: Path, *, resume: bool) -> None:
+    """Make the folder of a training, or check that it is the one to go on with."""
+    settings = {**task.about, **asdict(recipe)}
+    there = (out / CHECKPOINT).exists()
+    if there and not resume:
+        raise InputError(f"{out} holds a training already; go on with --resume, or choose another")
+    if resume and not there:
+        raise InputError(f"{out} holds no training to resume: there is no {CHECKPOINT} in it")
+    if resume:
+        before = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+        other = [f"{name} was {before.get(name)!r} and is {settings.get(name)!r}"
+                 for name in sorted(before.keys() | settings.keys())
+                 if name != "steps" and before.get(name) != settings.get(name)]  # fmt: skip
+        if other:
+            raise InputError(f"{out} was trained with other settings: {'; '.join(other)}. Resume "
+                             "with the same ones (only steps may change)")  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def trainable(net: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, by name."""
+    return {name: p for name, p in net.named_parameters() if p.requires_grad}
+
+
+class _Losing(nn.Module):
+    """A task's net and its loss in one, as accelerate wants them."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.net, self.loss = task.net, task.loss
+
+    def forward(self, n: int, chance: torch.Generator) -> Tensor:
+        """The loss of n examples."""
+        return self.loss(self.net, n, chance)
+
+
+class _Run:
+    """A net in training: its weights, their average, its optimizer, and how far it is."""
+
+    def __init__(self, task: Task, recipe: Recipe, device: torch.device) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        # it is one for the process, and would refuse another precision than the last run's
+        AcceleratorState._reset_state()
+        self.task, self.recipe, self.step = task, recipe, 0
+        self.accelerator = Accelerator(
+            cpu=device.type == "cpu", mixed_precision=recipe.precision,
+            gradient_accumulation_steps=recipe.accumulate,
+        )  # fmt: skip
+        task.net.to(device).train()
+        self.trained = trainable(task.net)
+        norms_in_float32(task.net)
+        chosen: Any = Muon if recipe.muon else torch.optim.AdamW
+        optimizer = chosen(self.trained.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        # on several GPUs gradients are gathered for what is called: the loss, not the net
+        self.losing, self.optimizer = self.accelerator.prepare(_Losing(task), optimizer)
+        self.average = {name: p.detach().clone() for name, p in self.trained.items()}
+
+    def advance(self) -> float:
+        """One step of the optimizer; the loss before it."""
+        total = 0.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(self.step)
+        for part in range(self.recipe.accumulate):
+            chance = self._chance(part)
+            with self.accelerator.accumulate(self.losing):
+                loss = self.losing(self.recipe.batch, chance)
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(list(self.trained.values()), 1.0)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            total += float(loss.detach()) / self.recipe.accumulate
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(
+            list(self.average.values()), [p.detach() for p in self.trained.values()], 1 - decay
+        )
+        self.step += 1
+        return total
+
+    def _chance(self, part: int) -> torch.Generator:
+        """The chance of one batch; dropout inside the net follows it, too."""
+        words = [self.recipe.seed, self.step, part, self.accelerator.process_index]
+        seed, inner = np.random.SeedSequence(words).generate_state(2).tolist()
+        torch.manual_seed(inner)
+        return torch.Generator().manual_seed(seed)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """Within, the net has its averaged weights."""
+        kept = {name: p.detach().clone() for name, p in self.trained.items()}
+        self._fill(self.average)
+        self.task.net.eval()
+        try:
+            yield self.task.net
+        finally:
+            self._fill(kept)
+            self.task.net.train()
+
+    @torch.no_grad()
+    def _fill(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.trained.items():
+            parameter.copy_(values[name])
+
+    def save(self, path: Path) -> None:
+        """Write everything that a later step depends on; aside, then renamed."""
+        aside = path.with_suffix(".part")
+        state = {"weights": {name: p.detach() for name, p in self.trained.items()},
+                 "average": self.average, "optimizer": self.optimizer.state_dict(),
+                 "step": self.step}  # fmt: skip
+        torch.save(state, aside)
+        aside.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint. InputError if it is damaged or of another net."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if state["weights"].keys() != self.trained.keys():
+                raise KeyError("it holds other tensors than this net trains")
+            self._fill(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            for name, value in state["average"].items():
+                self.average[name].copy_(value)
+        except Exception as error:  # a damaged pickle raises almost anything
+            raise InputError(f"{path} cannot be continued from ({type(error).__name__}: {error}); "
+                             "train into another folder") from error  # fmt: skip
+        self.step = int(state["step"])
+
+
+def _loop(run: _Run, out: Path, minutes: float | None, sheet_every: int) -> None:
+    began = saved = time.monotonic()
+    smooth, first, last = 0.0, run.step, run.recipe.steps
+    with _bar(run) as show, (out / LOG).open("a", encoding="utf-8") as log:
+        while run.step < last:
+            value = run.advance()
+            if not math.isfinite(value):
+                raise InputError(f"the loss of step {run.step} is {value}; lower --lr (now "
+                                 f"{run.recipe.lr:g}). The last checkpoint is whole")  # fmt: skip
+            smooth = value if run.step == first + 1 else 0.98 * smooth + 0.02 * value
+            show(smooth)
+            now = time.monotonic()
+            done = run.step == last or (minutes is not None and now - began > 60 * minutes)
+            if run.step % 20 == 0 or done:
+                row = {"step": run.step, "loss": round(smooth, 6), "seconds": round(now - began, 1)}
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+            looking = run.step % sheet_every == 0 or done
+            if (looking or now - saved > SAVE_SECONDS) and run.accelerator.is_main_process:
+                run.save(out / CHECKPOINT)
+                saved = now
+            if looking and run.accelerator.is_main_process:
+                _write(run, out)
+            if done:
+                break
+
+
+def _write(run: _Run, out: Path) -> None:
+    """The averaged net, and what it makes."""
+    with run.averaged() as net, torch.random.fork_rng(devices=[]), torch.no_grad():
+        run.task.save(net, out)
+        if run.task.sheet is not None:
+            save_image(run.task.sheet(net), out / SHEET)
+
+
+@contextlib.contextmanager
+def _bar(run: _Run) -> Iterator[Callable[[float], None]]:
+    console = Console(stderr=True)
+    columns = (TextColumn(run.task.about.get("system", "training")), BarColumn(),
+               MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn(),
+               TextColumn("loss {task.fields[loss]:.4f}"))  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task: Any = bar.add_task("", total=run.recipe.steps, completed=run.step, loss=math.nan)
+        yield lambda loss: bar.update(task, completed=run.step, loss=loss)

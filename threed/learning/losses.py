@@ -1,0 +1,51 @@
+"""The loss that diffusion models are trained with, and the conditions that it leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.condition import Condition
+from threed.diffusion.noise import alpha_sigma
+
+
+def denoising_loss(
+    backbone: Backbone,
+    latents: Tensor,
+    condition: Condition,
+    generator: torch.Generator,
+    *,
+    debias: bool = False,
+) -> Tensor:
+    """Mean squared error of the noise predicted in latents [B, C, h, w] (DDPM, arXiv:2006.11239).
+
+    The timesteps are spread evenly over the batch: less chance in the loss. debias: each counts
+    1 / sqrt(SNR) times, so that what is settled where noise is strong (the kind of thing, its
+    colour) is learned sooner (arXiv:2310.08442).
+    """
+    n = len(latents)
+    place = torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)
+    t = (place * (1000 / n)).long().clamp(max=999).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    alpha, sigma = alpha_sigma(backbone.alphas_cumprod, t)
+    predicted = backbone.predict_noise(alpha * latents + sigma * noise, t, condition)
+    error = (predicted - noise).float().square().mean((1, 2, 3))
+    return (error * (sigma / alpha).flatten()).mean() if debias else error.mean()
+
+
+def chosen(n: int, share: float, generator: torch.Generator) -> Tensor:
+    """[n] bool: each true with probability `share`."""
+    return torch.rand(n, generator=generator) < share
+
+
+def without_text(condition: Condition, empty: Condition, drop: Tensor) -> Condition:
+    """The condition with the text of items drop ([B] bool) replaced by `empty`'s (of one item)."""
+    where = drop.to(condition.tokens.device)
+    tokens = torch.where(where[:, None, None], empty.tokens, condition.tokens)
+    pooled = condition.pooled
+    if pooled is not None and empty.pooled is not None:
+        pooled = torch.where(where[:, None], empty.pooled, pooled)
+    return replace(condition, tokens=tokens, pooled=pooled)

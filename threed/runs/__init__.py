@@ -1,0 +1,1 @@
+"""Runs: from a prompt to files."""

@@ -1,0 +1,240 @@
+"""From a scene to the files of an asset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+import exporters
+from exporters import files, preview, video
+from exporters.bake import SurfaceColor, bake, bake_gloss
+from exporters.budget import fit
+from exporters.clean import Repairs, clean, repair, smooth
+from exporters.load import load
+from exporters.normals import bake_normals
+from exporters.report import Known, Report, report
+from exporters.simplify import simplify
+from exporters.transfer import Skin
+from exporters.unwrap import unwrap
+from renderers.shading import Look
+from threed.core.budget import Budget, levels
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
+from threed.core.render import RenderOutput
+from threed.scenes.isosurface import Radiance, Views, isosurface, surface_color, views_of
+from threed.scenes.placement import Placement
+from threed.settings.asset import AssetSettings
+
+Say = Callable[[str], None]
+OFFSETS = (0.0, -0.002, 0.002, 0.004, 0.006)  # world units
+Provenance = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """What a run ends with."""
+
+    folder: Path  # holds asset.glb, .obj, .mtl, .png, turntable.mp4, preview.png, report.json
+    mesh: Mesh  # as read back from asset.glb
+    report: Report
+
+    @property
+    def glb(self) -> Path:
+        """The file to open."""
+        return self.folder / "asset.glb"
+
+
+@runtime_checkable
+class Solid(Protocol):
+    """A scene that is a surface already."""
+
+    def solid(self) -> Mesh:
+        """It, without colours; with uv if these are to be kept as they are."""
+
+    def color(self, points: Tensor, normals: Tensor) -> Tensor:
+        """sRGB [N, 3] at points of it [N, 3]."""
+
+    def render(self, cameras: Cameras, *, background: Tensor | None = None) -> RenderOutput:
+        """Pictures over a background [3]."""
+
+
+@runtime_checkable
+class Glossy(Protocol):
+    """A scene that may know more of its surface than the colour."""
+
+    @property
+    def has_gloss(self) -> bool:
+        """Whether it does."""
+
+    def gloss(self, points: Tensor, normals: Tensor) -> Tensor:
+        """Roughness and metallic [N, 2] in [0, 1] at points of it [N, 3]."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an asset is made of, before it is mapped and painted."""
+
+    mesh: Mesh  # no colours; with uv if these are to be kept as they are
+    color: SurfaceColor
+    dense: Skin  # what the mesh was made from, before it lost faces
+    repairs: Repairs  # that it took
+    threshold: float | None = None  # density per world unit, if it was cut from a field
+    gloss: SurfaceColor | None = None  # roughness and metallic [N, 2], if they were learned
+
+    def fewer(self, faces: int, views: Views) -> Mesh:
+        """The dense surface with at most about so many faces, whole."""
+        mesh = clean(simplify(self.dense.mesh, faces))
+        return mesh if self.threshold is None else settle(mesh, views)
+
+
+def build_asset(
+    scene: Radiance | Solid,
+    folder: Path,
+    settings: AssetSettings,
+    provenance: Provenance,
+    progress: Say | None = None,
+    placement: Placement | None = None,
+) -> Asset:
+    """Find the surface of a scene, map and paint it, and write everything that shows it.
+
+    Every file is written aside and renamed; the GLB comes first, and what is drawn and measured
+    afterwards is that file, read back. A placement puts the asset where a given mesh stood.
+    EmptySceneError if a field holds no surface; InputError, naming the path, where a file cannot be
+    written.
+    """
+    say = progress or (lambda _: None)
+    say("looking at the scene")
+    views = views_of(scene)
+    say("finding its surface")
+    found = shape(scene, views, settings)
+    place = placement or Placement()
+    for number, level in enumerate(levels(settings.faces, settings.texture, settings.lods)):
+        mesh = found.fewer(level.faces, views) if number else found.mesh
+        say(f"mapping and painting {len(mesh.faces):,} faces")
+        mesh = place.out(_mapped(mesh, found, settings, level.texture))
+        say("writing the files")
+        exporters.save(mesh, folder / lod_name("asset.glb", number), extras=provenance)
+        if number == 0:
+            exporters.save(mesh, folder / "asset.obj", extras=provenance)
+    mesh = load(folder / "asset.glb")
+    likeness = views.compare(place.into(mesh))
+    known = Known(likeness.psnr, likeness.iou, found.threshold, asdict(found.repairs))
+    return _present(mesh, folder, settings, known, say)
+
+
+def shape(scene: Radiance | Solid, views: Views, settings: AssetSettings) -> Shape:
+    """The surface of a scene, repaired and with at most about settings.faces faces.
+
+    One that comes with uv stays as it is. EmptySceneError if a field holds no surface.
+    """
+    if isinstance(scene, Solid):
+        mesh = scene.solid()
+        gloss = scene.gloss if isinstance(scene, Glossy) and scene.has_gloss else None
+        if mesh.uv is not None:
+            return Shape(mesh, scene.color, Skin(mesh), Repairs(), gloss=gloss)
+        mesh, repairs = repair(mesh)
+        found = Shape(mesh, scene.color, Skin(mesh), repairs, gloss=gloss)
+    else:
+        cut = isosurface(scene, views, resolution=settings.resolution)
+        mesh, repairs = repair(replace(cut.mesh, colors=None))
+        dense = Skin(smooth(mesh))
+        found = Shape(mesh, surface_color(scene), dense, repairs, cut.threshold)
+    return replace(found, mesh=found.fewer(settings.faces, views))
+
+
+def _mapped(mesh: Mesh, found: Shape, settings: AssetSettings, texture: int) -> Mesh:
+    """A mesh with a map, unless it has one, painted like the shape that it was made from."""
+    kept = mesh.uv is not None
+    mesh = bake(mesh if kept else unwrap(mesh, texture), found.color, texture)
+    if found.gloss is not None:
+        mesh = bake_gloss(mesh, found.gloss, texture)
+    if kept or not settings.normal_map:
+        return mesh
+    return bake_normals(mesh, found.dense, texture)
+
+
+def lod_name(name: str, level: int) -> str:
+    """The name of a file's copy at a level: asset.glb, asset_lod1.glb, asset_lod2.glb."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}_lod{level}{dot}{suffix}" if level else name
+
+
+def settle(mesh: Mesh, views: Views) -> Mesh:
+    """The mesh moved along its normals by the one of OFFSETS that looks most like its field.
+
+    Blurring, smoothing and fewer faces all take a little off what is thin.
+    """
+    normals = mesh.vertex_normals()
+    moved = [replace(mesh, vertices=mesh.vertices + d * normals) for d in OFFSETS]
+    return min(moved, key=views.error)
+
+
+def _present(mesh: Mesh, folder: Path, settings: AssetSettings, known: Known, say: Say) -> Asset:
+    numbers = report(mesh, known)
+    files.write({folder / "report.json": numbers.to_json().encode()})
+    say("drawing the preview")
+    preview.contact_sheet(mesh, folder / "preview.png", size=settings.preview_size)
+    say("turning the table")
+    video.turntable(
+        mesh, folder / "turntable.mp4",
+        frames=settings.turntable_frames, size=settings.turntable_size,
+    )  # fmt: skip
+    return Asset(folder, mesh, numbers)
+
+
+def export_file(
+    source: Path, target: Path, *, budget: Budget | None = None, lods: int = 0
+) -> list[Path]:
+    """Read a mesh file, or the asset.glb of a run's folder, and write it in another format.
+
+    Geometry, textures and colours go along as far as the format has them; within a budget, and with
+    coarser copies beside it, where asked: see `exporters.budget.fit`. Returns the files. InputError
+    for a source that cannot be read, and for a target that cannot be written.
+    """
+    exporters.writer(target)  # a wrong name is noticed before anything is read
+    mesh = load_file(source)
+    plain = budget is None and lods == 0
+    written = []
+    for level, copy in enumerate([mesh] if plain else fit(mesh, budget, lods)):
+        written.append(target.with_name(lod_name(target.name, level)))
+        exporters.save(copy, written[-1], extras={"source": source.name})
+    return written
+
+
+def turntable_file(
+    source: Path, target: Path, *, frames: int = 120, size: int = 512, textureless: bool = False
+) -> None:
+    """An MP4 of one turn around the mesh of a file, or of a run's folder.
+
+    InputError as for `exporters.load.load` and `exporters.video.turntable`.
+    """
+    if target.suffix.lower() != ".mp4":
+        raise InputError(f"cannot write {target.name!r}: the name of a turntable ends in .mp4")
+    look: Look = "textureless" if textureless else "shaded"
+    video.turntable(load_file(source), target, frames=frames, size=size, look=look)
+
+
+def report_file(source: Path) -> Report:
+    """The numbers of the mesh in a file, or of a run's folder.
+
+    What only the field could tell is read from report.json where the source is the asset of a run.
+    """
+    mesh = load_file(source)
+    beside = (source if source.is_dir() else source.parent) / "report.json"
+    own = source.is_dir() or source.stem == "asset"
+    return report(mesh, Report.known(beside) if own else None)
+
+
+def load_file(source: Path) -> Mesh:
+    """The mesh of a file, or of the asset.glb in a run's folder."""
+    if source.is_dir():
+        if not (source / "asset.glb").is_file():
+            raise InputError(f"{source} holds no asset.glb: its run has not ended; "
+                             f"'threed resume {source}' goes on with it")  # fmt: skip
+        source = source / "asset.glb"
+    return load(source)

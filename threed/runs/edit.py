@@ -1,0 +1,109 @@
+"""Editing an asset: pictures of it, and what edits them as an instruction says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from guidance.distill import draw_noise
+from guidance.edits import GOLDEN, Album, DatasetUpdate, Edit
+from renderers.raster import render_mesh
+from threed.core import cameras
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
+from threed.core.mesh import Mesh
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.sampler import make_scheduler, sample
+from threed.runs.given import Given
+from threed.settings.run import Run, Stage, constant
+from threed.systems import instruct_pix2pix
+
+# of a surface's shape, against edits that disagree about it
+SMOOTH = {"normal_consistency": constant(1.0), "laplacian": constant(0.05)}
+
+
+def shaped(stage: Stage) -> Stage:
+    """The stage with a surface, whose shape follows the edits too."""
+    return replace(stage, scene="surface", losses={**SMOOTH, **stage.losses})
+
+
+def around(stage: Stage) -> Cameras:
+    """The cameras of a stage's pictures: evenly around, at all its heights, at its middle zoom."""
+    count, where = stage.edit.views, stage.cameras
+    steps, one = torch.arange(count), torch.ones(count)
+    low, high = where.elevation_deg
+    elevation = low + (high - low) * ((steps * GOLDEN + 0.5) % 1)
+    fov, zoom = (sum(bounds) / 2 for bounds in (where.fov_y_deg, where.zoom))
+    distance = zoom / torch.sin(torch.deg2rad(torch.tensor(fov)) / 2)
+    size = round(stage.resolution(0))
+    return cameras.at(steps * (360 / count), elevation, one * distance, one * fov, size)
+
+
+def album(mesh: Mesh, stage: Stage) -> Album:
+    """Pictures of a mesh in its own colours, without light."""
+    views = around(stage)
+    with torch.no_grad():
+        pictures = [render_mesh(mesh, views[i : i + 1], look="albedo", antialias_factor=2).rgb
+                    for i in range(len(views))]  # fmt: skip
+    return Album(views, torch.cat(pictures))
+
+
+def instructed(backbone: Backbone, instruction: str, run: Run, stage: Stage) -> Edit:
+    """InstructPix2Pix as an editor: the picture noised, and denoised as the instruction says.
+
+    It is told the picture as it was at first (Instruct-NeRF2NeRF, arXiv:2303.12789). InputError if
+    its weights are nowhere.
+    """
+    weights = run.system.inputs.get("weights")
+    unet = instruct_pix2pix.trained(backbone, Path(weights[0]) if weights else None)
+    size = (backbone.image_size, backbone.image_size)
+
+    def fitted(picture: Tensor) -> Tensor:
+        picture = picture.to(backbone.device)
+        if picture.shape[-2:] == size:
+            return picture
+        shrink = picture.shape[-1] > size[0]
+        return F.interpolate(picture, size, mode="bilinear", antialias=shrink)
+
+    @torch.no_grad()
+    def edit(before: Tensor, now: Tensor, level: float, generator: Generator) -> Tensor:
+        guided = instruct_pix2pix.build(
+            backbone, instruction, fitted(before), unet, text_scale=stage.guidance_scale,
+            image_scale=stage.edit.image_scale, negative=run.negative,
+        )  # fmt: skip
+        clean = backbone.encode_image(fitted(now))
+        made = sample(
+            guided, make_scheduler("ddim", backbone.scheduler_config),
+            draw_noise(clean, generator), steps=stage.edit.passes, clean=clean,
+            strength=level,
+        )  # fmt: skip
+        edited = backbone.decode_latents(made)
+        if edited.shape[-2:] == now.shape[-2:]:
+            return edited
+        return F.interpolate(edited, now.shape[-2:], mode="bilinear", antialias=True)
+
+    return edit
+
+
+def make_edits(
+    stage: Stage, backbone: Backbone, run: Run, prompt: str, given: Given | None, edit: Edit | None
+) -> DatasetUpdate:
+    """The guidance that edits the pictures of a mesh: by a function, or as the prompt instructs.
+
+    InputError without a mesh, for pictures over other backgrounds than white, and if nothing can
+    edit.
+    """
+    if given is None:
+        raise InputError("guidance=edit changes an asset: use threed edit3d, or give one by --init")
+    if stage.random_background:
+        raise InputError("random_background must be 0 with guidance=edit, whose pictures are over "
+                         f"white, got {stage.random_background:g}")  # fmt: skip
+    editor = edit or instructed(backbone, prompt, run, stage)
+    shown = album(given.mesh, stage)
+    return DatasetUpdate(
+        shown, editor, every=stage.edit.every, t_min=stage.t_min, t_max=stage.t_max
+    )

@@ -1,0 +1,253 @@
+"""The folder of a run: what was asked, what happened, and where to go on.
+
+    config.yaml  prompt.txt  init.pt  inputs/*  log.jsonl  progress/*.png  checkpoint.pt
+    checkpoint.previous.pt
+
+Everything is written aside and renamed; a kill at any moment leaves a folder that can be resumed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import time
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from PIL import Image
+from torch import Tensor
+
+from threed.core.errors import InputError
+from threed.core.files import write, write_aside
+from threed.settings.run import Run, parse_run
+
+NEEDED = 200 * 2**20  # bytes a run may write
+INIT, INPUTS = "init.pt", "inputs"  # the mesh that it begins with, pictures for its system
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+
+
+class RunWarning(UserWarning):
+    """Something the user should know, although the run goes on."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where an optimisation stands after `step` steps of a stage."""
+
+    stage: int
+    step: int
+    attempt: int  # how often the watchdog has changed the seed of this stage
+    log_bytes: int  # length of log.jsonl
+    scene: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    guide: Mapping[str, Any]  # what the guidance has learned
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that holds one run."""
+
+    path: Path
+    prompt: str
+    run: Run
+
+    @staticmethod
+    def create(
+        path: Path, prompt: str, run: Run, files: Mapping[str, bytes] | None = None
+    ) -> RunFolder:
+        """Make the folder and write what was asked; InputError if it cannot be or holds a run.
+
+        files are what else the run needs, by their names in the folder: INIT, INPUTS/...
+        """
+        refuse_used(path)
+        try:
+            (path / "progress").mkdir(parents=True)
+            free = shutil.disk_usage(path).free
+        except OSError as error:
+            raise InputError(f"the folder {path} cannot be made: {error.strerror}; "
+                             f"choose another --out") from error  # fmt: skip
+        if free < NEEDED:
+            raise InputError(f"{path}: {free // 2**20} MiB are free on this disk, a run may need "
+                             f"{NEEDED // 2**20}; choose another --out")  # fmt: skip
+        for name, data in (files or {}).items():
+            (path / name).parent.mkdir(exist_ok=True)
+            write(path / name, data)
+        write(path / "prompt.txt", prompt.encode())
+        write(path / "config.yaml", run.to_yaml().encode())
+        return RunFolder(path, prompt, run)
+
+    @staticmethod
+    def open(path: Path) -> RunFolder:
+        """A run that was begun before; InputError if there is none or it is damaged."""
+        if not (path / "config.yaml").is_file() or not (path / "prompt.txt").is_file():
+            raise InputError(f"{path} holds no run: there is no config.yaml and prompt.txt in it")
+        try:
+            prompt = (path / "prompt.txt").read_text(encoding="utf-8")
+            text = (path / "config.yaml").read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+        return RunFolder(path, prompt, parse_run(text, str(path / "config.yaml")))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; InputError if another process does. A kill lets go of it."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"{self.path} is in use by another threed process") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def adopt(self, other: RunFolder) -> RunFolder:
+        """Go on as another run of the same prompt, whose folder, with those beside it, is removed.
+
+        The configuration is written last: until then this one is as it was.
+        """
+        for path in (*other.path.glob("checkpoint*.pt"), other.log_path):
+            shutil.copyfile(path, self.path / path.name)
+        for path in (other.path / "progress").iterdir():
+            shutil.copyfile(path, self.path / "progress" / path.name)
+        write(self.path / "config.yaml", other.run.to_yaml().encode())
+        shutil.rmtree(other.path.parent)
+        return RunFolder(self.path, self.prompt, other.run)
+
+    @property
+    def init(self) -> Path | None:
+        """The mesh that the run begins with, if it does with one."""
+        path = self.path / INIT
+        return path if path.exists() else None
+
+    def files(self) -> dict[str, bytes]:
+        """What the folder was created with besides the prompt and the configuration, by name."""
+        paths = [self.path / INIT, *sorted((self.path / INPUTS).glob("*"))]
+        return {path.relative_to(self.path).as_posix(): path.read_bytes()
+                for path in paths if path.exists()}  # fmt: skip
+
+    @property
+    def log_path(self) -> Path:
+        """log.jsonl: a line a step, and one an event."""
+        return self.path / "log.jsonl"
+
+    def log(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Add a line for each record."""
+        with self.log_path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+
+    def log_bytes(self) -> int:
+        """The length of the log."""
+        return self.log_path.stat().st_size if self.log_path.exists() else 0
+
+    def cut_log(self, length: int) -> None:
+        """Forget the lines after a checkpoint, and the half line of a kill."""
+        if self.log_bytes() > length:
+            os.truncate(self.log_path, length)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its files have been written."""
+        if not self.log_path.exists():
+            return False
+        *_, last = [b"", *self.log_path.read_bytes().splitlines()]
+        return b'"finished"' in last
+
+    def preview_path(self, stage: int, step: int) -> Path:
+        """Where the picture after a step belongs."""
+        return self.path / "progress" / f"stage{stage}-{step:06d}.png"
+
+    def save_preview(self, stage: int, step: int, views: Tensor) -> Path:
+        """Write views [B, H, W, 3], sRGB in [0, 1], side by side; return where."""
+        strip = torch.cat(list(views), 1).clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
+        data = io.BytesIO()
+        Image.fromarray(strip.numpy()).save(data, "PNG")
+        path = self.preview_path(stage, step)
+        write(path, data.getvalue())
+        return path
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write it in place of the last one, which becomes the previous one."""
+        data = io.BytesIO()
+        fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
+        torch.save({"format": 1, "config": self.run.digest(), **fields}, data)
+        newest, previous = (self.path / name for name in CHECKPOINTS)
+        part = write_aside(newest, data.getvalue())
+        if newest.exists():
+            os.replace(newest, previous)
+        os.replace(part, newest)
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """The newest one that can be read, or None if there has been none.
+
+        A damaged one is warned about and the previous one taken; InputError if no one is whole.
+        """
+        problems = []
+        for path in (self.path / name for name in CHECKPOINTS):
+            if not path.exists():
+                continue
+            try:
+                checkpoint = read_checkpoint(path, self.run.digest())
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                warnings.warn(f"{problem}; going on from step {checkpoint.step}", RunWarning,
+                              stacklevel=2)  # fmt: skip
+            return checkpoint
+        if problems:
+            raise InputError(f"{'; '.join(problems)}. No checkpoint is whole: start anew with "
+                             f"`threed generate` and another --out")  # fmt: skip
+        return None
+
+
+def read_checkpoint(path: Path, digest: str) -> Checkpoint:
+    """A checkpoint of a run with this digest; InputError if it is not one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are refused all the same
+            data = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(data, dict) or data.pop("format") != 1:
+            raise ValueError("unknown format")
+        if data.pop("config") != digest:
+            raise InputError(f"{path} belongs to another configuration than config.yaml says")
+        return Checkpoint(**data)
+    except InputError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError,
+            EOFError) as error:  # fmt: skip
+        raise InputError(f"{path} is damaged or no checkpoint of threed; nothing in it "
+                         f"was executed") from error  # fmt: skip
+
+
+def default_folder(prompt: str) -> Path:
+    """outputs/<slug>-<time>, not in use yet."""
+    words = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:40].rstrip("-") or "asset"
+    path = Path("outputs") / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = (path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000)))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def refuse_used(path: Path) -> None:
+    """InputError if the path is a file or a folder with something in it."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{path} is a file; --out takes a folder")
+    if (path / "config.yaml").exists():
+        raise InputError(f"{path} already holds a run: go on with it by `threed resume {path}`, "
+                         f"or choose another --out")  # fmt: skip
+    if any(path.iterdir()):
+        raise InputError(f"{path} is not empty; choose another --out")

@@ -1,0 +1,119 @@
+"""A mesh that a run begins with: read from a file, repaired, put into the unit ball."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from exporters import axes, topology
+from exporters.clean import Repairs, repair
+from exporters.load import load
+from threed.core.errors import InputError
+from threed.core.mesh import Material, Mesh
+from threed.scenes.placement import Placement
+
+Up = Literal["y", "z"]
+MAX_FACES = 1_000_000
+FLAT = 1e-9  # area of a mesh in the unit ball, world units², up to which it has none
+FILLED = 0.8  # of the unit ball: room for a surface to grow
+PLAIN = {"y": axes.from_y_up, "z": axes.from_z_up}
+BACK = {"y": axes.to_y_up, "z": axes.to_z_up}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A mesh in the unit ball, z up, with whatever colours it has, and where it stood."""
+
+    mesh: Mesh
+    placement: Placement
+
+    def repaired(self) -> tuple[Mesh, Repairs]:
+        """The shape alone, closed and outside out, and what had to be done for it.
+
+        InputError if it has no shape.
+        """
+        bare = Mesh(self.mesh.vertices, self.mesh.faces)
+        whole, done = repair(bare)
+        if float(topology.volumes(whole).sum()) < 0:
+            whole = replace(whole, faces=whole.faces.flip(1))
+        return whole, done
+
+    def to_bytes(self) -> bytes:
+        """All of it; `from_bytes` gives exactly the same."""
+        mesh = self.mesh
+        data: dict[str, Any] = {"format": 1, "placement": asdict(self.placement)}
+        data |= {name: getattr(mesh, name) for name in _PARTS}
+        data["albedo"] = mesh.material.albedo
+        file = io.BytesIO()
+        torch.save(data, file)
+        return file.getvalue()
+
+    @staticmethod
+    def from_file(path: Path) -> Given:
+        """One that was written before; InputError if it is damaged."""
+        try:
+            data = torch.load(path, map_location="cpu", weights_only=True)
+            placement = Placement(**data["placement"])
+            mesh = Mesh(**{name: data.get(name) for name in _PARTS})
+            return Given(replace(mesh, material=Material(data["albedo"])), placement)
+        except Exception as error:  # torch.load raises whatever it stumbles over
+            raise InputError(f"{path} is damaged or not the mesh of a run") from error
+
+
+_PARTS = ("vertices", "faces", "colors", "uv", "uv_faces", "v_down")
+
+
+def read_given(path: Path, up: Up | None = None, front: float = 0.0) -> Given:
+    """The mesh of a GLB, OBJ, PLY or STL file, at the scale and place where a run works.
+
+    Formats say which axis points up: y in GLB and OBJ, z in PLY and STL; `up` says it for a file
+    that does otherwise. `front` says where the mesh faces: degrees around the upward axis, seen
+    from above against the clock, from where its format faces. InputError, with the path and the
+    reason, for what cannot be read or has no extent, and for more than MAX_FACES faces.
+    """
+    mesh = load(path)
+    if len(mesh.faces) > MAX_FACES:
+        raise InputError(f"{path} has {len(mesh.faces):,} faces; at most {MAX_FACES:,} can be "
+                         f"worked on: simplify it first, such as by threed export --budget "
+                         f"faces={MAX_FACES}")  # fmt: skip
+    own: Up = "y" if path.suffix.lower() in (".glb", ".obj") else "z"
+    turn = torch.eye(3)
+    if up is not None and up != own:
+        turn = PLAIN[up](BACK[own](turn)).T
+    turn = _around(-front) @ turn
+    used = mesh.vertices[mesh.faces].view(-1, 3).double() @ turn.double().T
+    low, high = used.amin(0), used.amax(0)
+    center = (low + high) / 2
+    radius = float((used - center).norm(dim=-1).max())
+    if not radius > 0:
+        raise InputError(f"{path} has no extent: all its vertices lie at one point")
+    placement = Placement(_rows(turn), _row(center), FILLED / radius)
+    given = Given(placement.into(mesh), placement)
+    if not float(topology.areas(given.mesh).sum()) > FLAT:
+        raise InputError(f"{path} has no surface: none of its faces has an area")
+    return given
+
+
+def _around(angle_deg: float) -> Tensor:
+    """[3, 3] a turn around z, against the clock from above; InputError for what is no angle."""
+    if not math.isfinite(angle_deg):
+        raise InputError(f"front must be an angle in degrees, got {angle_deg}")
+    turn = torch.eye(3)
+    if angle_deg % 360:
+        cos, sin = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+        turn[:2, :2] = torch.tensor([[cos, -sin], [sin, cos]])
+    return turn
+
+
+def _rows(matrix: Tensor) -> Any:
+    return tuple(_row(row) for row in matrix)
+
+
+def _row(values: Tensor) -> Any:
+    return tuple(float(value) for value in values)

@@ -1,0 +1,206 @@
+"""One stage of a run: a scene changes until its pictures look as the guidance wants them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from guidance import Guidance, Posed
+from renderers.volume import BUDGET, random_background
+from threed.core import cameras
+from threed.core.cameras import Cameras
+from threed.core.errors import InputError
+from threed.core.render import RenderOutput
+from threed.core.schedule import Schedule
+from threed.runs.folder import Checkpoint, RunFolder
+from threed.runs.memory import Chunk, is_short
+from threed.runs.stages import Scene
+from threed.runs.watch import Keeper, Report
+from threed.scenes.tetrahedra import NoSurfaceError
+from threed.settings.run import NEED_NORMALS, Stage
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of a run, with all that its optimisation needs."""
+
+    folder: RunFolder
+    index: int  # of the stage
+    scene: Scene
+    guide: Guidance
+    views: int  # of a group that the guide sees together
+    chunk: Chunk = field(default_factory=lambda: Chunk(BUDGET))
+    until: int | None = None  # the step to stop at, as if interrupted there; None: all of them
+
+    @property
+    def stage(self) -> Stage:
+        """Its settings."""
+        return self.folder.run.stages[self.index]
+
+    @property
+    def first(self) -> int:
+        """Steps that the scene has behind it from earlier stages."""
+        return sum(stage.steps for stage in self.folder.run.stages[: self.index])
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a step showed and cost; its gradients are in the scene."""
+
+    picture: RenderOutput
+    losses: Mapping[str, Tensor]
+    total: Tensor
+
+
+def optimise(job: Job, start: Checkpoint | None = None, progress: Report | None = None) -> None:
+    """Change the scene until it looks as the guide wants it, from its beginning or a checkpoint."""
+    stage, scene = job.stage, job.scene
+    last = stage.steps if job.until is None else min(job.until, stage.steps)
+    optimizer = torch.optim.Adam(
+        scene.param_groups(stage.lr(0)), betas=(0.9, 0.99), eps=1e-15, fused=True
+    )
+    with _patient_interrupt() as interrupted:
+        keeper = Keeper(job.folder, job.index, scene, job.guide, optimizer, progress)
+        step = keeper.begin(start)
+        while step < last:
+            generator = step_generator(job.folder.run.seed, job.index, step, keeper.attempt)
+            views = random_cameras(stage, step, job.views, generator)
+            if isinstance(job.guide, Posed):
+                views = job.guide.cameras(step, views)
+            scene.update_occupancy(job.first + step, generator)
+            set_lr(optimizer, scene, stage.lr(step))
+            try:
+                taught = teach_in_memory(job, keeper, step, views, generator)
+            except NoSurfaceError:
+                step = keeper.lost(step, "the surface has vanished")
+                continue
+            optimizer.step()
+            step = keeper.after(step + 1, taught.total, taught.losses, taught.picture)
+            if interrupted.is_set() and step < last:
+                keeper.stop(step)
+                raise KeyboardInterrupt
+        keeper.save(step)
+
+
+def teach_in_memory(
+    job: Job, keeper: Keeper, step: int, views: Cameras, generator: torch.Generator
+) -> Taught:
+    """`teach`, and where memory runs out once more with half the chunk, until it fits.
+
+    The scene and the guide learn once, however often it was tried.
+    """
+    state, learned = generator.get_state(), copy.deepcopy(job.guide.state_dict())
+    while True:
+        try:
+            return teach(job, step, views, generator)
+        except (RuntimeError, MemoryError) as error:
+            if not is_short(error):
+                raise
+            short = error
+        # out of the handler: its traceback would hold what has to be given back
+        job.scene.zero_grad(set_to_none=True)
+        short = short.with_traceback(None)
+        if not job.chunk.halve():
+            raise short
+        keeper.event(step, "out of memory", chunk=job.chunk.size)
+        generator.set_state(state)
+        job.guide.load_state_dict(learned)
+
+
+def teach(job: Job, step: int, views: Cameras, generator: torch.Generator) -> Taught:
+    """Show the guide the scene, and leave the gradient of all losses in it."""
+    picture = look(job, step, views, generator)
+    image = picture.rgb if job.stage.look == "colours" else normal_map(picture)
+    losses = job.guide(image, views, step, generator)
+    total = weighted(losses, picture, job.stage.losses, step)
+    job.scene.zero_grad(set_to_none=True)
+    total.backward()
+    return Taught(picture, losses, total)
+
+
+def normal_map(picture: RenderOutput) -> Tensor:
+    """[B, H, W, 3] in [0, 1] world-space normals as colours, -1..1 becoming 0..1; black outside."""
+    return (picture.normal + picture.opacity) / 2
+
+
+def step_generator(seed: int, stage: int, step: int, attempt: int = 0) -> torch.Generator:
+    """The random numbers of one step, whatever happened before it; on the CPU for every device."""
+    digest = hashlib.sha256(f"{seed}/{stage}/{attempt}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def random_cameras(stage: Stage, step: int, views: int, generator: torch.Generator) -> Cameras:
+    """The cameras of a step, in groups of `views`."""
+    where = stage.cameras
+    return cameras.random_views(
+        stage.batch, round(stage.resolution(step)), generator, elevation_deg=where.elevation_deg,
+        fov_y_deg=where.fov_y_deg, zoom=where.zoom, views=views,
+    )  # fmt: skip
+
+
+def look(job: Job, step: int, views: Cameras, generator: torch.Generator) -> RenderOutput:
+    """The scene as the guide sees it in a step."""
+    stage, background = job.stage, None
+    if float(torch.rand((), generator=generator)) < stage.random_background:
+        background = random_background(stage.batch, generator)
+    normals = any(name in stage.losses and stage.losses[name](step) > 0 for name in NEED_NORMALS)
+    return job.scene.render(
+        views, background=background, generator=generator, normals=normals, budget=job.chunk.size
+    )
+
+
+def weighted(
+    losses: Mapping[str, Tensor],
+    picture: RenderOutput,
+    weights: Mapping[str, Schedule],
+    step: int,
+) -> Tensor:
+    """The sum of the guide's losses, at weight 1 if not said, and of the picture's that are named.
+
+    InputError for the weight of a loss that nobody returns.
+    """
+    known = {*losses, *picture.losses, *NEED_NORMALS}
+    for name in weights:
+        if name not in known:
+            raise InputError(f"losses.{name}: there is no loss of that name; there are "
+                             f"{', '.join(sorted(known))}")  # fmt: skip
+    terms = [loss * weights[name](step) if name in weights else loss
+             for name, loss in losses.items()]  # fmt: skip
+    terms += [picture.losses[name] * schedule(step) for name, schedule in weights.items()
+              if name in picture.losses]  # fmt: skip
+    return torch.stack(terms).sum()
+
+
+def set_lr(optimizer: torch.optim.Optimizer, scene: Scene, lr: float) -> None:
+    """Let every group of the optimizer learn at its share of lr."""
+    for group, fresh in zip(optimizer.param_groups, scene.param_groups(lr), strict=True):
+        group["lr"] = fresh["lr"]
+
+
+@contextmanager
+def _patient_interrupt() -> Iterator[threading.Event]:
+    """Within, the first Ctrl-C only sets the event, so that a step can end; the second acts."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,222 @@
+"""How much memory a run needs, before it runs, and in what chunks it works so that it fits.
+
+The numbers of bytes are counted from what each part keeps for its gradient; what counting does not
+see is a share on top. `benchmarks/memory.py` sets them beside what runs really took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from renderers.volume import BUDGET
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.runs.memory import SMALLEST
+from threed.scenes import flexicubes
+from threed.settings.run import NEED_NORMALS, WITH_CRITIC, Run, Stage
+
+GIB = 2**30
+FLOAT = 4  # bytes
+ADAM = 4  # copies of what is learned: itself, its gradient, and two moments
+PROCESS = 640 * 2**20  # bytes of Python, torch and numba on the CPU, before any work
+LOOSE = 1.15  # of what was counted: fragments, buffers of the libraries
+HIT = 0.25  # samples in occupied cells, of those along the diameter of every ray's ball
+SEEN = 0.15  # samples whose normal is looked up, at four further places
+COVERED = 0.5  # pixels that show the surface, at most as a rule
+RESNET = 7  # tensors that a block of a VAE keeps for its gradient
+LEARNED = 45  # tensors that a UNet keeps for its gradient, a block: 33 in SD 1.5, 45 in SDXL's
+WIDE = 16  # widths that a transformer's block holds of a token: streams, q, k, v, the 4-fold MLP
+TEXT = 333  # tokens of text beside the picture's, in Stable Diffusion 3
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage takes."""
+
+    name: str  # such as "0: field"
+    resolution: int  # pixels a side, at most
+    views: int
+    chunk: int  # samples or pixels held at once
+    peak: int  # bytes, predicted, the chunk's part included
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run takes on a device."""
+
+    device: str
+    limit: int  # bytes that it may use
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def peak(self) -> int:
+        """Bytes at most, predicted."""
+        return max(stage.peak for stage in self.stages)
+
+    def check(self) -> None:
+        """InputError if it cannot fit, even in the smallest chunks."""
+        for stage in self.stages:
+            if stage.peak > self.limit:
+                raise InputError(
+                    f"stage {stage.name} needs about {stage.peak / GIB:.1f} GiB on {self.device}, "
+                    f"even in chunks of {stage.chunk}, and {self.limit / GIB:.1f} may be used: "
+                    "lower its batch or resolution, or raise memory"
+                )
+
+
+def plan_run(run: Run, models: Callable[[Stage], Sequence[Backbone]]) -> Plan:
+    """The plan of a run on the device where its backbones are.
+
+    models: what guides a stage, loaded, and its critic's model if that is another; asked from the
+    last stage to the first. The limit is run.memory, or what the device has free.
+    """
+    limit, device = 0, ""
+    stages: list[StagePlan] = []
+    for index, stage in reversed(list(enumerate(run.stages))):
+        loaded = models(stage)
+        limit, device = _limit(run, loaded[0].device), str(loaded[0].device)
+        stages.insert(0, plan_stage(run, index, loaded))
+    return Plan(device, limit, tuple(stages))
+
+
+def plan_stage(run: Run, index: int, models: Sequence[Backbone]) -> StagePlan:
+    """The plan of one stage with its models, loaded: what guides it, and its critic's.
+
+    Chunks are the usual ones, halved until the prediction fits.
+    """
+    stage, backbone = run.stages[index], models[0]
+    base = PROCESS if backbone.device.type == "cpu" else 0
+    weights = sum(_weights(model) for model in models)
+    fixed = base + weights + LOOSE * (stage.particles * _scene(run, stage) + _rays(stage)
+                                      + _guide(stage, backbone))  # fmt: skip
+    each, most = _rendered(run, stage)
+
+    def peak(chunk: int) -> int:
+        return int(fixed + LOOSE * each * min(chunk, most))
+
+    chunk = _fitting(peak, _limit(run, backbone.device))
+    name = f"{index}: {stage.scene}"
+    return StagePlan(name, round(_highest(stage)), stage.batch, chunk, peak(chunk))
+
+
+def _limit(run: Run, device: torch.device) -> int:
+    return int(run.memory * GIB) if run.memory else free_memory(device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still use on a device, those that it has included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device))
+    process = psutil.Process().memory_info().rss
+    free = psutil.virtual_memory().available + process
+    try:
+        return min(free, int(CGROUP.read_text()))
+    except (OSError, ValueError):  # no cgroup, or "max": no limit of its own
+        return free
+
+
+def _fitting(peak: Callable[[int], int], limit: int) -> int:
+    chunk = BUDGET
+    while peak(chunk) > limit and chunk > SMALLEST:
+        chunk //= 2
+    return chunk
+
+
+def _highest(stage: Stage) -> float:
+    return max(value for _, value in stage.resolution.points)
+
+
+def _rendered(run: Run, stage: Stage) -> tuple[float, float]:
+    """Bytes of a sample or pixel with its gradient, and how many there are at most in a step."""
+    pixels = stage.batch * _highest(stage) ** 2
+    if stage.scene == "field":
+        f = run.field
+        looked = _looked_up(f.levels * f.features, f.hidden)
+        normals = any(name in stage.losses for name in NEED_NORMALS)
+        return looked * (1 + 4 * SEEN * normals), pixels * f.samples * HIT
+    p = run.paint
+    drawn = FLOAT * 90  # buffer, picture, its blended twin, and their gradients
+    return drawn + COVERED * _looked_up(p.levels * p.features, p.hidden), pixels
+
+
+def _looked_up(features: int, hidden: int) -> float:
+    """Bytes of one point in a hash grid and its network: values, and their gradients."""
+    return FLOAT * (2 * features + 3 * hidden + 40)
+
+
+def _rays(stage: Stage) -> float:
+    """Bytes of the rays of a field's pictures."""
+    return FLOAT * 12 * stage.batch * _highest(stage) ** 2 if stage.scene == "field" else 0.0
+
+
+def _scene(run: Run, stage: Stage) -> float:
+    """Bytes of what learns in one scene."""
+    p = run.field if stage.scene == "field" else run.paint
+    table: float = ADAM * FLOAT * p.levels * 2**p.log2_table * p.features
+    if stage.scene == "surface":
+        points = (run.surface.grid + 1) ** 3
+        if run.surface.mesher == "flexicubes":
+            table += ADAM * FLOAT * flexicubes.WEIGHTS * run.surface.grid**3
+        # distances and moves; and along the surface the tetrahedra that it crosses
+        return table + ADAM * FLOAT * 4 * points + 16_000 * 2 * run.surface.grid**2
+    return table
+
+
+def _weights(backbone: Backbone) -> float:
+    """Bytes of the nets of a backbone."""
+    return sum(p.numel() * p.element_size() for net in _nets(backbone) for p in net.parameters())
+
+
+def _nets(backbone: Any) -> Iterator[torch.nn.Module]:
+    yield from (_denoiser(backbone), backbone.vae, *backbone.encoders)
+
+
+def _denoiser(backbone: Any) -> Any:
+    return getattr(backbone, "unet", None) or backbone.transformer
+
+
+def _guide(stage: Stage, backbone: Any) -> float:
+    """Bytes that looking at a step's pictures takes: a VAE with gradient, a denoiser without."""
+    size, batch = backbone.image_size, stage.batch
+    vae, net = backbone.vae.config, _denoiser(backbone)
+    kept = sum(vae.layers_per_block * c * (size / 2**k) ** 2
+               for k, c in enumerate(vae.block_out_channels))  # fmt: skip
+    encoded = batch * RESNET * kept * backbone.vae.dtype.itemsize
+    latent = size / backbone.factor
+    texts = 2  # the prompt, and the negative one
+    held = _held_by_unet if hasattr(backbone, "unet") else _held_by_transformer
+    seen = texts * batch * held(net.config, latent) * net.dtype.itemsize
+    if stage.guidance in WITH_CRITIC:  # a critic learns: the UNet once with gradient
+        seen += batch * _kept_by_unet(net.config, latent) * net.dtype.itemsize
+    return float(encoded + seen)
+
+
+def _held_by_unet(config: Any, latent: float) -> float:
+    """Numbers that a UNet holds at once for one picture: its skips, and a block's own."""
+    layers = config.layers_per_block
+    depth = layers if isinstance(layers, int) else max(layers)
+    widths: list[int] = list(config.block_out_channels)
+    return float(sum((depth + 8) * c * (latent / 2**k) ** 2 for k, c in enumerate(widths)))
+
+
+def _kept_by_unet(config: Any, latent: float) -> float:
+    """Numbers that a UNet keeps of one picture for its gradient."""
+    layers = config.layers_per_block
+    depth = layers if isinstance(layers, int) else max(layers)
+    widths: list[int] = list(config.block_out_channels)
+    outputs = sum((2 * depth + 1) * c * (latent / 2**k) ** 2 for k, c in enumerate(widths))
+    return float(LEARNED * outputs)
+
+
+def _held_by_transformer(config: Any, latent: float) -> float:
+    """Numbers that a block of a transformer holds at once for one picture."""
+    width: int = config.num_attention_heads * config.attention_head_dim
+    return float(WIDE * width * ((latent / config.patch_size) ** 2 + TEXT))

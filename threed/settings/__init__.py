@@ -1,0 +1,1 @@
+"""What decides a run, as data: types, ranges, defaults, presets."""

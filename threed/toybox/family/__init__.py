@@ -1,0 +1,1 @@
+"""The small diffusion family: its nets, and how they are trained."""

@@ -1,0 +1,120 @@
+"""Toybox as training folders: pictures with their truth, and exact edits.
+
+Example i depends on (seed, i) alone, so that drawing can be cut and continued.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from threed.core.errors import InputError
+from threed.diffusion.images import save_image
+from threed.learning.data import METADATA, Row, write_examples
+from threed.toybox.family.mix import random_scene
+from threed.toybox.family.shelf import chunks
+from threed.toybox.world.captions import a
+from threed.toybox.world.conditions import CONDITIONS, condition_map
+from threed.toybox.world.edits import random_edit
+from threed.toybox.world.scenes import View, draw_scene
+from threed.toybox.world.spread import spread
+from threed.toybox.world.toys import COLORS, KINDS
+
+SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
+
+
+def draw_examples(
+    what: str,
+    folder: Path,
+    count: int,
+    seed: int,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Draw what a folder lacks of `count` examples of SETS; a folder that has more stays as it is.
+
+    "scenes": image, text, and a picture for each of toybox's conditions but edges. "edits": image,
+    edited, instruction, and the edit's kind. processes: as many as there are cores if not given.
+    progress is told how many examples there are.
+    """
+    if what not in SETS:
+        raise InputError(f"toybox draws no {what!r}; it draws {', '.join(SETS)}")
+    path = folder / METADATA
+    there = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows: list[Row] = [json.loads(line) for line in there]
+    for drawn in spread(partial(_some, what, folder, seed), chunks(len(rows), count), processes):
+        rows += drawn
+        write_examples(folder, rows)
+        if progress is not None:
+            progress(len(rows))
+    return folder
+
+
+def _some(what: str, folder: Path, seed: int, indices: range) -> list[Row]:
+    """Draw some examples into a folder of the folder; their rows."""
+    place = folder / f"{indices[0] // 4096:03d}"
+    return [
+        texts | {role: f"{place.name}/{name}" for role, name in saved.items()}
+        for texts, saved in (_one(what, place, seed, index) for index in indices)
+    ]
+
+
+def _one(what: str, place: Path, seed: int, index: int) -> tuple[Row, Row]:
+    """The texts of one example, and the files of its pictures in `place`."""
+    texts, pictures = SETS[what](np.random.default_rng([seed, index, len(what)]))
+    names = {}
+    for role, picture in pictures.items():
+        names[role] = f"{index:06d}-{role}.png"
+        save_image(picture, place / names[role])
+    return texts, names
+
+
+def scene(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
+    """A toy, a pair or a person, its caption, and its truth as pictures.
+
+    Not its edges: those are found in the picture, as they will be in a user's.
+    """
+    drawn = random_scene(rng, str(rng.choice(list(SCENES), p=list(SCENES.values()))))
+    view = draw_scene(drawn)
+    maps = {kind: condition_map(kind, view) for kind in CONDITIONS if kind != "edges"}
+    return {"text": drawn.caption(rng)}, {"image": shown(view), **maps}
+
+
+def edit(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
+    """A scene before and after, and the instruction between."""
+    made = random_edit(rng)
+    both = made.draw()
+    return ({"instruction": made.instruction, "kind": made.kind},
+            {"image": shown(both.before), "edited": shown(both.after)})  # fmt: skip
+
+
+def edit_triples(count: int, seed: int) -> list[tuple[str, str, str]]:
+    """Captions of toys before and after, and the instruction: for pairs that a model makes."""
+    rng = np.random.default_rng(seed)
+    triples = []
+    for _ in range(count):
+        kind, other = rng.choice(KINDS, 2, replace=False).tolist()
+        color, new = rng.choice(list(COLORS), 2, replace=False).tolist()
+        if rng.uniform() < 0.6:
+            change, after = f"make it {new}", f"{new} {kind}"
+        else:
+            change, after = f"turn it into {a(other)}", f"{color} {other}"
+        triples.append((a(f"{color} {kind}"), change, a(after)))
+    return triples
+
+
+def shown(view: View) -> Tensor:
+    """[3, H, W] in [0, 1] the picture of a view."""
+    return torch.from_numpy(view.picture.rgb).permute(2, 0, 1)
+
+
+SETS: dict[str, Callable[[np.random.Generator], tuple[Row, dict[str, Tensor]]]] = {
+    "scenes": scene, "edits": edit,
+}  # fmt: skip

@@ -1,0 +1,223 @@
+"""What the toybox family is made of: the tokenizer and the untrained networks, and their folder.
+
+The folder is an ordinary Stable Diffusion folder of diffusers, with three more networks beside it:
+unet_multiview, clip (both halves) and judge.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from threed.core.errors import InputError
+from threed.toybox.world.captions import vocabulary
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPModel, CLIPTokenizer
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+SIZE = 64  # pixels a side of a picture
+LENGTH = 32  # tokens of a prompt
+WIDTH = 128  # of the text encoder, and so of the UNet's cross-attention
+PARTS = ("clip", "vae", "unet", "judge")  # in the order in which they are trained
+
+
+def new_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges make every caption word one token; others become letters."""
+    from tokenizers import pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
+    names += ["<|startoftext|>", "<|endoftext|>"]
+    return _with_words({name: index for index, name in enumerate(names)}, [])
+
+
+def tokenizer_of(weights: Path) -> CLIPTokenizer:
+    """The tokenizer of a weights folder with the words that it lacks; a new one if it has none.
+
+    All of its own tokens keep their numbers, which the networks were trained with.
+    """
+    from transformers import CLIPTokenizer
+
+    if not (weights / "tokenizer" / "vocab.json").exists():
+        return new_tokenizer()
+    backend = CLIPTokenizer.from_pretrained(weights / "tokenizer").backend_tokenizer
+    model = json.loads(backend.to_str())["model"]
+    return _with_words(model["vocab"], [(first, second) for first, second in model["merges"]])
+
+
+def _with_words(vocab: dict[str, int], merges: list[tuple[str, str]]) -> CLIPTokenizer:
+    from transformers import CLIPTokenizer
+
+    for word in vocabulary():
+        _learn(word, vocab, merges)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+
+
+def _learn(word: str, vocab: dict[str, int], merges: list[tuple[str, str]]) -> None:
+    """Append the merges that make a word one token, by way of the merges that there are."""
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    pieces = [*word[:-1], f"{word[-1]}</w>"]
+    while len(pieces) > 1:
+        pairs = list(pairwise(pieces))
+        best = min(pairs, key=lambda pair: ranks.get(pair, len(merges)))
+        if best not in ranks:
+            best = pairs[0]
+            merges.append(best)
+            vocab.setdefault("".join(best), len(vocab))
+        joined: list[str] = []
+        for piece in pieces:
+            if joined and (joined[-1], piece) == best:
+                joined[-1] += piece
+            else:
+                joined.append(piece)
+        pieces = joined
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write the tokenizer in the old and the new layout, and words.txt: what it was trained on."""
+    tokenizer.save_pretrained(folder)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    pairs = [" ".join(pair) for pair in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]))
+    (folder / "words.txt").write_text("\n".join([*vocabulary(), ""]))
+
+
+def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """A small CLIP: three text layers, three image layers over 8-pixel patches."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+    shared = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4,
+              "projection_dim": WIDTH, "num_hidden_layers": 3}  # fmt: skip
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=LENGTH,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, **shared,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(image_size=SIZE, patch_size=8, **shared)
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(),
+                        projection_dim=WIDTH)  # fmt: skip
+    return CLIPModel(config)
+
+
+def new_vae() -> AutoencoderKL:
+    """64×64 pictures to 4×16×16 latents and back, 0.65 M parameters."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        mid_block_add_attention=False,
+    )
+
+
+def new_unet(*, multiview: bool) -> UNet2DConditionModel:
+    """The noise predictor, 6 M parameters; with `multiview` it takes cameras as class labels."""
+    from diffusers import UNet2DConditionModel
+
+    cameras = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16}
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4,
+        block_out_channels=(64, 96, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=(2, 3, 4),
+        norm_num_groups=16,
+        **(cameras if multiview else {}),
+    )
+
+
+def single_view(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The multi-view UNet as it is for pictures without a camera: a plain UNet, equal to rounding.
+
+    What the camera's embedding adds for "no camera" (zeros) is a constant beside the time
+    embedding, so it moves into that layer's bias.
+    """
+    plain = new_unet(multiview=False)
+    state = {k: v for k, v in unet.state_dict().items() if not k.startswith("class_embedding")}
+    with torch.no_grad():
+        constant = cast(nn.Module, unet.class_embedding)(torch.zeros(1, 16))[0]
+    bias = "time_embedding.linear_2.bias"
+    state[bias] = state[bias] + constant
+    plain.load_state_dict(state)
+    return plain
+
+
+def new_scheduler() -> Any:
+    """Stable Diffusion's noise schedule, as a DDIM scheduler."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
+
+
+def save_part(model: Any, folder: Path) -> None:
+    """Write one network as fp16 safetensors in the layout of its library."""
+    half = copy.deepcopy(model).half().to(memory_format=torch.contiguous_format)
+    half.save_pretrained(folder, safe_serialization=True)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if "dtype" in config:
+        # what transformers computes in; diffusers takes float32 whatever the file has
+        path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+
+
+def save_index(folder: Path) -> None:
+    """Write the scheduler and model_index.json of a Stable Diffusion folder."""
+    import diffusers
+
+    new_scheduler().save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def knows_scenes(folder: Path) -> bool:
+    """Whether the tokenizer of a weights folder has the words of scenes, not single toys alone."""
+    path = folder / "tokenizer" / "words.txt"
+    return path.exists() and set(vocabulary()) <= set(path.read_text().split())
+
+
+def grown(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """A state of fewer tokens than the model has, with the model's own rows for those behind."""
+    own, bigger = model.state_dict(), dict(state)
+    for name, value in state.items():
+        if name.endswith("token_embedding.weight") and len(value) < len(own[name]):
+            bigger[name] = torch.cat([value, own[name][len(value) :]])
+    return bigger
+
+
+def need(folder: Path, part: str, why: str) -> Path:
+    """The folder of a trained part, or InputError that says how to get it."""
+    if not (folder / part / "config.json").exists():
+        raise InputError(f"{why} needs the trained part {part!r}, but there is none in {folder}; "
+                         f"run `threed toybox train {part}` first")  # fmt: skip
+    return folder / part

@@ -1,0 +1,1 @@
+"""What says whether a picture shows what it should."""

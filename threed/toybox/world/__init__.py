@@ -1,0 +1,1 @@
+"""The procedural world: toys, figures, scenes, their pictures and captions."""

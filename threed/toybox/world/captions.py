@@ -1,0 +1,99 @@
+"""What a toybox picture is called: templates with synonyms, dropped attributes and view words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from threed.core.cameras import VIEWS
+from threed.toybox.world.toys import COLORS, FINISHES, KINDS
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "mug": ("cup",),
+    "car": ("toy car",),
+    "ball": ("sphere",),
+    "cube": ("box",),
+    "television": ("tv",),
+    "airplane": ("plane",),
+    "donut": ("doughnut",),
+    "bear": ("teddy bear",),
+    "hat": ("top hat",),
+    "tree": ("fir tree",),
+    "boat": ("sailing boat",),
+    "clock": ("alarm clock",),
+    "house": ("hut",),
+    "lamp": ("table lamp",),
+    "duck": ("rubber duck",),
+}
+BACKGROUNDS = ("white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink")
+OPENINGS = ("a", "the", "a photo of a", "a picture of a", "a toy", "one", "")
+SPARE_WORDS = (
+    "asset", "render", "of", "on", "and", "with", "background", "view", "toy", "small", "simple",
+    "gray", "left", "right", "next", "to", "top", "in", "an",
+)  # fmt: skip
+
+# words of scenes and of instructions
+SCENE_WORDS = (
+    "person", "portrait", "wearing", "hair", "short", "long", "curly", "spiky", "bun", "bald",
+    "blonde", "glasses", "beard", "moustache", "shirt", "sweater", "trousers", "shorts", "skirt",
+    "dress", "standing", "waving", "arms", "out", "cheering", "hands", "hips", "walking", ",",
+    "make", "it", "turn", "into", "paint", "change", "color", "replace", "add", "put", "give",
+    "remove", "take", "off", "shave",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Label:
+    """What there is to say about a picture, as indices into the names."""
+
+    kind: int  # of KINDS
+    color: int  # of COLORS
+    finish: int  # of FINISHES
+    background: int  # of BACKGROUNDS
+
+
+def caption(rng: np.random.Generator, label: Label, view: str | None = None) -> str:
+    """One of the ways to say a label: "a striped blue teapot on a white background, side view".
+
+    The view word is said only where it is given; the finish, the colour and the background are
+    left out now and then, so that prompts may be short.
+    """
+    color, finish = list(COLORS)[label.color], FINISHES[label.finish]
+    text = toy_words(rng, KINDS[label.kind], color, finish)
+    opening = str(rng.choice(OPENINGS, p=(0.6, 0.08, 0.06, 0.06, 0.08, 0.04, 0.08)))
+    if opening.endswith("a") and text[0] in "aeiou":
+        opening += "n"
+    text = f"{opening} {text}".strip()
+    if rng.uniform() < 0.3:
+        text += f" on {a(BACKGROUNDS[label.background])} background"
+    return f"{text}, {view} view" if view else text
+
+
+def toy_words(
+    rng: np.random.Generator, kind: str, color: str, finish: str, drop: float = 0.08
+) -> str:
+    """What a toy is called, without an article: "striped blue teapot".
+
+    The kind may be a synonym; the colour is left out in a share `drop`, the finish now and then.
+    """
+    if kind in SYNONYMS and rng.uniform() < 0.15:
+        kind = str(rng.choice(SYNONYMS[kind]))
+    extra = [color] if rng.uniform() < 1 - drop else []
+    if finish != "plain" and rng.uniform() < 0.85:
+        extra.insert(int(rng.integers(len(extra) + 1)), finish)
+    elif finish == "plain" and rng.uniform() < 0.1:
+        extra.insert(0, finish)
+    return " ".join([*extra, kind])
+
+
+def a(text: str) -> str:
+    """The text with its article."""
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def vocabulary() -> list[str]:
+    """Every word that captions and instructions use, sorted."""
+    texts = [*KINDS, *COLORS, *FINISHES, *BACKGROUNDS, *OPENINGS, *VIEWS, *SPARE_WORDS]
+    texts += [*SCENE_WORDS, *(name for names in SYNONYMS.values() for name in names)]
+    return sorted({word for text in texts for word in text.split()})

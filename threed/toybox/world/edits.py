@@ -1,0 +1,220 @@
+"""Exact edits: a scene, an instruction, and the scene after it, equal in everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from threed.toybox.world.captions import BACKGROUNDS, a
+from threed.toybox.world.figures import HAIR_COLORS, Identity, random_figure_scene
+from threed.toybox.world.garments import CLASS, Garment
+from threed.toybox.world.grounds import ground_of
+from threed.toybox.world.pairs import (
+    Pair,
+    Single,
+    in_hat,
+    random_pair_scene,
+    random_single,
+    random_toy_scene,
+)
+from threed.toybox.world.scenes import Scene, Subject, View, draw_scene
+from threed.toybox.world.toys import COLORS, FINISHES, KINDS
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Two scenes that share every number but what the instruction names."""
+
+    kind: str  # of EDITS
+    before: Scene
+    instruction: str
+    after: Scene
+    thing: int | None = 0  # index of the thing that changes; None: the background
+    labels: tuple[str, ...] | None = None  # which parts of it, of CLASSES; None: all
+
+    def draw(self, size: int = 64) -> DrawnEdit:
+        """Both pictures with their truth."""
+        return DrawnEdit(self, draw_scene(self.before, size), draw_scene(self.after, size))
+
+
+@dataclass(frozen=True)
+class DrawnEdit:
+    """An edit as pictures."""
+
+    edit: Edit
+    before: View
+    after: View
+
+    @property
+    def region(self) -> NDArray[np.bool_]:
+        """[H, W] where the picture may change; all other pixels are equal."""
+        views = (self.before, self.after)
+        if self.edit.thing is None:
+            return np.any([view.picture.alpha < 1 for view in views], 0)
+        masks = [view.mask(self.edit.thing, self.edit.labels) for view in views]
+        return np.any([mask > 0 for mask in masks], 0)
+
+
+def recolour(rng: Rng) -> Edit:
+    """ "make it blue": a toy, or one of a pair, in another colour."""
+    scene, index, toy = _some_toy(rng)
+    color = _other(rng, list(COLORS), toy.color)
+    name = _name(rng, scene, toy)
+    ways = (f"make {name} {color}", f"turn {name} {color}", f"paint {name} {color}",
+            f"change the color of {name} to {color}")  # fmt: skip
+    return _edit("recolour", scene, index, replace(toy, color=color), _choose(rng, ways))
+
+
+def swap(rng: Rng) -> Edit:
+    """ "turn it into a chair": another kind of toy in the same colour and finish."""
+    toy = random_single(rng)
+    scene = replace(random_toy_scene(rng), subject=toy)
+    kind = _other(rng, KINDS, toy.kind)
+    name = _name(rng, scene, toy)
+    the = name if name != "it" else f"the {toy.kind}"
+    ways = (
+        f"turn {name} into {a(kind)}",
+        f"replace {the} with {a(kind)}",
+        f"make {name} {a(kind)}",
+    )
+    return _edit("kind", scene, 0, replace(toy, kind=kind), _choose(rng, ways))
+
+
+def refinish(rng: Rng) -> Edit:
+    """ "make it striped": another finish."""
+    scene, index, toy = _some_toy(rng)
+    finish = _other(rng, FINISHES, toy.finish)
+    name = _name(rng, scene, toy)
+    ways = (f"make {name} {finish}", f"turn {name} {finish}")
+    return _edit("finish", scene, index, replace(toy, finish=finish), _choose(rng, ways))
+
+
+def hat(rng: Rng) -> Edit:
+    """ "add a red hat", "remove the hat"."""
+    scene = random_toy_scene(rng)
+    kinds = [kind for kind in KINDS if kind != "hat"]
+    toy = in_hat(random_single(rng, kinds=kinds), str(rng.choice(list(COLORS))))
+    on, off = replace(scene, subject=toy), replace(scene, subject=replace(toy, hat=None))
+    hat = f"{a(str(toy.hat))} hat"
+    if rng.uniform() < 0.5:
+        ways: Sequence[str] = (f"add {hat}", f"put {hat} on it", f"give it {hat}",
+                               f"put {hat} on the {toy.kind}")  # fmt: skip
+        return Edit("hat", off, _choose(rng, ways), on, 0, ("hat",))
+    ways = ("remove the hat", "take off the hat", f"remove the {toy.hat} hat")
+    return Edit("hat", on, _choose(rng, ways), off, 0, ("hat",))
+
+
+def background(rng: Rng) -> Edit:
+    """ "make the background blue", of a toy or a pair."""
+    scene, _, _ = _some_toy(rng)
+    name = _other(rng, BACKGROUNDS, scene.ground.names[0])
+    pattern = "plain" if rng.uniform() < 0.7 or name == "white" else _choose(rng, FINISHES[1:])
+    words = name if pattern == "plain" else f"{pattern} {name}"
+    ways = (f"make the background {words}", f"change the background to {words}",
+            f"put it on {a(words)} background")  # fmt: skip
+    after = replace(scene, ground=ground_of(name, rng, pattern))
+    return Edit("background", scene, _choose(rng, ways), after, None)
+
+
+def garment(rng: Rng) -> Edit:
+    """ "make the sweater blue": another colour or finish of what a person wears."""
+    scene = random_figure_scene(rng)
+    person: Any = scene.subject
+    piece = "upper" if person.lower is None or person.portrait or rng.uniform() < 0.5 else "lower"
+    old: Garment = getattr(person, piece)
+    if rng.uniform() < 0.7:
+        new = replace(old, color=_other(rng, list(COLORS), old.color))
+        ways: Sequence[str] = (
+            f"make the {old.kind} {new.color}",
+            f"turn the {old.kind} {new.color}",
+            f"change the color of the {old.kind} to {new.color}",
+        )
+    else:
+        new = replace(old, finish=_other(rng, FINISHES, old.finish))
+        ways = (f"make the {old.kind} {new.finish}", f"turn the {old.kind} {new.finish}")
+    after = replace(scene, subject=replace(person, **{piece: new}))
+    return Edit("garment", scene, _choose(rng, ways), after, 0, (CLASS[old.kind],))
+
+
+def face(rng: Rng) -> Edit:
+    """ "add glasses", "remove the beard", "make the hair red"."""
+    scene = random_figure_scene(rng)
+    person: Any = scene.subject
+    one: Identity = person.identity
+    pick = rng.choice(["glasses", "beard", "hair"])
+    if pick == "hair":
+        if one.hair == "bald":
+            one = replace(one, hair="short")
+        new = replace(one, hair_color=_other(rng, list(HAIR_COLORS), one.hair_color))
+        ways: Sequence[str] = (f"make the hair {new.hair_color}", f"give it {new.hair_color} hair")
+    elif pick == "glasses":
+        new = replace(one, glasses=not one.glasses)
+        ways = (("add glasses", "put on glasses", "give it glasses") if new.glasses else
+                ("remove the glasses", "take off the glasses"))  # fmt: skip
+    else:
+        new = replace(one, beard="none" if one.beard != "none" else "beard")
+        ways = (("add a beard", "give it a beard") if new.beard == "beard" else
+                (f"remove the {one.beard}", f"shave off the {one.beard}"))  # fmt: skip
+    before = replace(scene, subject=replace(person, identity=one))
+    after = replace(scene, subject=replace(person, identity=new))
+    # a beard is of the colour of the hair, and moves the mouth
+    labels = {"hair": ("hair", "beard"), "glasses": ("glasses",), "beard": ("beard", "skin")}
+    return Edit("face", before, _choose(rng, ways), after, 0, labels[str(pick)])
+
+
+EDITS: dict[str, Callable[[Rng], Edit]] = {
+    "recolour": recolour, "kind": swap, "finish": refinish, "hat": hat, "background": background,
+    "garment": garment, "face": face,
+}  # fmt: skip
+SHARES = {"recolour": 0.25, "kind": 0.15, "finish": 0.1, "hat": 0.2, "background": 0.12,
+          "garment": 0.1, "face": 0.08}  # fmt: skip
+
+
+def random_edit(rng: Rng, kind: str | None = None) -> Edit:
+    """An edit of this kind of EDITS, or of any, by SHARES."""
+    kind = kind or str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    return EDITS[kind](rng)
+
+
+def _some_toy(rng: Rng) -> tuple[Scene, int, Single]:
+    """A scene of one toy or, in three of ten, of a pair, and a toy in it."""
+    scene = random_pair_scene(rng) if rng.uniform() < 0.3 else random_toy_scene(rng)
+    toys = _toys(scene)
+    index = int(rng.integers(len(toys)))
+    return scene, index, toys[index]
+
+
+def _toys(scene: Scene) -> tuple[Single, ...]:
+    subject: Any = scene.subject
+    return (subject.first, subject.second) if isinstance(subject, Pair) else (subject,)
+
+
+def _edit(kind: str, before: Scene, index: int, toy: Single, instruction: str) -> Edit:
+    """The scene with one toy changed, but not its hat."""
+    subject: Subject = before.subject
+    after: Subject = toy
+    if isinstance(subject, Pair):
+        after = replace(subject, first=toy) if index == 0 else replace(subject, second=toy)
+    labels = (toy.kind,) if kind in ("recolour", "finish") else None
+    return Edit(kind, before, instruction, replace(before, subject=after), index, labels)
+
+
+def _name(rng: Rng, scene: Scene, toy: Single) -> str:
+    """ "it" or "the mug"; of a pair always the second."""
+    if len(_toys(scene)) == 1 and rng.uniform() < 0.6:
+        return "it"
+    return f"the {toy.kind}"
+
+
+def _other(rng: Rng, names: Sequence[str], than: str) -> str:
+    return str(rng.choice([name for name in names if name != than]))
+
+
+def _choose(rng: Rng, ways: Sequence[str]) -> str:
+    return ways[int(rng.integers(len(ways)))]

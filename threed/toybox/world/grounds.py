@@ -1,0 +1,78 @@
+"""What stands behind a scene: one colour, a gradient from one to another, or a pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from threed.toybox.world.captions import BACKGROUNDS, a
+from threed.toybox.world.draw import Array
+from threed.toybox.world.parts import Vector
+from threed.toybox.world.toys import COLORS, FINISHES
+
+TINTS = BACKGROUNDS[2:]  # those that are colours
+STRIPES = 6  # of a pattern, from one side of the picture to the other
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A background as data; colours are sRGB in [0, 1]."""
+
+    names: tuple[str, ...]  # of BACKGROUNDS: one, or those of the top and of the bottom
+    pattern: str  # of FINISHES
+    top: Vector
+    bottom: Vector
+    other: Vector  # the pattern's second colour
+    phase: float = 0.0  # where the pattern begins, 0 to 1
+
+    def words(self) -> str:
+        """What it is called: "a white background", "a striped blue background"."""
+        words = " to ".join(self.names)
+        return f"{a(words if self.pattern == 'plain' else f'{self.pattern} {words}')} background"
+
+    def pixels(self, size: int) -> Array:
+        """[size, size, 3]"""
+        x, y = np.meshgrid(*[(np.arange(size, dtype=np.float32) + 0.5) / size] * 2)
+        mix = y[..., None]
+        first = np.array(self.top) * (1 - mix) + np.array(self.bottom) * mix
+        u, v = x * STRIPES + self.phase, y * STRIPES + self.phase
+        second = {
+            "plain": np.zeros_like(u, bool),
+            "striped": (u + v) % 2 < 1,
+            "dotted": (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.09,
+            "checkered": (np.floor(u) + np.floor(v)) % 2 < 1,
+        }[self.pattern]
+        return np.where(second[..., None], np.array(self.other), first).astype(np.float32)
+
+
+def ground_of(name: str, rng: np.random.Generator, pattern: str = "plain") -> Ground:
+    """A background of this name of BACKGROUNDS."""
+    color = shade(name, rng)
+    other = tuple(min(1.0, value + 0.16) if sum(color) < 2.4 else value - 0.14 for value in color)
+    return Ground((name,), pattern, color, color, other, float(rng.uniform()))  # type: ignore[arg-type]
+
+
+def random_ground(rng: np.random.Generator) -> Ground:
+    """White, grey or a colour in two thirds; a gradient in a sixth, a pattern in a sixth."""
+    pick = rng.uniform()
+    if pick < 2 / 3:
+        name = "white" if pick < 0.4 else "grey" if pick < 0.52 else str(rng.choice(TINTS))
+        return ground_of(name, rng)
+    if pick < 5 / 6:
+        top, bottom = (str(name) for name in rng.choice(TINTS, 2, replace=False))
+        return Ground((top, bottom), "plain", shade(top, rng), shade(bottom, rng), (1, 1, 1))
+    name = str(rng.choice(BACKGROUNDS[1:]))
+    return ground_of(name, rng, str(rng.choice(FINISHES[1:])))
+
+
+def shade(name: str, rng: np.random.Generator) -> Vector:
+    """A pale colour of this name of BACKGROUNDS, so that a toy of the same colour is seen."""
+    if name == "white":
+        return (1.0, 1.0, 1.0)
+    if name == "grey":
+        value = float(rng.uniform(0.45, 0.75))
+        return (value, value, value)
+    red, green, blue = (0.45 * value + 0.5 + float(rng.uniform(-0.04, 0.04))
+                        for value in COLORS[name])  # fmt: skip
+    return (red, green, blue)

@@ -1,0 +1,184 @@
+"""One toy, with a hat or without, and two toys beside each other or one on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from threed.core.cameras import view_name
+from threed.toybox.world import draw
+from threed.toybox.world.captions import a, toy_words
+from threed.toybox.world.draw import Array
+from threed.toybox.world.parts import Vector, extents, place
+from threed.toybox.world.scenes import Point, Scene, Thing, random_camera, staged
+from threed.toybox.world.toys import COLORS, FINISHES, KINDS, random_toy
+
+BESIDE, ABOVE = "beside", "above"
+# tops on which another toy can stand
+BROAD = ("table", "cube", "hat", "mug", "donut", "mushroom", "car", "ball", "cupcake", "apple",
+         "television", "fish")  # fmt: skip
+GAP = 0.06  # between two toys, world units
+FIT = 1.08  # radius of the ball in which the corners of a pair lie; its surface is within it
+
+
+@dataclass(frozen=True)
+class Single:
+    """A toy as its words and a seed for the rest, so that one word can change alone."""
+
+    kind: str
+    color: str
+    finish: str
+    seed: int  # decides the proportions
+    hat: str | None = None  # the colour of the hat that it wears
+    scale: float = 1.0
+    turn_deg: float = 0.0
+    lift: float = 0.0  # of its middle, world units
+
+    def thing(self, shift: Vector | None = None) -> Thing:
+        """The toy at its place, or with its middle moved to `shift`."""
+        toy = random_toy(np.random.default_rng(self.seed), self.kind, self.color, self.finish)
+        middle = shift or (0.0, 0.0, self.lift)
+        rows = place(toy.packed(), self.scale, middle, self.turn_deg)
+        labels = [self.kind] * len(rows)
+        points = toy_points(rows)
+        if self.hat:
+            hat = hat_on(rows, self.hat, self.seed)
+            rows, labels = np.concatenate([rows, hat]), labels + ["hat"] * len(hat)
+        return Thing(f"{self.color} {self.kind}", rows, tuple(labels), points)
+
+    def things(self) -> tuple[Thing, ...]:
+        """The toy alone."""
+        return (self.thing(),)
+
+    def words(self, rng: np.random.Generator) -> str:
+        """ "a striped blue teapot with a red hat" """
+        return self.named(toy_words(rng, self.kind, self.color, self.finish))
+
+    def named(self, words: str) -> str:
+        """These words with their article and the hat."""
+        return f"{a(words)} with {a(self.hat)} hat" if self.hat else a(words)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two toys: `first` to the left of `second`, or on top of it, seen from about the front."""
+
+    first: Single
+    second: Single
+    relation: str  # BESIDE or ABOVE
+
+    def things(self) -> tuple[Thing, ...]:
+        """Both at their places, together as large as fits."""
+        one, two = (extents(toy.thing().rows) for toy in (self.first, self.second))
+        (thick, wide, high), (deep, broad, tall) = one[1] - one[0], two[1] - two[0]
+        if self.relation == BESIDE:  # y is to the right, both on one floor
+            width, height = wide + broad + GAP, max(high, tall)
+            places = ((-width / 2 - one[0, 1], -height / 2 - one[0, 2]),
+                      (width / 2 - two[1, 1], -height / 2 - two[0, 2]))  # fmt: skip
+        else:
+            width, height = max(wide, broad), high + tall
+            places = ((0.0, height / 2 - one[1, 2]), (0.0, -height / 2 - two[0, 2]))
+        fit = 2 * FIT / float(np.linalg.norm((max(thick, deep), width, height)))
+        placed = []
+        for toy, (y, z) in zip((self.first, self.second), places):
+            larger = replace(toy, scale=fit * toy.scale)
+            placed.append(larger.thing((0.0, fit * float(y), fit * float(z))))
+        return tuple(placed)
+
+    def words(self, rng: np.random.Generator) -> str:
+        """ "a red ball and a blue cube", from left to right, or with their places."""
+        one, two = (
+            toy.named(toy_words(rng, toy.kind, toy.color, toy.finish, drop=0.03))
+            for toy in (self.first, self.second)
+        )
+        if self.relation == ABOVE:
+            return f"{one} on top of {two}" if rng.uniform() < 0.8 else f"{one} on {two}"
+        ways = (
+            f"{one} and {two}",
+            f"{one} next to {two}",
+            f"{one} to the left of {two}",
+            f"{two} to the right of {one}",
+            f"{one} on the left and {two} on the right",
+        )
+        return ways[int(rng.choice(len(ways), p=(0.5, 0.14, 0.14, 0.14, 0.08)))]
+
+
+def toy_points(rows: Array) -> tuple[Point, ...]:
+    """A point inside each solid: its middle, or a place on its ring."""
+    found = []
+    for index, row in enumerate(rows):
+        if row[draw.CUT] > 0.5:
+            continue
+        middle = row[draw.CENTER : draw.CENTER + 3].copy()
+        if row[draw.SHAPE] == draw.TORUS:
+            middle += row[draw.ROTATION : draw.ROTATION + 3] * row[draw.SIZE]
+        x, y, z = middle.tolist()
+        found.append(Point(f"part {index}", (x, y, z), float(row[draw.BOUND])))
+    return tuple(found)
+
+
+def hat_on(rows: Array, color: str, seed: int) -> Array:
+    """Rows of a hat that stands on the highest solid of a toy."""
+    tops = [extents(row[None])[1, 2] if row[draw.CUT] < 0.5 else -np.inf for row in rows]
+    best = int(np.argmax(tops))
+    low, high = extents(rows)
+    scale = 0.34 + 0.17 * float(high[:2].max() - low[:2].min())
+    hat = random_toy(np.random.default_rng([seed, 1]), "hat", color, "plain").packed()
+    x, y = rows[best, draw.CENTER : draw.CENTER + 2].tolist()
+    return place(hat, scale, (x, y, float(tops[best]) - scale * float(extents(hat)[0, 2]) - 0.03))
+
+
+def random_single(
+    rng: np.random.Generator, *, kinds: Sequence[str] = KINDS, scale: float = 1.0
+) -> Single:
+    """Any toy of these kinds, without a hat."""
+    return Single(
+        str(rng.choice(kinds)), str(rng.choice(list(COLORS))),
+        str(rng.choice(FINISHES, p=(0.55, 0.15, 0.15, 0.15))), int(rng.integers(2**31)),
+        scale=scale,
+    )  # fmt: skip
+
+
+def in_hat(toy: Single, color: str) -> Single:
+    """The toy in a hat of this colour, made smaller so that both fit."""
+    low, high = extents(replace(toy, hat=color).thing().rows)[:, 2].tolist()
+    scale = min(1.75 / (high - low), 1.0) * toy.scale
+    return replace(toy, hat=color, scale=scale, lift=-scale * (low + high) / (2 * toy.scale))
+
+
+def random_toy_scene(rng: np.random.Generator) -> Scene:
+    """One toy, in a hat in a quarter of them, from any side, on any ground."""
+    toy = random_single(rng)
+    if rng.uniform() < 0.25 and toy.kind != "hat":
+        toy = in_hat(toy, str(rng.choice(list(COLORS))))
+    return staged(rng, toy, random_camera(rng, (-180, 180), (-10, 45)))
+
+
+def view_of(scene: Scene) -> str:
+    """What the view of a scene is called, of threed.cameras.VIEWS."""
+    camera = scene.camera
+    return view_name(float(camera.azimuth_deg[0]), float(camera.elevation_deg[0]))
+
+
+def random_pair(rng: np.random.Generator) -> Pair:
+    """Two toys that differ in kind and in colour; one on the other in three of ten."""
+    above = rng.uniform() < 0.3
+    first = random_single(rng)
+    kinds = [kind for kind in (BROAD if above else KINDS) if kind != first.kind]
+    colors = [color for color in COLORS if color != first.color]
+    second = random_single(rng, kinds=kinds)
+    sizes = rng.uniform(0.8, 1, 2)
+    turns = rng.uniform(-35, 35, 2)
+    second = replace(second, color=str(rng.choice(colors)))
+    one, two = (
+        replace(toy, scale=float(size), turn_deg=float(turn))
+        for toy, size, turn in zip((first, second), sizes, turns)
+    )
+    return Pair(one, two, ABOVE if above else BESIDE)
+
+
+def random_pair_scene(rng: np.random.Generator) -> Scene:
+    """A random pair from about the front."""
+    return staged(rng, random_pair(rng), random_camera(rng, (-15, 15), (0, 30), (0.95, 1.05)))

@@ -1,0 +1,191 @@
+"""Scenes as data, and what a camera sees of one, with everything that there is to know about it.
+
+A `Scene` is a subject (a toy, a pair, a figure) under a light, on a ground, before a camera. All of
+it is data that is drawn by no chance, so that two scenes that differ in one field are an exact
+before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from threed.core.cameras import Cameras, at
+from threed.toybox.world.draw import GROUP, Array, Light, Picture, draw
+from threed.toybox.world.grounds import Ground, random_ground
+from threed.toybox.world.parts import Vector
+from threed.toybox.world.toys import KINDS, random_light
+
+BODY = ("skin", "hair", "eyes", "glasses", "beard", "top", "trousers", "skirt", "dress", "shoes")
+CLASSES = (*KINDS, *BODY)
+"""What a pixel may be of."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named place inside a thing."""
+
+    name: str
+    position: Vector  # world
+    depth: float  # how far behind the surface it may lie and still be called visible, world units
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing of a scene: a toy with the hat that it wears, or a person."""
+
+    name: str  # "red ball"
+    rows: Array  # [P, WIDTH] packed parts at their place
+    labels: tuple[str, ...]  # [P] what each part is of, of CLASSES
+    points: tuple[Point, ...]
+    bones: tuple[tuple[int, int], ...] = ()  # pairs of points
+
+
+class Subject(Protocol):
+    """What a scene is of."""
+
+    def things(self) -> tuple[Thing, ...]:
+        """Its things; in captions the first is named first."""
+        ...
+
+    def words(self, rng: np.random.Generator) -> str:
+        """One of the ways to say it: "a red ball and a blue cube"."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A subject and how it is seen."""
+
+    subject: Subject
+    light: Light
+    ground: Ground
+    camera: Cameras  # one
+
+    def caption(self, rng: np.random.Generator) -> str:
+        """One of the ways to say it; the background is said in a third of them."""
+        text = self.subject.words(rng)
+        return f"{text} on {self.ground.words()}" if rng.uniform() < 0.33 else text
+
+
+@dataclass(frozen=True)
+class View:
+    """What the camera of a scene sees, with its truth; row 0 is the top."""
+
+    scene: Scene
+    picture: Picture
+    things: tuple[Thing, ...]
+    groups: tuple[tuple[int, str], ...]  # (index of a thing, one of CLASSES) of picture.cover
+
+    @cached_property
+    def masks(self) -> Array:
+        """[N, H, W] the share of a pixel that each thing covers."""
+        return np.stack([self.mask(i) for i in range(len(self.things))])
+
+    def mask(self, thing: int | None = None, labels: Sequence[str] | None = None) -> Array:
+        """[H, W] the share of a pixel that a thing covers, or its parts of these CLASSES."""
+        chosen = [
+            (thing is None or owner == thing) and (labels is None or label in labels)
+            for owner, label in self.groups
+        ]
+        share: Array = self.picture.cover[..., chosen].sum(-1)
+        return share
+
+    @cached_property
+    def boxes(self) -> Array:
+        """[N, 4] left, top, right, bottom of what is seen of each thing, as shares of the picture.
+
+        Zeros where nothing is seen of it.
+        """
+        found = np.zeros((len(self.things), 4), np.float32)
+        for box, mask in zip(found, self.masks):
+            rows, columns = np.nonzero(mask > 0)
+            if len(rows):
+                size = mask.shape[0]
+                box[:] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+                box /= size
+        return found
+
+    @cached_property
+    def instance(self) -> NDArray[np.int64]:
+        """[H, W] index of the thing that covers most of a pixel, -1 where nothing is."""
+        return _most(self.masks.transpose(1, 2, 0))
+
+    @cached_property
+    def parse(self) -> NDArray[np.int64]:
+        """[H, W] index into CLASSES of what covers most of a pixel, -1 where nothing is."""
+        best = _most(self.picture.cover)
+        index = np.array([CLASSES.index(label) for _, label in self.groups])
+        return np.where(best < 0, -1, index[best])
+
+    @cached_property
+    def keypoints(self) -> list[Array]:
+        """For each thing [K, 3]: x and y in pixels from the left and the top, 1 where visible."""
+        return [self._project(thing.points) for thing in self.things]
+
+    def _project(self, points: Sequence[Point]) -> Array:
+        size = self.picture.alpha.shape[0]
+        c2w = self.scene.camera.c2w[0].numpy()
+        tan = np.tan(float(self.scene.camera.fov_y[0]) / 2)
+        away = np.array([p.position for p in points], np.float32).reshape(-1, 3) - c2w[:3, 3]
+        local = away @ c2w[:3, :3]
+        places = local[:, :2] / (-local[:, 2:] * tan) * (0.5, -0.5) + 0.5
+        pixel = (places * size).astype(int)
+        inside = ((pixel >= 0) & (pixel < size)).all(1)
+        column, row = pixel.clip(0, size - 1).T
+        depth = self.picture.depth[row, column]
+        reach = np.array([p.depth for p in points])
+        seen = inside & (depth > 0) & (np.linalg.norm(away, axis=1) - reach < depth)
+        return np.concatenate([places * size, seen[:, None]], 1).astype(np.float32)
+
+
+def _most(shares: Array) -> NDArray[np.int64]:
+    """[H, W] index of the largest of [H, W, N] shares, -1 where all are 0."""
+    return np.where(shares.max(-1) > 0, shares.argmax(-1), -1)
+
+
+def draw_scene(scene: Scene, size: int = 64) -> View:
+    """What the scene's camera sees, size² pixels."""
+    things = scene.subject.things()
+    groups: list[tuple[int, str]] = []
+    packed = []
+    for index, thing in enumerate(things):
+        rows = thing.rows.copy()
+        for row, label in zip(rows, thing.labels):
+            if (index, label) not in groups:
+                groups.append((index, label))
+            row[GROUP] = groups.index((index, label))
+        packed.append(rows)
+    picture = draw(
+        np.concatenate(packed), scene.camera.c2w[0].numpy(), float(scene.camera.fov_y[0]), size,
+        scene.light, scene.ground.pixels(size),
+    )  # fmt: skip
+    return View(scene, picture, things, tuple(groups))
+
+
+def random_camera(
+    rng: np.random.Generator,
+    azimuth_deg: tuple[float, float],
+    elevation_deg: tuple[float, float],
+    zoom: tuple[float, float] = (0.95, 1.1),
+) -> Cameras:
+    """One camera, all uniform in (low, high); field of view 35..45 degrees.
+
+    The distance is zoom / sin(fov / 2): at zoom 1 the unit ball just fits the picture.
+    """
+    fov = rng.uniform(35, 45)
+    distance = rng.uniform(*zoom) / np.sin(np.radians(fov) / 2)
+    azimuth, elevation = rng.uniform(*azimuth_deg), rng.uniform(*elevation_deg)
+    one = torch.ones(1)
+    return at(one * azimuth, one * elevation, one * distance, one * fov, 64)
+
+
+def staged(rng: np.random.Generator, subject: Subject, camera: Cameras) -> Scene:
+    """The subject under a random light, on a random ground."""
+    return Scene(subject, random_light(rng), random_ground(rng), camera)

@@ -1,0 +1,129 @@
+"""The toybox world: toys as data, drawn from any camera with their truth.
+
+Everything random comes from one numpy Generator, so a seed decides a toy, its light, its
+background and its cameras.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from threed.core.cameras import VIEWS, Cameras
+from threed.toybox.world.draw import Array, Light, Picture, draw
+from threed.toybox.world.kinds import FRONTED, RECIPES
+from threed.toybox.world.parts import Part, Vector, extents, pack
+
+KINDS = tuple(RECIPES)
+FINISHES = ("plain", "striped", "dotted", "checkered")
+COLORS: dict[str, Vector] = {
+    "red": (0.86, 0.10, 0.10),
+    "orange": (0.96, 0.50, 0.06),
+    "yellow": (0.97, 0.86, 0.12),
+    "green": (0.12, 0.62, 0.18),
+    "blue": (0.12, 0.28, 0.86),
+    "purple": (0.52, 0.16, 0.68),
+    "pink": (0.98, 0.58, 0.76),
+    "brown": (0.44, 0.26, 0.13),
+    "white": (0.95, 0.95, 0.94),
+    "black": (0.08, 0.08, 0.09),
+}
+__all__ = [
+    "COLORS",
+    "FINISHES",
+    "FRONTED",
+    "KINDS",
+    "VIEWS",
+    "Set",
+    "Toy",
+    "draw_set",
+    "random_toy",
+]
+
+RADIUS = 0.8  # a toy's corners lie in the ball of this radius
+
+
+@dataclass(frozen=True)
+class Toy:
+    """One toy: what it is, and the solids that it is made of."""
+
+    kind: str
+    color: str
+    finish: str
+    parts: tuple[Part, ...]
+    second: Vector  # the other colour of the finish
+
+    def packed(self) -> Array:
+        """[P, WIDTH] the parts, centred and scaled into the ball of radius RADIUS."""
+        low, high = extents(pack(self.parts))
+        middle, scale = (low + high) / 2, RADIUS / float(np.linalg.norm((high - low) / 2))
+        scale = min(scale * 1.12, 0.86 / float(np.max(high - low) / 2))
+        x, y, z = (-scale * middle).tolist()
+        return pack(self.parts, scale, (x, y, z), FINISHES.index(self.finish), self.second)
+
+
+@dataclass(frozen=True)
+class Set:
+    """V pictures of one toy under one light, on one background."""
+
+    toy: Toy
+    cameras: Cameras  # V of them
+    pictures: tuple[Picture, ...]
+    background: str  # its name, for the caption
+
+
+def random_toy(
+    rng: np.random.Generator,
+    kind: str | None = None,
+    color: str | None = None,
+    finish: str | None = None,
+) -> Toy:
+    """A toy with random proportions; kind, colour and finish are drawn unless given."""
+    kind = kind or str(rng.choice(KINDS))
+    color = color or str(rng.choice(list(COLORS)))
+    finish = finish or str(rng.choice(FINISHES, p=(0.55, 0.15, 0.15, 0.15)))
+    base = COLORS[color]
+    jitter = np.clip(np.array(base) + rng.uniform(-0.035, 0.035, 3), 0, 1)
+    main: Vector = (float(jitter[0]), float(jitter[1]), float(jitter[2]))
+    return Toy(kind, color, finish, tuple(RECIPES[kind](rng, main)), second_color(color))
+
+
+def second_color(color: str) -> Vector:
+    """The other colour of a finish whose first is `color`."""
+    return (0.93, 0.93, 0.91) if sum(COLORS[color]) < 2.1 else (0.30, 0.30, 0.33)
+
+
+def random_light(rng: np.random.Generator) -> Light:
+    """A lamp somewhere above the horizon."""
+    azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.95)
+    flat = float(np.sqrt(1 - height**2))
+    return Light(
+        (flat * float(np.cos(azimuth)), flat * float(np.sin(azimuth)), height),
+        float(rng.uniform(0.55, 0.75)),
+    )
+
+
+def random_background(rng: np.random.Generator) -> tuple[str, Array]:
+    """A name and the colours [2, 3] of the top and the bottom row."""
+    pick = rng.uniform()
+    if pick < 0.65:
+        return "white", np.ones((2, 3), np.float32)
+    if pick < 0.85:
+        return "grey", np.full((2, 3), rng.uniform(0.35, 0.8), np.float32)
+    name = str(rng.choice(["red", "orange", "yellow", "green", "blue", "purple", "pink"]))
+    pale = 0.45 * np.array(COLORS[name], np.float32) + 0.5
+    shift = rng.uniform(0, 0.1)
+    return name, np.stack([pale - shift, pale + shift]).clip(0, 1).astype(np.float32)
+
+
+def draw_set(
+    toy: Toy, cameras: Cameras, light: Light, background: Array, *, name: str = "white"
+) -> Set:
+    """Draw a toy from every camera; background [2, 3] as from random_background."""
+    parts = toy.packed()
+    pictures = tuple(
+        draw(parts, c2w, fov, cameras.height, light, background)
+        for c2w, fov in zip(cameras.c2w.numpy(), cameras.fov_y.tolist())
+    )
+    return Set(toy, cameras, pictures, name)
