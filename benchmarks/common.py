@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def row(*cells: object) -> str:
 def head(*names: str) -> str:
     """The first two lines of a table."""
     return f"{row(*names)}\n{'|---' * len(names)}|"
+
+
+def keep(path: Path | None, values: Mapping[str, object]) -> None:
+    """Add a row to a file of JSON lines, if one is given; there at once, whatever comes after."""
+    if path is not None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
 
 
 def measure_parser(doc: str | None, names: Iterable[str]) -> argparse.ArgumentParser:

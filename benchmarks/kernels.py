@@ -125,8 +125,8 @@ def drjit_encoder(points: Tensor, cotangent: Tensor) -> Callable[[], None] | Non
     return run
 
 
-def renderers() -> dict[str, Callable[[], None]]:
-    """March and composite, forward and backward, of RAYS rays, by kernels.
+def rays(device: str = "cpu") -> Callable[[], None]:
+    """March and composite, forward and backward, of RAYS rays, by the kernels that are chosen.
 
     A ball of radius 0.55 is occupied, 9 % of the cells: as much as a trained toy.
     """
@@ -135,22 +135,30 @@ def renderers() -> dict[str, Callable[[], None]]:
     occupied = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0) < 0.55
     cameras = random_views(4, 64, generator, views=4)
     origins, directions = (v.reshape(-1, 3) for v in cameras.rays())
-    near, far = ball(origins, directions)
-    jitter = torch.rand(RAYS, generator=generator)
+    jitter = torch.rand(RAYS, generator=generator).to(device)
+    told = (origins, directions, *ball(origins, directions), occupied)
+    there = [each.to(device) for each in told]
 
-    def step(name: str) -> Callable[[], None]:
-        def run() -> None:
-            kernels.set_kernels(name)
-            samples = kernels.march(origins, directions, near, far, occupied, STEP, jitter)
-            density = torch.full((len(samples),), 3.0, requires_grad=True)
-            color = torch.full((len(samples), 3), 0.5, requires_grad=True)
-            _, rgb, opacity, depth = kernels.composite(density, color, samples, RAYS)
-            (rgb.sum() + opacity.sum() + depth.sum()).backward()
-            kernels.set_kernels(None)
+    def run() -> None:
+        samples = kernels.march(*there, STEP, jitter)
+        count = len(samples)
+        density = torch.full((count,), 3.0, requires_grad=True, device=device)
+        color = torch.full((count, 3), 0.5, requires_grad=True, device=device)
+        _, rgb, opacity, depth = kernels.composite(density, color, samples, RAYS)
+        (rgb.sum() + opacity.sum() + depth.sum()).backward()
 
-        return run
+    return run
 
-    return {name: step(name) for name in ("cpu", "reference")}
+
+def of_kind(kind: str, work: Callable[[], None]) -> Callable[[], None]:
+    """Some work with one kind of kernels."""
+
+    def run() -> None:
+        kernels.set_kernels(kind)
+        work()
+        kernels.set_kernels(None)
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -201,7 +209,8 @@ def main() -> None:
     torch.manual_seed(0)
     table = torch.randn(LEVELS * 2**LOG2_TABLE, FEATURES, requires_grad=True)
     encode = fastest(encoders(table, torch.rand(POINTS, 3)), asked.repetitions)
-    render = fastest(renderers(), asked.repetitions)
+    ways = {kind: of_kind(kind, rays()) for kind in ("cpu", "reference")}
+    render = fastest(ways, asked.repetitions)
     result = {
         "load": os.getloadavg()[0],
         "threads": torch.get_num_threads(),

@@ -1,6 +1,6 @@
 """What `threed generate --plan` foresees beside what stages really take.
 
-    python benchmarks/memory.py [--device cuda]
+    python benchmarks/memory.py [--device cuda] [--cases N] [--json FILE]
 
 Each row is a process of its own that runs three steps of one stage on toybox. On a CPU the peak is
 the largest resident size of the process, on a GPU the most that PyTorch had allocated.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import head, row
+from benchmarks.common import head, keep, row
 from threed.apps.cli.show import say
 from threed.diffusion.catalog import load_backbone
 from threed.runs.folder import RunFolder
@@ -69,18 +69,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--case", type=int, help="run one row in this process")
+    parser.add_argument("--cases", type=int, default=len(CASES), help="the first so many rows")
+    parser.add_argument("--json", type=Path, help="a file to which each row is added at once")
     arguments = parser.parse_args()
     if arguments.case is not None:
         measure(CASES[arguments.case], arguments.device)
         return
     say(head("stage", "pictures", "planned MiB", "taken MiB", "ratio"))
-    for index, (scene, size, views, guidance) in enumerate(CASES):
+    for index, (scene, size, views, guidance) in enumerate(CASES[: arguments.cases]):
         words = [sys.executable, __file__, "--device", arguments.device, "--case", str(index)]
         answer = subprocess.run(words, capture_output=True, text=True, check=True)
         found = json.loads(answer.stdout.splitlines()[-1])
         planned, taken = found["planned"] / MIB, found["taken"] / MIB
-        say(row(f"{scene}, {guidance}", f"{views} of {size}²", f"{planned:,.0f}", f"{taken:,.0f}",
-                f"{planned / taken:.2f}"))  # fmt: skip
+        case = {"stage": f"{scene}, {guidance}", "pictures": f"{views} of {size}²"}
+        say(row(*case.values(), f"{planned:,.0f}", f"{taken:,.0f}", f"{planned / taken:.2f}"))
+        keep(arguments.json, {**case, "planned_mib": planned, "taken_mib": taken})
 
 
 if __name__ == "__main__":

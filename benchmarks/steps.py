@@ -1,6 +1,7 @@
 """Seconds and memory of the steps of the presets for large models, with models at random weights.
 
     python benchmarks/steps.py [--device cuda] [--steps N] [--limit-seconds S] [--only PRESET,...]
+                               [--json FILE]
     python benchmarks/steps.py --device cpu --tiny    # narrow models, small pictures
 
 What a step costs does not depend on what a model has learned: the models are built from their
@@ -24,13 +25,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.common import head, row
+from benchmarks.common import head, keep, row
 from benchmarks.presets import MODELS, VAE, full_size, text_config
 from guidance import Guidance
 from threed.apps.cli.show import say
@@ -236,8 +237,26 @@ def sizes(stage: Stage) -> list[float]:
     return sorted({value for value in values if values.count(value) > 1} | {values[0], values[-1]})
 
 
-def measured(run: Run, backbone: StableDiffusion, asked: argparse.Namespace) -> list[object]:
-    """The numbers of a run's only stage: steps, seconds, GiB taken, GiB planned, share outside."""
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of a stage."""
+
+    steps: int  # that count
+    seconds: float  # of the median step
+    taken: float | None  # GiB on the GPU
+    planned: float  # GiB
+    outside: float  # the share of the time that is not the denoiser's
+    note: str  # why it ended before its steps were made, if it did
+
+    def cells(self) -> list[object]:
+        """As the table shows them."""
+        taken = "-" if self.taken is None else f"{self.taken:.2f}"
+        return [f"{self.steps}{self.note}", f"{self.seconds:.4f}", taken, f"{self.planned:.2f}",
+                f"{self.outside:.0%}"]  # fmt: skip
+
+
+def measured(run: Run, backbone: StableDiffusion, asked: argparse.Namespace) -> Measured:
+    """The numbers of a run's only stage. RuntimeError if no step was made that counts."""
     cuda = backbone.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -256,12 +275,12 @@ def measured(run: Run, backbone: StableDiffusion, asked: argparse.Namespace) -> 
             pass
         except InputError as error:  # the watchdog's: random guidance may lose a scene
             note = f" ({error})"
-    taken = f"{torch.cuda.max_memory_allocated() / GIB:.2f}" if cuda else "-"
+    taken = torch.cuda.max_memory_allocated() / GIB if cuda else None
     steps = clock.seconds()
     if not steps:
         raise RuntimeError(f"only {len(clock.asked)} steps were made{note}")
-    return [f"{len(steps)}{note}", f"{statistics.median(steps):.4f}", taken,
-            f"{planned.peak / GIB:.2f}", f"{clock.outside():.0%}"]  # fmt: skip
+    seconds = statistics.median(steps)
+    return Measured(len(steps), seconds, taken, planned.peak / GIB, clock.outside(), note)
 
 
 def single(run: Run, stage: Stage, size: float, *, tiny: bool) -> Run:
@@ -273,12 +292,16 @@ def single(run: Run, stage: Stage, size: float, *, tiny: bool) -> Run:
 def print_row(name: str, index: int, run: Run, backbone: StableDiffusion, asked: Any) -> None:
     """Measure a stage and say what was found; an error is a row too."""
     stage = run.stages[0]
-    start = [name, f"{index}: {stage.scene}, {stage.guidance}", f"{stage.resolution(0):g}²",
-             stage.batch]  # fmt: skip
+    start = {"preset": name, "stage": f"{index}: {stage.scene}, {stage.guidance}",
+             "pixels": f"{stage.resolution(0):g}²", "views": stage.batch}  # fmt: skip
     try:
-        say(row(*start, *measured(run, backbone, asked)))
+        found = measured(run, backbone, asked)
+        say(row(*start.values(), *found.cells()))
+        keep(asked.json, {**start, **asdict(found)})
     except Exception as error:  # the others go on
-        say(row(*start, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        say(row(*start.values(), problem))
+        keep(asked.json, {**start, "problem": problem})
     gc.collect()
     if backbone.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -301,6 +324,7 @@ def main() -> None:
     parser.add_argument("--limit-seconds", type=float, default=60.0, help="of a row's steps")
     parser.add_argument("--only", help="presets, with commas between")
     parser.add_argument("--tiny", action="store_true", help="narrow models and small pictures")
+    parser.add_argument("--json", type=Path, help="a file to which each row is added at once")
     asked = parser.parse_args()
     device = pick_device(asked.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
