@@ -24,7 +24,8 @@ from renderers.kernels import cuda
 from renderers.kernels.raster import antialias, interpolate, rasterize, twins
 from threed.core.cameras import orbit
 from threed.core.errors import InputError
-from threed.scenes.surface import Surface, SurfaceSettings
+from threed.scenes.surface import Surface
+from threed.settings.scenes import SurfaceSettings
 
 KINDS = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 ONLY_TORCH = ("march", "composite")  # of which the Triton kernels are the reference's
