@@ -21,9 +21,10 @@ from threed.core.cameras import orbit
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import make_images
-from threed.systems import prompt_to_prompt, rpg, self_guidance
-from threed.systems.plans import read_regions
-from threed.systems.system import Ready, paint
+from threed.diffusion.paint import Ready, paint
+from threed.diffusion.parts.plans import read_regions
+from threed.systems.control import rpg, self_guidance
+from threed.systems.editing import prompt_to_prompt
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.measure import pixels, turntable
 from threed.toybox.judge.net import load_judge

@@ -23,10 +23,11 @@ from benchmarks.common import lines, measure_parser, share, show
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.detect import edges
+from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.clip import Clip, clip_of
-from threed.systems import controlnet, instruct_pix2pix, uni_controlnet
-from threed.systems.edit_pairs import Triple, likeness
-from threed.systems.system import Ready, paint
+from threed.systems.control import controlnet, uni_controlnet
+from threed.systems.editing import instruct_pix2pix
+from threed.systems.editing.edit_pairs import Triple, likeness
 from threed.toybox.family.mix import truths
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import Judge, load_judge

@@ -14,20 +14,14 @@ from torch import Tensor
 
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.inversion import Nulls, levels
+from threed.diffusion.paint import Ready
 from threed.diffusion.parts.channels import widened
 from threed.diffusion.parts.control import new_controlnet
 from threed.diffusion.parts.local_adapter import LocalAdapter
+from threed.diffusion.parts.plans import Plan, Region
 from threed.diffusion.score import Score, cfg, dual_cfg, score
-from threed.systems import (
-    Ready,
-    controlnet,
-    instruct_pix2pix,
-    prompt_to_prompt,
-    rpg,
-    self_guidance,
-    uni_controlnet,
-)
-from threed.systems.plans import Plan, Region
+from threed.systems.control import controlnet, rpg, self_guidance, uni_controlnet
+from threed.systems.editing import instruct_pix2pix, prompt_to_prompt
 
 Leaf = tuple[Tensor, Score]
 

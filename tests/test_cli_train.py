@@ -17,10 +17,10 @@ from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.parts.channels import opened
 from threed.diffusion.parts.local_adapter import LocalAdapter
+from threed.diffusion.parts.uni_adapters import load, save
 from threed.learning.data import ExamplesWarning, write_examples
 from threed.systems import SYSTEMS
 from threed.systems.lessons import LESSONS, find_lesson, kinds_of, read_options
-from threed.systems.uni_controlnet import load, save
 
 
 @pytest.fixture(scope="module")

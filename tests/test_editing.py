@@ -29,7 +29,7 @@ from threed.runs.guide import make_guide
 from threed.settings.asset import AssetSettings
 from threed.settings.run import EditSettings, Run, Stage, SystemSettings, constant, load_run
 from threed.settings.scenes import PaintSettings, SurfaceSettings
-from threed.systems import instruct_pix2pix
+from threed.systems.editing import instruct_pix2pix
 
 STAGE = Stage(
     scene="textured", steps=24, batch=2, resolution=constant(16), lr=constant(0.05),

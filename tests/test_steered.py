@@ -20,6 +20,7 @@ from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.control import new_controlnet
+from threed.diffusion.parts.plans import split_plan
 from threed.runs.folder import RunFolder
 from threed.runs.generate import generate, resume
 from threed.runs.guide import make_guide
@@ -38,8 +39,8 @@ from threed.runs.steer import (
 from threed.settings.asset import AssetSettings
 from threed.settings.run import Run, Stage, SystemSettings, constant, parse_run
 from threed.settings.scenes import FieldSettings
-from threed.systems import Request, rpg
-from threed.systems.plans import split_plan
+from threed.systems import Request
+from threed.systems.control import rpg
 
 SMALL = FieldSettings(
     levels=3, start_levels=3, log2_table=10, max_resolution=24, hidden=16, samples=24, occupancy=12

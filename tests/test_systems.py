@@ -17,10 +17,11 @@ from threed.core.errors import InputError
 from threed.core.schedule import Schedule
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.paint import Ready, paint
 from threed.scenes.field import Field
 from threed.settings.scenes import FieldSettings
-from threed.systems import SYSTEMS, Ready, Request, find_system
-from threed.systems.system import describe, paint
+from threed.systems import SYSTEMS, Request, find_system
+from threed.systems.system import describe
 
 every = pytest.mark.parametrize("name", SYSTEMS)
 SMALL = FieldSettings(levels=4, start_levels=4, log2_table=12, max_resolution=32, occupancy=16,

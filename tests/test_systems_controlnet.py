@@ -28,14 +28,15 @@ from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.detect import MapWarning
 from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.control import Around, Control, new_controlnet
 from threed.diffusion.score import cfg, score
 from threed.diffusion.weights import pack
 from threed.learning.data import read_examples, write_examples
 from threed.learning.loop import Recipe, train
-from threed.systems import controlnet
-from threed.systems.controlnet import Given
-from threed.systems.system import Ready, Request, paint
+from threed.systems.control import controlnet
+from threed.systems.control.controlnet import Given
+from threed.systems.system import Request
 
 CPU = torch.device("cpu")
 PROMPT = "a red mug"

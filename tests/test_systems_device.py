@@ -7,7 +7,7 @@ import pytest
 from tests.systems import CASES
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
-from threed.systems.system import paint
+from threed.diffusion.paint import paint
 
 pytestmark = pytest.mark.gpu
 BARE = ("prompt_to_prompt", "rpg", "self_guidance")

@@ -18,7 +18,7 @@ from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.learning.data import read_examples
-from threed.systems.edit_pairs import (
+from threed.systems.editing.edit_pairs import (
     Filter,
     Likeness,
     Triple,
@@ -27,7 +27,7 @@ from threed.systems.edit_pairs import (
     read_triples,
     write_pairs,
 )
-from threed.systems.instruct_pix2pix import ROLES, TEXTS
+from threed.systems.editing.instruct_pix2pix import ROLES, TEXTS
 
 TRIPLE = Triple("a red mug", "make it blue", "a blue mug")
 ANY = Filter(image=-2, direction=-2, text=-2)

@@ -12,7 +12,7 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import make_images
 from threed.diffusion.parts.attention import Layer
-from threed.systems.heat import Heat, drawn, heat_maps, largest_maps
+from threed.diffusion.parts.heat import Heat, drawn, heat_maps, largest_maps
 from threed.toybox.world.silhouette import silhouettes
 
 

@@ -19,12 +19,13 @@ from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import PictureWarning
 from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.channels import with_unet
 from threed.diffusion.score import cfg, score
 from threed.learning.data import read_examples, write_examples
 from threed.learning.loop import Recipe, train
-from threed.systems import instruct_pix2pix as ip2p
-from threed.systems.system import Ready, Request, paint
+from threed.systems.editing import instruct_pix2pix as ip2p
+from threed.systems.system import Request
 
 CPU = torch.device("cpu")
 WORDS = "make it blue"

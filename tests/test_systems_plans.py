@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from threed.core.errors import InputError
-from threed.systems import planners
-from threed.systems.planners import by_rules, endpoint, find_planner, read_answer
-from threed.systems.plans import Plan, Region, read_regions, split_boxes, split_plan
+from threed.diffusion.parts.plans import Plan, Region, read_regions, split_boxes, split_plan
+from threed.systems.control import planners
+from threed.systems.control.planners import by_rules, endpoint, find_planner, read_answer
 
 
 def boxes(split: str) -> list[list[float]]:

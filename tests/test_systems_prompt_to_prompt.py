@@ -15,11 +15,13 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import save_image
 from threed.diffusion.inversion import Nulls, levels
+from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.attention import Layer
-from threed.systems import Ready, Request
-from threed.systems.prompt_to_prompt import Plan, build, keep_outside, prepare
-from threed.systems.system import paint
-from threed.systems.words import Alignment
+from threed.diffusion.parts.prompt_edits import Exchange as Plan
+from threed.diffusion.parts.prompt_edits import keep_outside
+from threed.diffusion.parts.words import Alignment
+from threed.systems import Request
+from threed.systems.editing.prompt_to_prompt import build, prepare
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import load_judge
 from threed.toybox.world.silhouette import overlap, silhouettes

@@ -14,10 +14,12 @@ from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.paint import paint
+from threed.diffusion.parts.plans import Plan, split_plan
+from threed.diffusion.parts.regions import resized
 from threed.diffusion.score import cfg, score
-from threed.systems.plans import Plan, split_plan
-from threed.systems.rpg import build, planned, prepare, resized
-from threed.systems.system import Request, paint
+from threed.systems.control.rpg import build, planned, prepare
+from threed.systems.system import Request
 
 T = torch.tensor([600])
 TWO = split_plan("a cup and a hat", "1,1", ["a cup", "a hat"])

@@ -15,10 +15,13 @@ from tests.tiny import tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
-from threed.systems import Ready, Request, energies
-from threed.systems.self_guidance import Plan, Term, Weights, Wrong, build, prepare
-from threed.systems.system import paint
-from threed.systems.words import phrases
+from threed.diffusion.paint import Ready, paint
+from threed.diffusion.parts import energies
+from threed.diffusion.parts.goals import Goals as Plan
+from threed.diffusion.parts.goals import Term, Weights, Wrong
+from threed.diffusion.parts.words import phrases
+from threed.systems import Request
+from threed.systems.control.self_guidance import build, prepare
 from threed.toybox.world.silhouette import centroids, silhouettes
 
 PROMPT = "a red ball and a blue cube"

@@ -19,16 +19,17 @@ from tests.tiny import LENGTH, WIDTH, tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.paint import paint
 from threed.diffusion.parts.clip import Clip
 from threed.diffusion.parts.control import Control
 from threed.diffusion.parts.image_tokens import GlobalAdapter, appended
 from threed.diffusion.parts.local_adapter import Denormalise, LocalAdapter, dropped_maps
+from threed.diffusion.parts.uni_adapters import Adapters
 from threed.diffusion.score import cfg, score
 from threed.learning.data import read_examples, write_examples
 from threed.learning.loop import Recipe, train
-from threed.systems import uni_controlnet as uni
-from threed.systems.system import Request, paint
-from threed.systems.uni_controlnet import Adapters
+from threed.systems.control import uni_controlnet as uni
+from threed.systems.system import Request
 
 CPU = torch.device("cpu")
 PROMPT = "a red mug"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from threed.core.errors import InputError
-from threed.systems.words import common, refine, swap, word_tokens
+from threed.diffusion.parts.words import common, refine, swap, word_tokens
 
 LENGTH = 12
 

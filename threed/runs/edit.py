@@ -20,7 +20,7 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.runs.given import Given
 from threed.settings.run import Run, Stage, constant
-from threed.systems import instruct_pix2pix
+from threed.systems.editing import instruct_pix2pix
 
 # of a surface's shape, against edits that disagree about it
 SMOOTH = {"normal_consistency": constant(1.0), "laplacian": constant(0.05)}

@@ -23,8 +23,8 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.score import Score, plain, rescaled, score
 from threed.settings.run import Run, SystemSettings
 from threed.systems import Request, System
+from threed.systems.control.rpg import planned
 from threed.systems.reading import read_request
-from threed.systems.rpg import planned
 
 PICTURED = "pictured"  # the view of the given pictures: as `threed image` shows a front
 PICTURES = ("image", "control", "layout")  # inputs that hold for one camera

@@ -11,9 +11,12 @@ from torch import nn
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.detect import DETECTORS
+from threed.diffusion.parts import uni_adapters
 from threed.learning.data import Examples, Find
 from threed.learning.loop import Recipe, Task
-from threed.systems import controlnet, find_system, instruct_pix2pix, uni_controlnet
+from threed.systems import find_system
+from threed.systems.control import controlnet, uni_controlnet
+from threed.systems.editing import instruct_pix2pix
 from threed.systems.system import Knob, parsed
 
 Options = Mapping[str, Knob]
@@ -64,7 +67,7 @@ def _loaded_control(backbone: Backbone, weights: Path, options: Options) -> nn.M
 
 
 def _loaded_uni(backbone: Backbone, weights: Path, options: Options) -> nn.Module:
-    adapters, part = uni_controlnet.load(backbone, weights), str(options["part"])
+    adapters, part = uni_adapters.load(backbone, weights), str(options["part"])
     net = adapters.local if part == "local" else adapters.world
     if net is None:
         raise InputError(f"{weights} holds no {part} adapter to go on from")
@@ -77,8 +80,8 @@ def _loaded_uni(backbone: Backbone, weights: Path, options: Options) -> nn.Modul
 def kinds_of(options: Options) -> tuple[str, ...]:
     """The maps that a local adapter is taught; none for the global one."""
     part = options["part"]
-    if part not in uni_controlnet.PARTS:
-        raise InputError(f"part must be {' or '.join(uni_controlnet.PARTS)}, got {part!r}")
+    if part not in uni_adapters.PARTS:
+        raise InputError(f"part must be {' or '.join(uni_adapters.PARTS)}, got {part!r}")
     if part == "global":
         return ()
     kinds = tuple(kind.strip() for kind in str(options["kinds"]).split(","))

@@ -135,7 +135,7 @@ def image(
     save_image(grid(pictures, columns=4), out)
     say(str(out))
     if heat is not None:
-        from threed.systems.heat import drawn, heat_maps
+        from threed.diffusion.parts.heat import drawn, heat_maps
 
         save_image(drawn(*heat_maps(model, text, seed=seed, size=pixels, **common)), heat)
         say(str(heat))
@@ -190,7 +190,7 @@ def _by_system(
     """Pictures by a system: of each group all rows, source first."""
     from dataclasses import replace
 
-    from threed.systems.system import paint
+    from threed.diffusion.paint import paint
 
     request = replace(request, size=size or model.image_size, **common)
     ready = system.prepare(model, request)

@@ -169,7 +169,7 @@ def edit_pairs(
     from threed.diffusion.catalog import load_backbone
     from threed.diffusion.parts.channels import opened
     from threed.diffusion.parts.clip import clip_of
-    from threed.systems.edit_pairs import Filter, Triple, read_triples, write_pairs
+    from threed.systems.editing.edit_pairs import Filter, Triple, read_triples, write_pairs
 
     if triples == TOYBOX:
         from threed.toybox.family.examples import edit_triples

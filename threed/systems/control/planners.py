@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from threed.core.errors import InputError
-from threed.systems.plans import MOST, Plan, split_plan
+from threed.diffusion.parts.plans import MOST, Plan, split_plan
 
 Planner = Callable[[str], Plan]
 Ask = Callable[[str], str]

@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.detect import MAP, read_map
-from threed.diffusion.files import read_json
 from threed.diffusion.images import grid, load_image
-from threed.diffusion.models.convert import read_state
-from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.channels import opened
 from threed.diffusion.parts.clip import clip_of
 from threed.diffusion.parts.control import Control, check_window, within
-from threed.diffusion.parts.image_tokens import GlobalAdapter, appended
-from threed.diffusion.parts.local_adapter import LocalAdapter, dropped_maps, local_name
+from threed.diffusion.parts.local_adapter import dropped_maps
+from threed.diffusion.parts.uni_adapters import (
+    Adapters,
+    load,
+    new_part,
+    save,
+    side_by_side,
+    with_content,
+)
 from threed.diffusion.score import Score, cfg, score
-from threed.diffusion.weights import below, filled, find_trained, frozen
+from threed.diffusion.weights import find_trained
 from threed.learning.data import Examples, Latents
 from threed.learning.loop import Task
 from threed.learning.losses import chosen, denoising_loss, without_text
-from threed.systems.system import Input, Ready, Request, System, paint
+from threed.systems.system import Input, Request, System
 
 NAME = "uni_controlnet"
-OFFICIAL = ("canny", "mlsd", "hed", "sketch", "openpose", "midas", "seg")  # uni.ckpt's maps
-PARTS = ("local", "global")
 SHOWN = 6  # examples of a sheet
-
-
-@dataclass(frozen=True, eq=False)
-class Adapters:
-    """What was trained: either may be missing."""
-
-    kinds: tuple[str, ...]  # the maps of the local adapter, in order
-    local: LocalAdapter | None = None
-    world: GlobalAdapter | None = None
 
 
 def build(
@@ -73,8 +64,8 @@ def build(
     text, other = base.encode_text(words), base.encode_text([negative] * len(words))
     if adapters.world is not None and content is not None:
         features = content.to(base.device).expand(len(words), -1)
-        text = _told(text, adapters.world, features, global_strength)
-        other = _told(other, adapters.world, torch.zeros_like(features), global_strength)
+        text = with_content(text, adapters.world, features, global_strength)
+        other = with_content(other, adapters.world, torch.zeros_like(features), global_strength)
     nets = []
     if adapters.local is not None and maps:
         hint = side_by_side(adapters.kinds, maps)
@@ -85,68 +76,6 @@ def build(
         ),
         nets,
     )
-
-
-def _told(text: Condition, world: GlobalAdapter, features: Tensor, strength: float) -> Condition:
-    """The text with a picture's content after it."""
-    with torch.set_grad_enabled(world.training):
-        tokens = world(features.to(world.norm1.weight))
-    return replace(text, tokens=appended(text.tokens, tokens, strength))
-
-
-def side_by_side(kinds: Sequence[str], maps: Mapping[str, Tensor]) -> Tensor:
-    """[B, 3 n, H, W]: the maps in the adapter's order. InputError for one that it does not know."""
-    unknown = sorted(maps.keys() - set(kinds))
-    if unknown:
-        raise InputError(f"these weights know no {unknown[0]!r}; their maps are {', '.join(kinds)}")
-    black = torch.zeros_like(next(iter(maps.values())))
-    return torch.cat([maps.get(kind, black) for kind in kinds], 1)
-
-
-def load(backbone: Backbone, path: Path) -> Adapters:
-    """The adapters of a training's folder (local, global or both), or of the official uni.ckpt."""
-    base = opened(backbone, NAME)
-    if path.is_dir():
-        there = [part for part in PARTS if (path / part / "config.json").is_file()]
-        if not there:
-            raise InputError(
-                f"{path} holds no adapters: neither {PARTS[0]} nor {PARTS[1]} is in it"
-            )
-        kinds: tuple[str, ...] = ()
-        nets: dict[str, Any] = {}
-        for part in there:
-            file = path / part / "adapter.safetensors"
-            config = read_json(path / part / "config.json")
-            kinds = tuple(config.get("kinds", kinds))
-            blank = new_part(base, part, len(kinds), int(config.get("inputs", 0)))
-            nets[part] = _ready(base, filled(blank, read_state(file), str(file)))
-        return Adapters(kinds, nets.get("local"), nets.get("global"))
-    return _official(base, path)
-
-
-def _official(base: StableDiffusion, path: Path) -> Adapters:
-    state = read_state(path)
-    found, world = below(state, "local_adapter."), below(state, "global_adapter.")
-    if not found or not world:
-        raise InputError(f"{path} holds no adapters: no names in it begin with local_adapter. and "
-                         "global_adapter.")  # fmt: skip
-    layers = base.unet.config.layers_per_block
-    local = {local_name(name, layers): value for name, value in found.items()}
-    blank = new_part(base, "local", len(OFFICIAL), 0)
-    other = new_part(base, "global", 0, len(world["norm1.weight"]))
-    return Adapters(OFFICIAL, _ready(base, filled(blank, local, str(path))),
-                    _ready(base, filled(other, world, str(path))))  # fmt: skip
-
-
-def new_part(backbone: StableDiffusion, part: str, maps: int, inputs: int) -> Any:
-    """An untrained adapter: the local one, of so many maps, or the global, of so many features."""
-    if part == "local":
-        return LocalAdapter(backbone, maps)
-    return GlobalAdapter(inputs, int(backbone.unet.config.cross_attention_dim))
-
-
-def _ready(backbone: StableDiffusion, net: Any) -> Any:
-    return frozen(net, backbone.device, backbone.unet.dtype)
 
 
 def prepare(backbone: Backbone, request: Request) -> Ready:
@@ -189,7 +118,7 @@ def learn(
         if clip is not None:
             features = clip.images(examples.pictures("image", indices))
             zero = chosen(n, 0.2 * share, generator)[:, None].to(base.device)
-            return _told(text, net, features * ~zero, 1.0)
+            return with_content(text, net, features * ~zero, 1.0)
         maps = torch.stack([examples.pictures(kind, indices) for kind in kinds], 1)
         if dropout:
             maps = maps * ~dropped_maps(n, len(kinds), generator)[..., None, None, None]
@@ -215,14 +144,6 @@ def learn(
     net = new_part(base, part, len(kinds), 0 if clip is None else clip.width)
     config = {"kinds": list(kinds)} if clip is None else {"inputs": clip.width}
     return Task(net, loss, lambda net, out: save(net, out, config), about, sheet)
-
-
-def save(net: nn.Module, out: Path, config: Mapping[str, Any]) -> None:
-    """Write one adapter: its tensors, and what it was made for."""
-    out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in net.state_dict().items()}
-    save_file(state, out / "adapter.safetensors", {"format": "pt"})
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 SYSTEM = System(

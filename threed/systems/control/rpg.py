@@ -13,22 +13,19 @@ at `resize_until`, when it is decided what is where, and from then on the pictur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.condition import Condition
-from threed.diffusion.noise import alpha_sigma
-from threed.diffusion.parts.attention import Attend, Change, Layer
-from threed.diffusion.score import Combine, Score, cfg, score
-from threed.systems.planners import find_planner
-from threed.systems.plans import Plan, Region, read_regions
-from threed.systems.system import Input, Ready, Request, System
+from threed.diffusion.paint import Ready
+from threed.diffusion.parts.plans import Plan, read_regions
+from threed.diffusion.parts.regions import Regions, joined, resized
+from threed.diffusion.score import Score, cfg, score
+from threed.systems.control.planners import find_planner
+from threed.systems.system import Input, Request, System
 
 WAYS = ("attention", "latents")
 
@@ -69,74 +66,6 @@ def build(
         return score(backbone, both, cfg(scale))(x, t)
 
     return noise
-
-
-def joined(conditions: Sequence[Condition]) -> Condition:
-    """The tokens of all one after the other; the rest is the first's."""
-    return replace(conditions[0], tokens=torch.cat([c.tokens for c in conditions], 1))
-
-
-@dataclass(frozen=True, eq=False)
-class Regions:
-    """Cross-attention to each region's tokens, where the region is.
-
-    The tokens are the whole prompt's and then each region's, equally many. All pixels attend to
-    each prompt by itself; of what comes of it a region keeps its own pixels, mixed with the whole
-    prompt's share.
-    """
-
-    regions: tuple[Region, ...]
-    base_ratio: float
-    height: int  # of the latents
-    width: int
-
-    def __call__(self, layer: Layer, attend: Attend) -> Attend:
-        """Divide the tokens, and put the outputs together."""
-        if not layer.cross:
-            return attend
-
-        def regional(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
-            size = layer.shape(self.height, self.width)
-            keys, values = (x.chunk(len(self.regions) + 1, 1) for x in (k, v))
-            whole, *parts = (
-                attend(q, key, value, change).unflatten(1, size) for key, value in zip(keys, values)
-            )
-            out = whole.clone()
-            for region, part in zip(self.regions, parts):
-                rows, columns = region.pixels(*size)
-                here = (slice(None), rows, columns)
-                out[here] = torch.lerp(part[here], whole[here], self.base_ratio)
-            return out.flatten(1, 2)
-
-        return regional
-
-
-def resized(
-    regions: Sequence[Region], base_ratio: float, scale: float, until: float, alphas_cumprod: Tensor
-) -> Combine:
-    """Guidance over [whole prompt, regions' prompts, unconditional], put together in x0.
-
-    The paper does it to latents of the next step. In x0 it is the same but for the noise, which
-    would lose its strength by being made small.
-    """
-
-    def combine(noises: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:
-        *texts, other = noises
-        alpha, sigma = alpha_sigma(alphas_cumprod, t)
-        whole, *parts = ((x - sigma * torch.lerp(other, text, scale)) / alpha for text in texts)
-        early = (t >= 1000 * until)[:, None, None, None]
-        clean = whole.clone()
-        for region, part in zip(regions, parts):
-            rows, columns = region.pixels(*x.shape[-2:])
-            here = (..., rows, columns)
-            cut = part[here]
-            if cut.numel() == 0:
-                continue
-            small = F.interpolate(part, cut.shape[-2:], mode="bilinear", antialias=True)
-            clean[here] = torch.lerp(torch.where(early, small, cut), whole[here], base_ratio)
-        return (x - alpha * clean) / sigma
-
-    return combine
 
 
 def planned(request: Request) -> Plan:

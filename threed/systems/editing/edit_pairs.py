@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.images import save_image
+from threed.diffusion.paint import Ready, paint
+from threed.diffusion.parts.prompt_edits import ROWS
 from threed.learning.data import Row, write_examples
-from threed.systems import prompt_to_prompt
-from threed.systems.system import Ready, paint
+from threed.systems.editing import prompt_to_prompt
 
 EVERY = 2**16  # tokens: layers of any size take the source's self-attention
 TRIPLE = ("input", "edit", "output")  # of a file of triples: caption, instruction, new caption
@@ -128,7 +129,7 @@ def make_pairs(
             backbone, triple.target, triple.source, scale=float(scale), cross_replace=0.0,
             self_replace=float(share), self_tokens=EVERY, mode="refine",
         )  # fmt: skip
-        ready = Ready(guided, rows=prompt_to_prompt.ROWS)
+        ready = Ready(guided, rows=ROWS)
         pair = paint(backbone, ready, steps=steps, seed=int(rng.integers(2**31))).cpu()
         yield pair, likeness(clip, pair, triple)
 

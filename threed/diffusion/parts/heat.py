@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.images import Size
+from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.attention import Layer, Record
+from threed.diffusion.parts.words import word_spans
 from threed.diffusion.score import Score, guided
-from threed.systems.system import Ready, paint
-from threed.systems.words import word_spans
 
 LABEL = 12  # pixels below a map for its word
 SIDE = 128  # of a map, at least

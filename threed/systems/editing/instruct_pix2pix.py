@@ -14,13 +14,14 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.images import grid, load_image
 from threed.diffusion.models.convert import PREFIX, diffusers_name, read_state
+from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.channels import opened, unscaled, widened, with_unet
 from threed.diffusion.score import Score, dual_cfg, score
 from threed.diffusion.weights import below, filled, find_trained, frozen, load_folder
 from threed.learning.data import Examples, Latents
 from threed.learning.loop import Task
 from threed.learning.losses import denoising_loss, without_text
-from threed.systems.system import Input, Ready, Request, System, paint
+from threed.systems.system import Input, Request, System
 
 NAME = "instruct_pix2pix"
 DROP = 0.05  # without text only, without picture only, and without both: each so often

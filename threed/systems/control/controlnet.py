@@ -17,6 +17,7 @@ from threed.diffusion.condition import Condition, Residuals
 from threed.diffusion.detect import MAP, MapWarning, read_map
 from threed.diffusion.images import grid
 from threed.diffusion.models.convert import controlnet_state, read_state
+from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.attention import install
 from threed.diffusion.parts.channels import opened
 from threed.diffusion.parts.control import (
@@ -32,7 +33,7 @@ from threed.diffusion.weights import filled, find_trained, frozen, load_folder
 from threed.learning.data import Examples, Latents
 from threed.learning.loop import Task
 from threed.learning.losses import chosen, denoising_loss, without_text
-from threed.systems.system import Input, Ready, Request, System, paint
+from threed.systems.system import Input, Request, System
 
 NAME = "controlnet"
 SHOWN = 6  # examples of a sheet

@@ -1,0 +1,90 @@
+"""Prompt-to-Prompt's edits of attention (arXiv:2208.01626): whose weights count, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from threed.diffusion.parts.attention import AttentionEdit, Layer, Record, Rewrite
+from threed.diffusion.parts.heat import largest_maps
+from threed.diffusion.parts.words import Alignment
+
+ROWS = 2  # source, edited
+
+
+BLEND_TOKENS = 576  # of the largest maps that the blend's mask is read from: 24×24
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Which of the source's attention the edited picture takes, and when."""
+
+    alignment: Alignment
+    factors: Tensor  # [S] of each token's attention
+    spans: Tensor  # [2, S] when each token's attention is the source's
+    self_until: float
+    self_tokens: int
+
+    def edits(self, done: Tensor) -> tuple[AttentionEdit, ...]:
+        """The edits for groups [n] that are done to these shares; none where none is due."""
+        begin, end = self.spans
+        slack = 1e-6  # t / 1000 is not exact
+        held = (begin <= done[:, None] + slack) & (done[:, None] <= end + slack)
+        own = done <= self.self_until + slack
+        edits: list[AttentionEdit] = []
+        if bool(held.any()):
+            edits.append(Rewrite(lambda layer: layer.cross, self.cross(held)))
+        if bool(own.any()):
+            edits.append(Rewrite(lambda layer: not layer.cross, self.alike(own)))
+        return tuple(edits)
+
+    def cross(self, held: Tensor) -> Callable[[Layer, Tensor], Tensor]:
+        """Equation 3 and its kin: the source's weights, mapped and weighed; held is [n, S]."""
+
+        def change(layer: Layer, weights: Tensor) -> Tensor:
+            source, edited = weights.unflatten(0, (-1, ROWS)).unbind(1)  # [n, heads, L, S]
+            taken = self.alignment.taken.to(weights)
+            mapped = torch.lerp(edited, source @ self.alignment.matrix.to(weights), taken)
+            mapped = torch.where(held[:, None, None], mapped * self.factors.to(weights), edited)
+            return torch.stack([source, mapped], 1).flatten(0, 1)
+
+        return change
+
+    def alike(self, due: Tensor) -> Callable[[Layer, Tensor], Tensor]:
+        """The source's self-attention in small layers of the groups [n] in which it is due."""
+
+        def change(layer: Layer, weights: Tensor) -> Tensor:
+            if weights.shape[-2] > self.self_tokens:
+                return weights
+            source, edited = weights.unflatten(0, (-1, ROWS)).unbind(1)
+            taken = torch.where(due[:, None, None, None], source, edited)
+            return torch.stack([source, taken], 1).flatten(0, 1)
+
+        return change
+
+
+def keep_outside(mask: Tensor, noises: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """The noise [2n, C, h, w] with which both pictures of a pair are one outside of mask [n,1,h,w].
+
+    The edited picture's estimate of x0 becomes the source's there. The paper's local blend puts
+    the latents themselves together after each step; from equal latents that is the same, and this
+    needs no sampler.
+    """
+    (source, edited), (x0, x1) = (v.unflatten(0, (-1, ROWS)).unbind(1) for v in (noises, x))
+    same = source + (x1 - x0) / sigma[::ROWS]
+    return torch.stack([source, torch.lerp(same, edited, mask)], 1).flatten(0, 1)
+
+
+def looked_at(record: Record, words: Tensor, size: Sequence[int], threshold: float) -> Tensor:
+    """[n, 1, h, w] 1 where one of the pair looks at the words: their tokens are words [2, S]."""
+    height, width = size
+    maps = largest_maps(record.kept, height, width, BLEND_TOKENS).unflatten(0, (-1, ROWS))
+    looked = (maps * words[:, None, None]).sum(-1)  # [n, 2, h, w]
+    looked = F.max_pool2d(looked, 3, stride=1, padding=1)
+    looked = F.interpolate(looked, (height, width), mode="bilinear")
+    looked = looked / looked.amax((2, 3), keepdim=True).clamp_min(1e-12)
+    return (looked > threshold).any(1, keepdim=True).to(looked.dtype)

@@ -1,0 +1,110 @@
+"""Uni-ControlNet's adapters (arXiv:2305.16322): one for all maps, one for a picture's content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.condition import Condition
+from threed.diffusion.files import read_json
+from threed.diffusion.models.convert import read_state
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.parts.channels import opened
+from threed.diffusion.parts.image_tokens import GlobalAdapter, appended
+from threed.diffusion.parts.local_adapter import LocalAdapter, local_name
+from threed.diffusion.weights import below, filled, frozen
+
+OFFICIAL = ("canny", "mlsd", "hed", "sketch", "openpose", "midas", "seg")  # uni.ckpt's maps
+
+
+PARTS = ("local", "global")
+
+
+@dataclass(frozen=True, eq=False)
+class Adapters:
+    """What was trained: either may be missing."""
+
+    kinds: tuple[str, ...]  # the maps of the local adapter, in order
+    local: LocalAdapter | None = None
+    world: GlobalAdapter | None = None
+
+
+def with_content(
+    text: Condition, world: GlobalAdapter, features: Tensor, strength: float
+) -> Condition:
+    """The text with a picture's content after it."""
+    with torch.set_grad_enabled(world.training):
+        tokens = world(features.to(world.norm1.weight))
+    return replace(text, tokens=appended(text.tokens, tokens, strength))
+
+
+def side_by_side(kinds: Sequence[str], maps: Mapping[str, Tensor]) -> Tensor:
+    """[B, 3 n, H, W]: the maps in the adapter's order. InputError for one that it does not know."""
+    unknown = sorted(maps.keys() - set(kinds))
+    if unknown:
+        raise InputError(f"these weights know no {unknown[0]!r}; their maps are {', '.join(kinds)}")
+    black = torch.zeros_like(next(iter(maps.values())))
+    return torch.cat([maps.get(kind, black) for kind in kinds], 1)
+
+
+def load(backbone: Backbone, path: Path) -> Adapters:
+    """The adapters of a training's folder (local, global or both), or of the official uni.ckpt."""
+    base = opened(backbone, "uni_controlnet")
+    if path.is_dir():
+        there = [part for part in PARTS if (path / part / "config.json").is_file()]
+        if not there:
+            raise InputError(
+                f"{path} holds no adapters: neither {PARTS[0]} nor {PARTS[1]} is in it"
+            )
+        kinds: tuple[str, ...] = ()
+        nets: dict[str, Any] = {}
+        for part in there:
+            file = path / part / "adapter.safetensors"
+            config = read_json(path / part / "config.json")
+            kinds = tuple(config.get("kinds", kinds))
+            blank = new_part(base, part, len(kinds), int(config.get("inputs", 0)))
+            nets[part] = _ready(base, filled(blank, read_state(file), str(file)))
+        return Adapters(kinds, nets.get("local"), nets.get("global"))
+    return _official(base, path)
+
+
+def _official(base: StableDiffusion, path: Path) -> Adapters:
+    state = read_state(path)
+    found, world = below(state, "local_adapter."), below(state, "global_adapter.")
+    if not found or not world:
+        raise InputError(f"{path} holds no adapters: no names in it begin with local_adapter. and "
+                         "global_adapter.")  # fmt: skip
+    layers = base.unet.config.layers_per_block
+    local = {local_name(name, layers): value for name, value in found.items()}
+    blank = new_part(base, "local", len(OFFICIAL), 0)
+    other = new_part(base, "global", 0, len(world["norm1.weight"]))
+    return Adapters(OFFICIAL, _ready(base, filled(blank, local, str(path))),
+                    _ready(base, filled(other, world, str(path))))  # fmt: skip
+
+
+def new_part(backbone: StableDiffusion, part: str, maps: int, inputs: int) -> Any:
+    """An untrained adapter: the local one, of so many maps, or the global, of so many features."""
+    if part == "local":
+        return LocalAdapter(backbone, maps)
+    return GlobalAdapter(inputs, int(backbone.unet.config.cross_attention_dim))
+
+
+def _ready(backbone: StableDiffusion, net: Any) -> Any:
+    return frozen(net, backbone.device, backbone.unet.dtype)
+
+
+def save(net: nn.Module, out: Path, config: Mapping[str, Any]) -> None:
+    """Write one adapter: its tensors, and what it was made for."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous() for name, value in net.state_dict().items()}
+    save_file(state, out / "adapter.safetensors", {"format": "pt"})
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Control: what is where, by maps, regions, or attention."""

@@ -1,0 +1,1 @@
+"""Editing: a picture is changed, what is not meant stays."""
