@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from threed.core.errors import InputError
 from threed.diffusion.condition import Condition
 from threed.diffusion.noise import alpha_sigma
-from threed.learning.loop import Recipe, Task, train, trainable
+from threed.learning.loop import Task, train, trainable
 from threed.learning.losses import chosen, denoising_loss, without_text
+from threed.learning.recipe import Recipe
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(steps=12, batch=8, lr=0.05, warmup=3, ema=0.9)

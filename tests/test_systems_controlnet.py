@@ -33,7 +33,8 @@ from threed.diffusion.parts.control import Around, Control, new_controlnet
 from threed.diffusion.score import cfg, score
 from threed.diffusion.weights import pack
 from threed.learning.data import read_examples, write_examples
-from threed.learning.loop import Recipe, train
+from threed.learning.loop import train
+from threed.learning.recipe import Recipe
 from threed.systems.control import controlnet
 from threed.systems.control.controlnet import Given
 from threed.systems.system import Request

@@ -23,7 +23,8 @@ from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.channels import with_unet
 from threed.diffusion.score import cfg, score
 from threed.learning.data import read_examples, write_examples
-from threed.learning.loop import Recipe, train
+from threed.learning.loop import train
+from threed.learning.recipe import Recipe
 from threed.systems.editing import instruct_pix2pix as ip2p
 from threed.systems.system import Request
 

@@ -27,7 +27,8 @@ from threed.diffusion.parts.local_adapter import Denormalise, LocalAdapter, drop
 from threed.diffusion.parts.uni_adapters import Adapters
 from threed.diffusion.score import cfg, score
 from threed.learning.data import read_examples, write_examples
-from threed.learning.loop import Recipe, train
+from threed.learning.loop import train
+from threed.learning.recipe import Recipe
 from threed.systems.control import uni_controlnet as uni
 from threed.systems.system import Request
 

@@ -26,41 +26,12 @@ from threed.diffusion.images import save_image
 from threed.diffusion.models.half import norms_in_float32
 from threed.diffusion.weights import SETTINGS
 from threed.learning.optimisers import Muon
+from threed.learning.recipe import Recipe
 
 SAVE_SECONDS = 60.0  # between checkpoints
 CHECKPOINT, LOG, SHEET = "checkpoint.pt", "log.jsonl", "sheet.png"
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
 """(net, how many examples, the chance of this step) -> scalar."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a net is trained. A training is resumed with the same numbers; steps may grow."""
-
-    steps: int
-    batch: int  # examples at once
-    lr: float
-    seed: int = 0
-    accumulate: int = 1  # batches a step
-    warmup: int = 100  # steps in which lr rises to itself
-    cooldown: float = 0.0  # last share of the steps, in which lr falls to 0.02 of itself
-    weight_decay: float = 0.01
-    ema: float = 0.999  # how much of the averaged weights a step keeps
-    precision: str = "no"  # accelerate's: no, bf16, fp16
-    muon: bool = False  # in place of AdamW: for small nets, see diffusion.muon
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot train."""
-        for name in ("steps", "batch", "accumulate"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise InputError(f"lr must be above 0, got {self.lr}")
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step."""
-        left = (self.steps - step) / max(self.cooldown * self.steps, 1e-9)
-        return self.lr * min(1.0, (step + 1) / max(self.warmup, 1), max(left, 0.02))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.detect import DETECTORS
 from threed.diffusion.parts import uni_adapters
 from threed.learning.data import Examples, Find
-from threed.learning.loop import Recipe, Task
+from threed.learning.loop import Task
+from threed.learning.recipe import Recipe
 from threed.systems import find_system
 from threed.systems.control import controlnet, uni_controlnet
 from threed.systems.editing import instruct_pix2pix

@@ -12,7 +12,7 @@ from threed.apps.cli.show import complain, say
 
 if TYPE_CHECKING:
     from threed.diffusion.backbone import Backbone
-    from threed.learning.loop import Recipe
+    from threed.learning.recipe import Recipe
     from threed.systems.lessons import Lesson
 
 TOYBOX = "toybox"
