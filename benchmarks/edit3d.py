@@ -45,9 +45,9 @@ def edited(kind: str, old: str, new: str, weights: Path | None, shape: bool, out
     words = ["turntable_frames=2", "turntable_size=16", "device=auto"]
     run = load_run("toybox-edit", words)
     if weights is not None:
-        from dataclasses import replace
+        from threed.settings.base import replace
 
-        settings = SystemSettings("instruct_pix2pix", {"weights": (str(weights),)})
+        settings = SystemSettings(name="instruct_pix2pix", inputs={"weights": (str(weights),)})
         run = replace(run, system=settings)
     asset = edit3d(
         out / f"{kind}.glb", f"make it {new}", run, shape=shape, out=out / f"{kind}-{new}"

@@ -14,7 +14,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from threed.runs.memory import Chunk
 from threed.runs.optimise import Job, optimise
 from threed.runs.plan import plan_run
 from threed.runs.stages import begin
+from threed.settings.base import replace
 from threed.settings.run import Run, Stage, constant
 
 MIB = 2**20

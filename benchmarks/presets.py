@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from benchmarks.common import head, row
 from threed.apps.cli.show import say
 from threed.runs.plan import GIB, plan_run
+from threed.settings.base import replace
 from threed.settings.run import WITH_CRITIC, Run, Stage, load_run, presets
 
 MAIN = ("DownBlock2D", "CrossAttnDownBlock2D")

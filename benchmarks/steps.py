@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from threed.runs.plan import GIB, plan_stage
 from threed.runs.stages import Scene, first
 from threed.scenes.placement import Placement
 from threed.scenes.surface import Surface
+from threed.settings.base import replace
 from threed.settings.run import WITH_CRITIC, Run, Stage, constant, load_run
 from threed.settings.scenes import SurfaceSettings
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from threed.runs import generate as pipeline
 from threed.runs.choose import Candidate, best
 from threed.runs.folder import RunFolder, RunWarning
 from threed.runs.generate import generate, resume
+from threed.settings.base import replace
 from threed.settings.run import Run, constant
 from threed.toybox.judge.measure import turntable
 from threed.toybox.world.toys import random_toy
@@ -115,7 +116,7 @@ def test_the_best_is_near_the_prompt_and_has_one_front() -> None:
     two, one, none = Candidate(0, 0.9, 2), Candidate(1, 0.5, 1), Candidate(2, 0.4, None)
     assert best([two, one, none]) == one
     assert best([none, two]) == none
-    assert best([two, replace(two, seed=5, clip=0.95)]).seed == 5
+    assert best([two, dataclasses.replace(two, seed=5, clip=0.95)]).seed == 5
 
 
 def test_the_best_seed_goes_on_as_if_it_had_been_alone(

@@ -241,7 +241,7 @@ def test_prompts_that_cannot_be_meant(
         (("--backbone", "toybocs"), ("no backbone 'toybocs'", "'toybox'")),
         (("--backbone", "./nowhere/x"), ("no backbone folder at ./nowhere/x",)),
         (("stpes=3",), ("stpes: no such setting", "'steps'")),
-        (("steps=three",), ("stages.0.steps: 'three' is not allowed", "a whole number")),
+        (("steps=three",), ("stages.0.steps must be a whole number in", "got 'three'")),
         (("steps=-3",), ("steps must be in 1..", "got -3")),
         (("--seed", "-1"), ("seed must be in 0..", "got -1")),
         (("--device", "gpu"), ("device must be auto, cpu, cuda", "got 'gpu'")),

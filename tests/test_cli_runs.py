@@ -81,7 +81,9 @@ def test_an_edits_options_reach_the_run(asked: list[dict[str, Any]], tmp_path: P
     assert status("edit3d", "a.glb", "make it blue", "--weights", tmp_path, "--shape") == 0
     mesh, instruction, run = asked[0]["words"]
     assert (str(mesh), instruction, asked[0]["shape"]) == ("a.glb", "make it blue", True)
-    assert run.system == SystemSettings("instruct_pix2pix", {"weights": (str(tmp_path),)})
+    assert run.system == SystemSettings(
+        name="instruct_pix2pix", inputs={"weights": (str(tmp_path),)}
+    )
     assert run.stages[0].guidance == "edit"
 
 

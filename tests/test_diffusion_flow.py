@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +36,7 @@ from threed.diffusion.score import cfg, score
 from threed.runs.guide import make_guide
 from threed.runs.plan import plan_run
 from threed.scenes.field import Field
+from threed.settings.base import replace
 from threed.settings.run import constant, load_run
 
 PROMPT, NEGATIVE = "a red mug, front view", "blurry"
@@ -157,7 +158,7 @@ def test_what_a_transformer_cannot_do_is_refused(flow: Backbone, folder: Path) -
     message = "vsd trains a LoRA in a UNet, and .* has a transformer: use guidance=sds"
     with pytest.raises(InputError, match=message):
         make_guide(run.stages[0], flow, run, "a mug")
-    condition = replace(flow.encode_text(["a mug"]), attention=(Views(1),))
+    condition = dataclasses.replace(flow.encode_text(["a mug"]), attention=(Views(1),))
     with pytest.raises(ValueError, match="takes no further channels, attention edits"):
         flow.predict_noise(torch.zeros(1, 4, 8, 8), torch.tensor([5]), condition)
 

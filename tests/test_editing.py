@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from threed.runs.generate import edit3d, resume
 from threed.runs.given import read_given
 from threed.runs.guide import make_guide
 from threed.settings.asset import AssetSettings
+from threed.settings.base import replace
 from threed.settings.run import EditSettings, Run, Stage, SystemSettings, constant, load_run
 from threed.settings.scenes import PaintSettings, SurfaceSettings
 from threed.systems.editing import instruct_pix2pix
@@ -159,7 +159,7 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_instructions_reach_the_pictures(folder: Path, trained: Path) -> None:
     run = replace(
         make_run(folder),
-        system=SystemSettings("instruct_pix2pix", {"weights": (str(trained),)}),
+        system=SystemSettings(name="instruct_pix2pix", inputs={"weights": (str(trained),)}),
     )
     backbone = load_backbone(str(folder), device="cpu")
     before, now = torch.rand(2, 1, 3, 32, 32)
@@ -181,7 +181,7 @@ def test_instructions_reach_the_pictures(folder: Path, trained: Path) -> None:
 def test_pictures_of_another_size_come_back_as_large(folder: Path, trained: Path) -> None:
     run = replace(
         make_run(folder),
-        system=SystemSettings("instruct_pix2pix", {"weights": (str(trained),)}),
+        system=SystemSettings(name="instruct_pix2pix", inputs={"weights": (str(trained),)}),
     )
     edit = instructed(load_backbone(str(folder), device="cpu"), "make it blue", run, STAGE)
     for size in (16, 48):
@@ -196,7 +196,7 @@ def test_a_trained_editor_changes_an_asset(
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     run = replace(
         make_run(folder, steps=3),
-        system=SystemSettings("instruct_pix2pix", {"weights": (str(trained),)}),
+        system=SystemSettings(name="instruct_pix2pix", inputs={"weights": (str(trained),)}),
     )
     edit3d(ball, "make it blue", run, out=tmp_path / "out")
     made = RunFolder.open(tmp_path / "out")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from threed.runs.memory import Chunk
 from threed.runs.optimise import Job, Taught, optimise, random_cameras, teach
 from threed.scenes.field import Field
 from threed.scenes.surface import Surface
+from threed.settings.base import replace
 from threed.settings.run import CriticSettings, Run, Stage, constant, load_run, presets
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings
 

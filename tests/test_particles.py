@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from threed.runs.stages import Particles, each, first, following, unknown
 from threed.runs.watch import PATIENCE, Failure, Watchdog
 from threed.scenes.field import Field
 from threed.settings.asset import AssetSettings
+from threed.settings.base import replace
 from threed.settings.run import CriticSettings, Run, Stage, constant, load_run
 from threed.settings.scenes import PaintSettings, SurfaceSettings
 

@@ -11,7 +11,6 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from threed.runs.guide import make_guide
 from threed.runs.optimise import Job, optimise, step_generator, weighted
 from threed.runs.watch import Failure, Progress, Watchdog
 from threed.scenes.field import Field
+from threed.settings.base import replace
 from threed.settings.run import Run, Stage, constant
 from threed.settings.scenes import FieldSettings
 

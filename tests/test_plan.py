@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.runs.memory import SMALLEST, Chunk, is_short
 from threed.runs.plan import BUDGET, GIB, free_memory, plan_run
+from threed.settings.base import replace
 from threed.settings.run import Run, Stage, constant
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from threed.runs.stages import Single
 from threed.scenes.field import Field
 from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
+from threed.settings.base import replace
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings
 
 pytestmark = pytest.mark.gpu
@@ -126,7 +128,7 @@ def looked_at(
     seen = scene.render(orbit(2, 40), normals=True, **options)
     (seen.rgb.square().mean() + sum(seen.losses.values())).backward()
     found = [p.grad.clone() for p in scene.parameters() if p.grad is not None]
-    detached = replace(seen, rgb=seen.rgb.detach(), opacity=seen.opacity.detach())
+    detached = dataclasses.replace(seen, rgb=seen.rgb.detach(), opacity=seen.opacity.detach())
     return detached, found
 
 
@@ -158,9 +160,9 @@ def test_scenes_look_the_same_and_learn_the_same(kind: str, chosen: Callable[[st
 
 def test_a_mesh_is_drawn_the_same(chosen: Callable[[str], None]) -> None:
     ball = sphere(0.6)
-    moved = replace(ball, vertices=ball.vertices.cuda(), faces=ball.faces.cuda())
+    moved = dataclasses.replace(ball, vertices=ball.vertices.cuda(), faces=ball.faces.cuda())
     assert ball.colors is not None
-    moved = replace(moved, colors=ball.colors.cuda())
+    moved = dataclasses.replace(moved, colors=ball.colors.cuda())
     pictures = []
     for device, mesh in zip(DEVICES, (ball, moved)):
         chosen(device)

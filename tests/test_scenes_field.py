@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from threed.core.errors import InputError
 from threed.core.render import RenderOutput
 from threed.scenes import hashgrid
 from threed.scenes.field import Field
+from threed.settings.base import replace
 from threed.settings.scenes import FieldSettings
 
 SMALL = FieldSettings(
@@ -255,7 +255,7 @@ def test_the_learned_background_learns_a_tenth_as_fast() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"levels": 0}, "field: levels must be at least 1, got 0"),
+        ({"levels": 0}, "levels must be at least 1, got 0"),
         ({"max_resolution": 2}, "max_resolution must be at least base_resolution 4, got 2"),
         ({"log2_table": 30}, r"log2_table must be in 4\.\.24, got 30"),
     ],

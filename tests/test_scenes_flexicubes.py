@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import types
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from threed.core.errors import InputError
 from threed.runs.stages import check_start
 from threed.scenes import flexicubes, tetrahedra
 from threed.scenes.surface import Surface
+from threed.settings.base import replace
 from threed.settings.run import load_run
 from threed.settings.scenes import PaintSettings, SurfaceSettings
 
@@ -113,7 +113,9 @@ def test_without_kaolin_the_reason_is_said() -> None:
         pytest.skip("kaolin is there")
     with pytest.raises(InputError, match=r"mesher=flexicubes needs kaolin: .*mesher=tetrahedra"):
         Surface(SETTINGS, PAINT)
-    with pytest.raises(InputError, match="mesher must be tetrahedra or flexicubes, got 'cubes'"):
+    with pytest.raises(
+        InputError, match="mesher must be one of tetrahedra, flexicubes, got 'cubes'"
+    ):
         replace(SETTINGS, mesher="cubes")  # type: ignore[arg-type]
 
 

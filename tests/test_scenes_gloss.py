@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from threed.runs.asset import build_asset
 from threed.scenes import shown
 from threed.scenes.textured import Textured
 from threed.settings.asset import AssetSettings
+from threed.settings.base import replace
 from threed.settings.scenes import PaintSettings, TexturedSettings
 
 PAINT = PaintSettings(levels=2, log2_table=10, max_resolution=16, hidden=16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from threed.scenes.paint import Spots, colors_of
 from threed.scenes.placement import Placement
 from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
+from threed.settings.base import replace
 from threed.settings.scenes import PaintSettings, SurfaceSettings, TexturedSettings
 
 PAINT = PaintSettings(levels=4, log2_table=12, max_resolution=32, hidden=16, copy_steps=80)
@@ -127,7 +128,7 @@ def test_pieces_change_neither_picture_nor_gradient(kind: str) -> None:
 def test_a_textured_mesh_keeps_its_shape_and_map_and_learns_a_picture() -> None:
     uv = torch.rand(30, 2)
     mesh = shapes.sphere(0.6, 12, 16)
-    mesh = replace(mesh, uv=uv, uv_faces=torch.randint(30, mesh.faces.shape))
+    mesh = dataclasses.replace(mesh, uv=uv, uv_faces=torch.randint(30, mesh.faces.shape))
     scene = Textured(TexturedSettings(keep_uv=True), PAINT)
     scene.wrap(mesh)
     cameras, red = orbit(3, 24), torch.tensor([0.9, 0.1, 0.1])
@@ -156,14 +157,14 @@ def test_spots_lie_evenly_on_a_mesh_and_see_its_texture() -> None:
         uv_faces=torch.tensor([[0, 1, 2], [0, 2, 3]]),
     )
     ramp = torch.linspace(0, 1, 64)[None, :, None].expand(64, 64, 3).contiguous()
-    quad = replace(quad, material=Material(ramp))
+    quad = dataclasses.replace(quad, material=Material(ramp))
     spots = Spots.on(quad, 8192)
     assert float(spots.points.mean(0)[:2].sub(0.5).abs().max()) < 0.02
     assert torch.equal(spots.normals, torch.tensor([0.0, 0, 1]).expand(8192, 3))
     seen = colors_of(quad, spots)
     assert seen is not None
     assert (seen[:, 0] - spots.points[:, 0]).abs().max() < 0.02
-    assert colors_of(replace(quad, material=Material()), spots) is None
+    assert colors_of(dataclasses.replace(quad, material=Material()), spots) is None
 
 
 def test_a_placement_comes_back() -> None:
@@ -179,11 +180,11 @@ def test_a_placement_comes_back() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SurfaceSettings(grid=2), "surface: grid must be in 4..256, got 2"),
-        (lambda: SurfaceSettings(radius=1.0), "radius must be between 0 and 1, got 1"),
+        (lambda: SurfaceSettings(grid=2), "grid must be in 4..256, got 2"),
+        (lambda: SurfaceSettings(radius=1.0), "radius must be above 0 and below 1, got 1"),
         (lambda: SurfaceSettings(shape_lr=-1.0), "shape_lr must be at least 0, got -1"),
-        (lambda: TexturedSettings(shading=2.0), "textured: shading must be in 0..1, got 2"),
-        (lambda: PaintSettings(levels=0), "paint: levels must be at least 1, got 0"),
+        (lambda: TexturedSettings(shading=2.0), "shading must be in 0..1, got 2"),
+        (lambda: PaintSettings(levels=0), "levels must be at least 1, got 0"),
         (lambda: PaintSettings(max_resolution=4), "max_resolution must be at least"),
         (lambda: PaintSettings(log2_table=30), "log2_table must be in 4..24, got 30"),
         (lambda: PaintSettings(copy_steps=-1), "copy_steps must be at least 0, got -1"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from threed.runs.stages import begin, check_start, follow, for_mesh
 from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
 from threed.settings.asset import AssetSettings
+from threed.settings.base import replace
 from threed.settings.run import Run, Stage, constant, load_run
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings, TexturedSettings
 
@@ -89,11 +90,11 @@ def test_field_surface_texture_follow_one_another_and_can_be_cut_anywhere(
             if job.index == at:
                 short = replace(job.folder.run.stages[at], steps=1)
                 stages = (*job.folder.run.stages[:at], short, *job.folder.run.stages[at + 1 :])
-                folder = replace(job.folder, run=replace(job.folder.run, stages=stages))
+                folder = dataclasses.replace(job.folder, run=replace(job.folder.run, stages=stages))
                 digest = job.folder.run.digest()
                 with monkeypatch.context() as inner:
                     inner.setattr(Run, "digest", lambda _: digest)
-                    optimise(replace(job, folder=folder), *rest)
+                    optimise(dataclasses.replace(job, folder=folder), *rest)
                 raise KeyboardInterrupt
             optimise(job, *rest)
 
@@ -244,8 +245,12 @@ def test_a_mesh_that_faces_elsewhere_is_turned_to_the_front_and_back(tmp_path: P
 def test_a_given_mesh_is_kept_exactly(tmp_path: Path) -> None:
     mesh = shapes.sphere()
     uv = torch.rand(9, 2)
-    mesh = replace(mesh, uv=uv, uv_faces=torch.randint(9, mesh.faces.shape), v_down=1 - uv[:, 1])
-    mesh = replace(mesh, material=replace(mesh.material, albedo=torch.rand(4, 5, 3)))
+    mesh = dataclasses.replace(
+        mesh, uv=uv, uv_faces=torch.randint(9, mesh.faces.shape), v_down=1 - uv[:, 1]
+    )
+    mesh = dataclasses.replace(
+        mesh, material=dataclasses.replace(mesh.material, albedo=torch.rand(4, 5, 3))
+    )
     given = Given(mesh, read_given(mug(tmp_path)).placement)
     path = tmp_path / "init.pt"
     path.write_bytes(given.to_bytes())
@@ -355,7 +360,9 @@ def test_what_cannot_begin_with_a_mesh_is_said_before_a_folder_is_made(
             generate("a red mug", run, init=init, out=out)
     assert not out.exists()
     flat = load(path)
-    flat = replace(flat, uv=torch.zeros(1, 2), uv_faces=torch.zeros_like(flat.faces), v_down=None)
+    flat = dataclasses.replace(
+        flat, uv=torch.zeros(1, 2), uv_faces=torch.zeros_like(flat.faces), v_down=None
+    )
     with pytest.raises(InputError, match="cover nothing"):
         check_start(kept, Given(flat, read_given(path).placement))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from threed.runs.steer import (
     turn,
 )
 from threed.settings.asset import AssetSettings
+from threed.settings.base import replace
 from threed.settings.run import Run, Stage, SystemSettings, constant, parse_run
 from threed.settings.scenes import FieldSettings
 from threed.systems import Request
@@ -48,7 +49,7 @@ SMALL = FieldSettings(
 ASSET = AssetSettings(
     faces=200, texture=32, resolution=24, turntable_frames=2, turntable_size=16, preview_size=16
 )
-PAIR = SystemSettings("rpg", {"split": ("1,1",), "region": ("a cup", "a hat")})
+PAIR = SystemSettings(name="rpg", inputs={"split": ("1,1",), "region": ("a cup", "a hat")})
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_left_is_right_from_behind_and_nothing_from_the_side() -> None:
     assert [r.box[0] for r in rpg.planned(back).regions] == [0.5, 0]
     assert turn(request, "side", "") is None
     assert turn(request, "overhead", "") is None
-    rows = replace(request, split="1;1")
+    rows = dataclasses.replace(request, split="1;1")
     assert turn(rows, "side", "") is not None
     assert turn(rows, "overhead", "") is None
 
@@ -125,7 +126,7 @@ def test_pictures_hold_for_the_camera_that_took_them() -> None:
     request = Request("a ball", control=(("edges", Path("e.png")),))
     assert turn(request, "front", "") is None
     told = turn(request, PICTURED, ", front view")
-    assert told == replace(request, prompt="a ball, front view")
+    assert told == dataclasses.replace(request, prompt="a ball, front view")
 
 
 def test_both_prompts_are_told_the_view() -> None:
@@ -168,7 +169,7 @@ def test_rescaled_it_has_the_contrast_of_the_prompt_alone(backbone: StableDiffus
 def test_a_controlled_scene_has_the_pictures_view_in_every_step(
     backbone: StableDiffusion, folder: Path, control: dict[str, tuple[str, ...]]
 ) -> None:
-    run = make_run(folder, SystemSettings("controlnet", control))
+    run = make_run(folder, SystemSettings(name="controlnet", inputs=control))
     guide = make_guide(run.stages[0], backbone, run, "a cup")
     assert isinstance(guide, Pictured)
     assert isinstance(guide.guide, SDS)
@@ -191,7 +192,7 @@ def test_a_controlled_scene_has_the_pictures_view_in_every_step(
 
 
 def test_a_run_keeps_the_system_and_goes_on(folder: Path, tmp_path: Path) -> None:
-    system = SystemSettings("rpg", {"planner": ("rules",)}, ("base_ratio=0.1",))
+    system = SystemSettings(name="rpg", inputs={"planner": ("rules",)}, knobs=("base_ratio=0.1",))
     run = make_run(folder, system, random_background=0.0)
     whole = start(run, tmp_path / "whole")
     read = parse_run((tmp_path / "whole" / "config.yaml").read_text(), "there")
@@ -257,7 +258,7 @@ def test_files_are_kept_by_their_full_names(
     (tmp_path / "edges.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     inputs = {"control": ("edges:edges.png",), "weights": ("owner/name",)}
-    run = settled(make_run(folder, SystemSettings("controlnet", inputs)), "a cup")
+    run = settled(make_run(folder, SystemSettings(name="controlnet", inputs=inputs)), "a cup")
     assert run.system.inputs == {
         "control": (f"edges:{tmp_path / 'edges.png'}",), "weights": ("owner/name",)
     }  # fmt: skip
@@ -269,7 +270,7 @@ def test_a_run_goes_on_without_the_pictures_it_was_given(
     picture = tmp_path / "mine.png"
     Image.new("RGB", (32, 32), "white").save(picture)
     inputs = control | {"control": (f"edges-map:{picture}",)}
-    run = make_run(folder, SystemSettings("controlnet", inputs), random_background=0.0)
+    run = make_run(folder, SystemSettings(name="controlnet", inputs=inputs), random_background=0.0)
     whole = start(run, tmp_path / "whole")
     cut = start(run, tmp_path / "cut", stop=2)
     picture.unlink()
@@ -291,7 +292,9 @@ def test_each_picture_is_kept_and_weights_are_not(folder: Path, tmp_path: Path) 
         "layout": tuple(f"cup:{place}" for place in places),
         "weights": (str(places[0]),), "move": ("cup:1,0",),
     }  # fmt: skip
-    own, files = kept(make_run(folder, SystemSettings("self_guidance", inputs)), "inputs")
+    own, files = kept(
+        make_run(folder, SystemSettings(name="self_guidance", inputs=inputs)), "inputs"
+    )
     names = ["inputs/layout1.png", "inputs/layout2.png"]
     assert files == dict(zip(names, [b"picture\0", b"picture\1"]))
     assert own.system.inputs == inputs | {"layout": tuple(f"cup:{name}" for name in names)}
@@ -307,7 +310,9 @@ def test_each_picture_is_kept_and_weights_are_not(folder: Path, tmp_path: Path) 
 def test_a_picture_that_is_too_large_is_not_kept(folder: Path, tmp_path: Path) -> None:
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(LARGEST + 2**20)
-    system = SystemSettings("controlnet", {"control": (f"edges:{tmp_path / 'large.png'}",)})
+    system = SystemSettings(
+        name="controlnet", inputs={"control": (f"edges:{tmp_path / 'large.png'}",)}
+    )
     with pytest.raises(InputError, match=r"large.png has 65 MiB; a run keeps a copy of at most 64"):
         kept(make_run(folder, system), "inputs")
 
@@ -315,14 +320,29 @@ def test_a_picture_that_is_too_large_is_not_kept(folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("system", "changes", "message"),
     [
-        (SystemSettings("rgp"), {}, "no system 'rgp'; the nearest is 'rpg'"),
-        (SystemSettings(None, {"move": ("cup:1,0",)}), {}, "--move is for a system"),
-        (SystemSettings("rpg", {"move": ("cup:1,0",)}), {}, "takes no --move"),
-        (SystemSettings("rpg", {}, ("base=1",)), {}, "base=1: no such knob of system 'rpg'"),
-        (SystemSettings("rpg", {"split": ("1", "1,1")}), {}, "--split takes one value, got 1, 1,1"),
-        (SystemSettings("rpg", {"region": ("0,0,2,1:a cup",)}), {}, "is not in the picture"),
-        (SystemSettings("self_guidance", {"move": ("dog:0.5,0",)}), {}, "no word 'dog'"),
-        (SystemSettings("instruct_pix2pix", {"image": ("a.png",)}), {}, "threed edit3d changes"),
+        (SystemSettings(name="rgp"), {}, "no system 'rgp'; the nearest is 'rpg'"),
+        (SystemSettings(name=None, inputs={"move": ("cup:1,0",)}), {}, "--move is for a system"),
+        (SystemSettings(name="rpg", inputs={"move": ("cup:1,0",)}), {}, "takes no --move"),
+        (
+            SystemSettings(name="rpg", inputs={}, knobs=("base=1",)),
+            {}, "base=1: no such knob of system 'rpg'",
+        ),
+        (
+            SystemSettings(name="rpg", inputs={"split": ("1", "1,1")}),
+            {}, "--split takes one value, got 1, 1,1",
+        ),
+        (
+            SystemSettings(name="rpg", inputs={"region": ("0,0,2,1:a cup",)}),
+            {}, "is not in the picture",
+        ),
+        (
+            SystemSettings(name="self_guidance", inputs={"move": ("dog:0.5,0",)}),
+            {}, "no word 'dog'",
+        ),
+        (
+            SystemSettings(name="instruct_pix2pix", inputs={"image": ("a.png",)}),
+            {}, "threed edit3d changes",
+        ),
         (PAIR, {"guidance": "csd"}, "guidance=csd takes prompts apart"),
     ],
 )  # fmt: skip

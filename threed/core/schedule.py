@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import core_schema
 
 
 @dataclass(frozen=True)
 class Schedule:
     """A number that changes with the step: linear between (step, value) points, flat outside.
 
-    In YAML `1.0`, or `{0: 10, 5000: 1000}`.
+    In YAML and JSON `1.0`, or `{0: 10, 5000: 1000}`. A type for the fields of pydantic models.
     """
 
     points: tuple[tuple[int, float], ...]
@@ -33,3 +37,42 @@ class Schedule:
                 return v0 + (v1 - v0) * (step - s0) / (s1 - s0)
             s0, v0 = s1, v1
         return v0
+
+    @staticmethod
+    def read(data: Any) -> Schedule:
+        """Make one of a number, or of numbers by step; ValueError for anything else."""
+        if isinstance(data, Schedule):
+            return data
+        points = data if isinstance(data, Mapping) else {0: data}
+        if any(isinstance(x, bool) for pair in points.items() for x in pair):
+            raise ValueError("true and false are no numbers")
+        try:
+            found = sorted((int(str(step)), float(value)) for step, value in points.items())
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        if any(step < 0 for step, _ in found):
+            raise ValueError("steps count from 0")
+        return Schedule(tuple(found))
+
+    def plain(self) -> float | dict[int, float]:
+        """The data that `read` turns into this schedule again."""
+        points = dict(self.points)
+        return points[0] if tuple(points) == (0,) else points
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> core_schema.CoreSchema:
+        """Tell pydantic how to read and write one."""
+        write = core_schema.plain_serializer_function_ser_schema(cls.plain)
+        return core_schema.no_info_plain_validator_function(cls.read, serialization=write)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:
+        """Tell pydantic the JSON schema of one."""
+        return json_schema({})
+
+
+def json_schema(limits: Mapping[str, float]) -> dict[str, Any]:
+    """The JSON schema of a Schedule; `limits` such as {"minimum": 0} hold for all its values."""
+    number = {"type": "number", **limits}
+    by_step = {"type": "object", "patternProperties": {r"^\d+$": number}}
+    return {"anyOf": [number, {**by_step, "additionalProperties": False, "minProperties": 1}]}

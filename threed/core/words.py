@@ -6,9 +6,13 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the nearest one, then all that exist."""
-    names = [str(item) for item in names]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{hint} (there are: {', '.join(sorted(names))})"
+def suggest(name: str, names: Iterable[object]) -> str:
+    """Ask for the nearest of the names: "; did you mean 'steps'?", or "" if none is near."""
+    near = difflib.get_close_matches(name, map(str, names), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def did_you_mean(name: str, names: Iterable[object]) -> str:
+    """End an error about an unknown name: suggest the nearest one, then list all that exist."""
+    known = [str(item) for item in names]
+    return f"{suggest(name, known)} (there are: {', '.join(sorted(known))})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from threed.core.mesh import Mesh
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.runs.given import Given
+from threed.settings.base import replace
 from threed.settings.run import Run, Stage, constant
 from threed.systems.editing import instruct_pix2pix
 

@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,6 +31,7 @@ from threed.runs.plan import Plan, plan_run, plan_stage
 from threed.runs.stages import Scene, check_start, each, first, following, for_mesh, unknown
 from threed.runs.steer import kept, located, settled
 from threed.runs.watch import Progress, Report
+from threed.settings.base import replace
 from threed.settings.run import Run, load_run, preset_for
 
 VIEWS = "views.png"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from threed.scenes.isosurface import views_of
 from threed.scenes.paint import Spots, colors_of
 from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
+from threed.settings.base import replace
 from threed.settings.run import Run, Stage
 
 Single = Field | Surface | Textured

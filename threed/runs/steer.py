@@ -7,8 +7,8 @@ side there is no left and right; a picture holds for the camera that took it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from threed.core.cameras import Cameras, orbit, view_name
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.score import Score, plain, rescaled, score
+from threed.settings.base import replace
 from threed.settings.run import Run, SystemSettings
 from threed.systems import Request, System
 from threed.systems.control.rpg import planned
@@ -129,7 +130,7 @@ class Steered(Prompts):
                              f"{backbone.views}: use --backbone toybox, or another single-view "
                              "one")  # fmt: skip
         self.system, request = read_steering(settings, prompt)
-        self.request = replace(request, negative=negative, size=backbone.image_size)
+        self.request = dataclasses.replace(request, negative=negative, size=backbone.image_size)
         self._scores: dict[tuple[str, float], Score | None] = {}
         self._view_score(PICTURED, scale)  # mistakes show before any step
 
@@ -178,7 +179,9 @@ class Steered(Prompts):
         if (view, scale) not in self._scores:
             words = "front" if view == PICTURED else view
             turned = turn(self.request, view, f", {words} view" if self.view_words else "")
-            ready = turned and self.system.prepare(self.backbone, replace(turned, scale=scale))
+            ready = turned and self.system.prepare(
+                self.backbone, dataclasses.replace(turned, scale=scale)
+            )
             self._scores[view, scale] = ready.alone() if ready else None
         return self._scores[view, scale]
 
@@ -205,7 +208,7 @@ def turn(request: Request, view: str, tail: str) -> Request | None:
         told["move"] = tuple((word, (side * dx, dy)) for word, (dx, dy) in request.move)
         if view == "overhead" or (not level and not any(dy for _, (_, dy) in request.move)):
             return None
-    return replace(request, **told)
+    return dataclasses.replace(request, **told)
 
 
 class Pictured:
@@ -217,7 +220,7 @@ class Pictured:
     def cameras(self, step: int, drawn: Cameras) -> Cameras:
         """The cameras that chance has drawn, the first in the place of the reference."""
         there = reference(drawn.height)
-        return replace(
+        return dataclasses.replace(
             drawn,
             c2w=torch.cat([there.c2w.to(drawn.c2w), drawn.c2w[1:]]),
             fov_y=torch.cat([there.fov_y.to(drawn.fov_y), drawn.fov_y[1:]]),

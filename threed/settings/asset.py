@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic import Field, model_validator
 
-from threed.core.budget import LODS, levels
-from threed.core.errors import InputError
+from threed.core.budget import FEWEST, LODS, SIZES, levels
+from threed.settings.base import Settings
 
 
-@dataclass(frozen=True)
-class AssetSettings:
+class AssetSettings(Settings):
     """How a scene becomes an asset."""
 
-    faces: int = 20_000  # at most about so many
-    texture: int = 1024  # texels a side
-    resolution: int = 128  # cells a side of the grid that the surface is found in
-    turntable_frames: int = 120  # of one turn, at 30 a second
-    turntable_size: int = 512  # pixels a side
-    preview_size: int = 256  # pixels a side of each of its 16 pictures
-    normal_map: bool = True  # for the shape that fewer faces lose, where it shows
-    lods: int = 0  # coarser copies, asset_lod1.glb and on: each a quarter of the faces
+    faces: int = Field(20_000, ge=FEWEST, le=2_000_000, description="at most about so many")
+    texture: int = Field(1024, ge=SIZES[0], le=SIZES[1], description="texels a side")
+    resolution: int = Field(
+        128, ge=16, le=512, description="cells a side of the grid that the surface is found in"
+    )
+    turntable_frames: int = Field(
+        120, ge=2, le=3600, description="pictures of one turn, at 30 a second"
+    )
+    turntable_size: int = Field(
+        512, ge=16, le=4096, multiple_of=2, description="pixels a side; even"
+    )
+    preview_size: int = Field(
+        256, ge=16, le=2048, description="pixels a side of each of the 16 pictures of a preview"
+    )
+    normal_map: bool = Field(
+        True, description="a map for the shape that fewer faces lose, where it shows"
+    )
+    lods: int = Field(
+        0, ge=0, le=LODS,
+        description="coarser copies, asset_lod1.glb and on: each a quarter of the faces",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        """InputError for a number out of its range."""
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise InputError(f"asset: {name} must be in {low}..{high}, got {value}")
-        if self.turntable_size % 2:
-            raise InputError(f"asset: turntable_size must be even, got {self.turntable_size}")
+    @model_validator(mode="after")
+    def _check(self) -> AssetSettings:
+        """InputError for copies that would have nothing left."""
         levels(self.faces, self.texture, self.lods)
-
-
-_RANGES = {
-    "faces": (4, 2_000_000),
-    "texture": (16, 8192),
-    "resolution": (16, 512),
-    "turntable_frames": (2, 3600),
-    "turntable_size": (16, 4096),
-    "preview_size": (16, 2048),
-    "lods": (0, LODS),
-}
+        return self

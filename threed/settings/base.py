@@ -1,69 +1,178 @@
-"""Settings as frozen dataclasses, built from what people write: YAML and name=value.
+"""Settings as pydantic models, read from what people write: YAML, JSON, and name=value.
 
-What a setting means is the comment behind it in the source, what it may be is its type and the
-range in its annotation; every error names the setting, the value and what is allowed.
+What a setting means, what it may be and what it is by default stand in its field; from there
+come errors, `threed list settings` and the JSON schema.
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import math
-import tokenize
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
-from io import StringIO
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any, TypeVar, get_args
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError, core_schema
 
+from threed.core import schedule
 from threed.core.errors import InputError
 from threed.core.schedule import Schedule
-from threed.core.words import did_you_mean
+from threed.core.words import did_you_mean, suggest
 
-T = TypeVar("T")
 MAX_YAML = 256 * 1024  # characters
 MAX_DEPTH = 20  # of nested lists and mappings
-Path = tuple[str, ...]  # ("stages", "0", "steps")
+Place = tuple[str, ...]  # ("stages", "0", "steps")
+JsonSchema = dict[str, Any]
+NULL = {"type": "null"}
+
+
+class Settings(BaseModel):
+    """What decides something, as named values with types, limits, defaults and meanings.
+
+    Values cannot be changed, unknown names are refused, and all numbers are finite. A check of
+    several fields is a `model_validator(mode="after")` that raises InputError.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        protected_namespaces=(),
+    )
+
+    def __init__(self, /, **data: Any) -> None:
+        """InputError in one sentence for an unknown name or a value that is not allowed."""
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise InputError(_sentence(type(self), error)) from error
+
+    # without this mark, pydantic would make settings inside of settings by their __init__, and
+    # then an error would not know its place in the whole
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false as numbers and the reverse; read 1e3, text to YAML 1.1."""
+        hint = cls.model_fields[str(info.field_name)].annotation
+        kinds = {hint, *get_args(hint)}
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(item, bool) for item in values) and not kinds & {bool, Any, object}:
+            raise PydanticCustomError("bool", "no truth value")
+        if hint is bool and not isinstance(value, bool):
+            raise PydanticCustomError("bool", "a truth value")
+        if isinstance(value, str) and "e" in value and int in kinds:
+            with suppress(ValueError):
+                return float(value)
+        return value
+
+
+S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
-class Range:
-    """What the numbers of a setting may be: `steps: Annotated[int, Range(1)] = 400`."""
+class Within:
+    """Limits of all values of a Schedule: `t_max: Annotated[Schedule, Within(0, 1)]`."""
 
     low: float | None = None
     high: float | None = None
     above: float | None = None  # a bound that may not be reached
 
-    def __contains__(self, number: float) -> bool:
-        return (
-            math.isfinite(number)
-            and (self.low is None or number >= self.low)
-            and (self.high is None or number <= self.high)
-            and (self.above is None or number > self.above)
-        )
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """Tell pydantic to check the limits of what it read."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
 
-    def __str__(self) -> str:
-        words = [] if self.above is None else [f"above {self.above:g}"]
-        if self.low is not None and self.high is not None:
-            words.append(f"in {self.low:g}..{self.high:g}")
-        elif self.low is not None:
-            words.append(f"at least {self.low:g}")
-        elif self.high is not None:
-            words.append(f"at most {self.high:g}")
-        return " and ".join(words) or "finite"
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> JsonSchema:
+        """Tell pydantic the JSON schema of a schedule within the limits."""
+        return schedule.json_schema(self._limits())
+
+    def _limits(self) -> dict[str, float]:
+        named = {"minimum": self.low, "maximum": self.high, "exclusiveMinimum": self.above}
+        return {name: limit for name, limit in named.items() if limit is not None}
+
+    def _check(self, value: Schedule) -> Schedule:
+        limits = self._limits()
+        for _, number in value.points:
+            if not (
+                limits.get("minimum", number) <= number <= limits.get("maximum", number)
+                and (self.above is None or number > self.above)
+            ):
+                words = f"must be {_range(limits)}, got {number:g}"
+                raise PydanticCustomError("limits", "{words}", {"words": words})
+        return value
 
 
-def check_ranges(instance: Any) -> None:
-    """InputError for a number outside the Range of its annotation; for use in __post_init__."""
-    for name, hint in _hints(type(instance)).items():
-        limits = _limits(hint) or Range()
-        for number in _numbers(getattr(instance, name)):
-            if number not in limits:
-                raise InputError(f"{name} must be {limits}, got {number:g}")
+def replace(instance: S, **changes: Any) -> S:
+    """The same settings but for the changes; InputError if they do not fit."""
+    return type(instance)(**{**dict(instance), **changes})
+
+
+def read(kind: type[S], data: Any, where: str = "") -> S:
+    """Settings from plain data that says only what differs from their defaults.
+
+    InputError begins with `where`, and says which setting is unknown or wrong and what it takes.
+    """
+    try:
+        if not isinstance(data, Mapping):
+            raise InputError(
+                f"the settings must be a mapping of names to values, got {_show(data)}"
+            )
+        return kind(**{str(name): value for name, value in data.items()})
+    except InputError as error:
+        raise InputError(_after(where, error)) from error
+
+
+def read_words(kind: type[S], words: Sequence[str], where: str = "") -> S:
+    """Settings without others inside them from NAME=VALUE words; InputError as `read`."""
+    data = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        name = name.strip()
+        if not equals or name not in kind.model_fields:
+            known = ", ".join(f"{d.name}={_write(d.default)}" for d in describe(kind)) or "none"
+            raise InputError(
+                _after(where, f"{word}: write NAME=VALUE" if not equals else
+                       f"{name}: no such setting{suggest(name, kind.model_fields)}")
+                + f" There are, with their defaults: {known}"
+            )  # fmt: skip
+        hint = kind.model_fields[name].annotation
+        data[name] = text if str in (hint, *get_args(hint)) else read_yaml(text, name)
+    return read(kind, data, where)
+
+
+def override(instance: S, words: Sequence[str]) -> S:
+    """The same settings with name=value applied, in order; names may lack what is obvious.
+
+    A name is a dotted path, or the end of one where only one path ends so. InputError as `read`,
+    of what comes out in the end: two settings may fit each other and neither the preset.
+    """
+    data = plain(instance)
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"{word!r} is not a setting: write name=value, such as steps=200")
+        path = _resolve(instance, name.strip())
+        data = _replaced(data, path, read_yaml(text, name.strip()), text)
+        with suppress(InputError):  # the next word may mend it
+            instance = read(type(instance), data)
+    return read(type(instance), data)
+
+
+def plain(value: Any) -> Any:
+    """The data for YAML that `read` would turn into this value again."""
+    if isinstance(value, Schedule):
+        return value.plain()
+    if isinstance(value, BaseModel):
+        return {name: plain(item) for name, item in value}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    return fspath(value) if isinstance(value, PathLike) else value
 
 
 @dataclass(frozen=True)
@@ -71,26 +180,15 @@ class Described:
     """One setting as `threed list settings` shows it."""
 
     name: str  # dotted path
-    default: Any  # plain data
+    default: Any  # plain data; None where it has to be said
     allowed: str
     meaning: str
 
 
-def describe(kind: type, prefix: Path = ()) -> Iterator[Described]:
-    """Every setting of a dataclass and of those inside it; lists of dataclasses show item 0."""
-    hints, comments = _hints(kind), _comments(kind)
-    instance = kind()
-    for field in fields(kind):
-        hint, path = hints[field.name], (*prefix, field.name)
-        item = _item(hint)
-        if is_dataclass(hint) and hint is not Schedule:
-            yield from describe(typing.cast(type, hint), path)
-        elif item is not None and is_dataclass(item):
-            yield from describe(typing.cast(type, item), (*path, "0"))
-        else:
-            default = plain(getattr(instance, field.name))
-            allowed = _allowed(hint)
-            yield Described(".".join(path), default, allowed, comments.get(field.name, ""))
+def describe(kind: type[Settings]) -> list[Described]:
+    """Every setting of a kind and of those inside it; lists of settings show item 0."""
+    schema = kind.model_json_schema()
+    return list(_describe(schema, schema, (), {}))
 
 
 def read_yaml(text: str, where: str) -> Any:
@@ -117,57 +215,6 @@ def read_yaml(text: str, where: str) -> Any:
         raise InputError(f"{where}: not YAML: {reason}") from error
 
 
-def build(kind: type[T], data: Any, path: Path = ()) -> T:
-    """A dataclass from plain data that says only what differs from its defaults."""
-    if not isinstance(data, Mapping):
-        raise _wrong(path, data, "a mapping of settings")
-    hints = _hints(kind)
-    values = {}
-    for name, value in data.items():
-        if name not in hints:
-            raise InputError(f"{_dotted((*path, str(name)))}: no such setting"
-                             f"{did_you_mean(str(name), hints)}")  # fmt: skip
-        values[name] = _convert(hints[name], value, (*path, name))
-    try:
-        return kind(**values)
-    except InputError as error:
-        where = f"{_dotted(path)}: " if path else ""
-        raise InputError(f"{where}{error}") from error
-
-
-def plain(value: Any) -> Any:
-    """The data for YAML that `build` would turn into this value again."""
-    if isinstance(value, Schedule):
-        points = dict(value.points)
-        return value.points[0][1] if tuple(points) == (0,) else points
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [plain(item) for item in value]
-    return value
-
-
-def override(instance: T, words: Sequence[str]) -> T:
-    """The same settings with name=value applied, in order; names may lack what is obvious.
-
-    A name is a dotted path, or the end of one where only one path ends so. InputError as `build`,
-    of what comes out in the end: two settings may fit each other and neither the preset.
-    """
-    data = plain(instance)
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"{word!r} is not a setting: write name=value, such as steps=200")
-        path = _resolve(instance, name.strip())
-        value = read_yaml(text, name.strip())
-        data = _replaced(data, path, value, text)
-        with suppress(InputError):  # the next word may mend it
-            instance = build(type(instance), data)
-    return build(type(instance), data)
-
-
 class _Loader(yaml.SafeLoader):
     """A SafeLoader that refuses a key said twice."""
 
@@ -186,179 +233,148 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
 
 
-def _convert(hint: Any, value: Any, path: Path) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        try:
-            return _convert(arguments[0], value, path)
-        except InputError as error:
-            raise InputError(f"{error}, {_limits(hint)}") from error
-    if hint is Schedule:
-        return _schedule(value, path)
-    if is_dataclass(hint):
-        return build(typing.cast(type, hint), value, path)
-    if origin is Literal:
-        if value not in arguments:
-            near = difflib.get_close_matches(str(value), map(str, arguments), n=1)
-            hint_text = f"; did you mean {near[0]!r}?" if near else ""
-            raise _wrong(path, value, _allowed(hint), hint_text)
-        return value
-    if origin in (Union, types.UnionType):
-        return None if value is None else _convert(arguments[0], value, path)
-    if origin is tuple:
-        return _tuple(arguments, value, path)
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise _wrong(path, value, _allowed(hint))
-        return {str(k): _convert(arguments[1], v, (*path, str(k))) for k, v in value.items()}
-    return _scalar(hint, value, path)
+def _sentence(kind: type[Settings], error: ValidationError) -> str:
+    """Say the first error: the setting's dotted name, what it takes, and what it got."""
+    first = error.errors(include_url=False)[0]
+    place, sort, value = first["loc"], first["type"], first["input"]
+    context = first.get("ctx", {})
+    if isinstance(context.get("error"), InputError):
+        return _after(".".join(map(str, place)), context["error"])
+    if sort == "missing" and isinstance(place[-1], int):  # too few items: the list is wrong
+        place = place[:-1]
+    name = ".".join(map(str, place))
+    root = kind.model_json_schema()
+    if sort == "extra_forbidden":
+        known = _inside(root, root, place[:-1])["properties"]
+        return f"{name}: no such setting{did_you_mean(str(place[-1]), known)}"
+    if sort == "limits":
+        return f"{name} {context['words']}"
+    schema = _inside(root, root, place)
+    if sort == "missing":
+        return f"{name} is missing: {schema.get('description', 'it has no default')}"
+    limits = sort.startswith(("greater_than", "less_than", "multiple_of"))
+    takes = _range(schema) if limits else _allowed(root, schema)
+    near = suggest(str(value), schema.get("enum", ()))
+    return f"{name} must be {takes}, got {_show(value)}{near}"
 
 
-def _scalar(kind: type, value: Any, path: Path) -> Any:
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
-    if kind in (int, float):
-        number = _number(value)
-        if number is not None and (kind is float or number == int(number)):
-            return kind(number)
-    raise _wrong(path, value, _allowed(kind))
+def _after(where: str, words: object) -> str:
+    return f"{where}: {words}" if where else str(words)
 
 
-def _number(value: Any) -> float | None:
-    # YAML 1.1 reads 1e-3 as a string
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+def _show(value: Any) -> str:
+    shown = f"{value:.12g}" if isinstance(value, float) else repr(plain(value))
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
-def _schedule(value: Any, path: Path) -> Schedule:
-    points = value if isinstance(value, Mapping) else {0: value}
-    pairs = []
-    for step, item in points.items():
-        number = _number(item)
-        if not isinstance(step, int) or isinstance(step, bool) or step < 0 or number is None:
-            raise _wrong(path, value, _allowed(Schedule))
-        pairs.append((step, number))
-    if not pairs:
-        raise _wrong(path, value, _allowed(Schedule))
-    return Schedule(tuple(sorted(pairs)))
+def _write(value: Any) -> str:
+    """A value as one would write it behind an equals sign."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def _tuple(arguments: tuple[Any, ...], value: Any, path: Path) -> tuple[Any, ...]:
-    repeated = len(arguments) == 2 and arguments[1] is Ellipsis
-    if not isinstance(value, (list, tuple)) or not (repeated or len(value) == len(arguments)):
-        what = "a list" if repeated else f"a list of {len(arguments)} numbers, low to high"
-        raise _wrong(path, value, what)
-    hints = [arguments[0]] * len(value) if repeated else arguments
-    items = zip(hints, value, strict=True)
-    return tuple(_convert(hint, item, (*path, str(i))) for i, (hint, item) in enumerate(items))
+def _follow(root: JsonSchema, schema: JsonSchema) -> JsonSchema:
+    """A schema itself, where it refers to another one or may be null as well."""
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != NULL]
+    if NULL in schema.get("anyOf", ()):
+        inner = choices[0] if len(choices) == 1 else {"anyOf": choices}
+        outer = {name: value for name, value in schema.items() if name != "anyOf"}
+        return {**_follow(root, inner), **outer}
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return {**root["$defs"][name], **schema} if name else schema
 
 
-def _wrong(path: Path, value: Any, allowed: str, hint: str = "") -> InputError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return InputError(f"{_dotted(path)}: {shown} is not allowed{hint}; it takes {allowed}")
+def _inside(root: JsonSchema, schema: JsonSchema, place: Sequence[int | str]) -> JsonSchema:
+    """The schema at a place inside of another."""
+    for step in place:
+        schema = _follow(root, schema)
+        if isinstance(step, int):
+            items = schema.get("prefixItems", ())
+            schema = items[step] if step < len(items) else schema.get("items", {})
+        else:
+            schema = schema.get("properties", {}).get(step) or schema.get(
+                "additionalProperties", {}
+            )
+    return _follow(root, schema)
 
 
-def _dotted(path: Path) -> str:
-    return ".".join(path) or "the settings"
+def _describe(
+    root: JsonSchema, schema: JsonSchema, path: Place, default: Mapping[str, Any]
+) -> Iterator[Described]:
+    for name, part in schema["properties"].items():
+        here, value = (*path, name), default.get(name, part.get("default"))
+        item, whole = _follow(root, part.get("items", {})), _follow(root, part)
+        if "properties" in whole:
+            yield from _describe(root, whole, here, value or {})
+        elif "properties" in item:
+            yield from _describe(root, item, (*here, "0"), value[0] if value else {})
+        else:
+            meaning = part.get("description", "")
+            yield Described(".".join(here), value, _allowed(root, part), meaning)
 
 
-def _item(hint: Any) -> Any:
-    arguments = get_args(hint)
-    many = get_origin(hint) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis
-    return arguments[0] if many else None
+def _allowed(root: JsonSchema, schema: JsonSchema) -> str:
+    """What a schema takes, in words."""
+    choices = schema.get("anyOf", ())
+    if NULL in choices:
+        return f"{_allowed(root, _follow(root, schema))}, or null"
+    if choices and "patternProperties" in choices[-1]:
+        return f"{_allowed(root, choices[0])}, or such numbers by step as in {{0: 10, 5000: 1000}}"
+    if choices:
+        return " or ".join(_allowed(root, choice) for choice in choices)
+    schema = _follow(root, schema)
+    if "enum" in schema or "const" in schema:
+        return f"one of {', '.join(map(str, schema.get('enum') or [schema['const']]))}"
+    kind = schema.get("type")
+    if kind == "array":
+        items, least = schema.get("prefixItems"), schema.get("minItems")
+        each = _allowed(root, items[0] if items else schema.get("items", {}))
+        count = f" of {len(items)}" if items else f" of at least {least}" if least else ""
+        return f"a list{count}, each {each}"
+    if kind == "object" and "properties" not in schema:
+        return f"a mapping of names, each to {_allowed(root, schema['additionalProperties'])}"
+    names = {"integer": "a whole number", "number": "a number", "boolean": "true or false",
+             "string": "text", "object": "a mapping of settings"}  # fmt: skip
+    return f"{names.get(str(kind), 'anything')} {_range(schema)}".rstrip()
 
 
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind, include_extras=True)
+def _range(schema: Mapping[str, Any]) -> str:
+    """The limits of a number, in words."""
+    low, high = schema.get("minimum"), schema.get("maximum")
+    words = []
+    for bound, name in (("above", "exclusiveMinimum"), ("below", "exclusiveMaximum")):
+        if name in schema:
+            words.append(f"{bound} {_number(schema[name])}")
+    if low is not None and high is not None:
+        words.append(f"in {_number(low)}..{_number(high)}")
+    elif low is not None:
+        words.append(f"at least {_number(low)}")
+    elif high is not None:
+        words.append(f"at most {_number(high)}")
+    if "multipleOf" in schema:
+        words.append(f"a multiple of {_number(schema['multipleOf'])}")
+    return " and ".join(words)
 
 
-def _limits(hint: Any) -> Range | None:
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = get_args(hint)[0]
-    return next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range)), None)
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
-def _allowed(hint: Any) -> str:
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        Schedule: "a number, or numbers by step such as {0: 10, 5000: 1000}",
-    }
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        limits = _limits(hint)
-        return _allowed(arguments[0]) + (f", {limits}" if limits else "")
-    if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}"
-    if origin in (Union, types.UnionType):
-        return f"{_allowed(arguments[0])}, or null"
-    if origin is tuple:
-        if arguments[-1] is Ellipsis:
-            return f"a list, each {_allowed(arguments[0])}"
-        return f"a list of {len(arguments)} numbers, low to high"
-    if origin is not None and issubclass(origin, Mapping):
-        if arguments[1] is not Schedule:
-            return f"a mapping of names to {_allowed(arguments[1])}"
-        return "a mapping of names to numbers or schedules"
-    return names.get(hint, str(hint))
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, Schedule):
-        yield from (number for _, number in value.points)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _numbers(item)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _numbers(item)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield value
-
-
-def _comments(kind: type) -> dict[str, str]:
-    """What stands behind each field of a dataclass in its source, by the field's name."""
-    try:
-        source = inspect.getsource(kind)
-    except (OSError, TypeError):  # run without sources: the names have to do
-        return {}
-    found, name, start = {}, "", True
-    for token in tokenize.generate_tokens(StringIO(inspect.cleandoc(source)).readline):
-        if token.type == tokenize.NAME and start and token.start[1] == 4:
-            name = token.string
-        elif token.type == tokenize.COMMENT and name:
-            found[name] = token.string.lstrip("# ")
-        start = token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.NL, tokenize.DEDENT)
-        name = "" if token.type == tokenize.NEWLINE else name
-    return found
-
-
-def _leaves(value: Any, path: Path = ()) -> Iterator[Path]:
-    if is_dataclass(value) and not isinstance(value, Schedule):
-        for field in fields(value):
-            yield from _leaves(getattr(value, field.name), (*path, field.name))
-    elif isinstance(value, Mapping):
-        yield path
-        for key in value:
-            yield (*path, key)
-    elif isinstance(value, tuple) and value and is_dataclass(value[0]):
+def _leaves(value: Any, path: Place = ()) -> Iterator[Place]:
+    """The paths of all values, and of the mappings that hold some."""
+    if isinstance(value, BaseModel):
+        for name, item in value:
+            yield from _leaves(item, (*path, name))
+    elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
         for index, item in enumerate(value):
             yield from _leaves(item, (*path, str(index)))
     else:
         yield path
+        if isinstance(value, Mapping):
+            yield from ((*path, key) for key in value)
 
 
-def _resolve(instance: Any, name: str) -> Path:
+def _resolve(instance: Settings, name: str) -> Place:
+    """The whole path of a name that may lack what is obvious."""
     parts = tuple(name.split("."))
     leaves = list(_leaves(instance))
     if parts in leaves:
@@ -370,27 +386,24 @@ def _resolve(instance: Any, name: str) -> Path:
         found = [(*owner, parts[-1]) for owner in owners if _is_mapping(instance, owner)]
     if len(found) == 1:
         return found[0]
+    dotted = [".".join(leaf) for leaf in found or leaves]
     if found:
-        choices = " or ".join(_dotted(leaf) for leaf in found)
-        raise InputError(f"{name}: which one? Write {choices}")
-    near = difflib.get_close_matches(name, {leaf[-1] for leaf in leaves}, n=1, cutoff=0.5)
-    near = near or difflib.get_close_matches(name, [_dotted(leaf) for leaf in leaves], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{name}: which one? Write {' or '.join(dotted)}")
+    hint = suggest(name, {leaf[-1] for leaf in leaves}) or suggest(name, dotted)
     raise InputError(f"{name}: no such setting{hint} (`threed list settings` shows them all)")
 
 
-def _is_mapping(instance: Any, path: Path) -> bool:
+def _is_mapping(instance: Any, path: Place) -> bool:
     for name in path:
         instance = instance[int(name)] if isinstance(instance, tuple) else getattr(instance, name)
     return isinstance(instance, Mapping)
 
 
-def _replaced(data: Any, path: Path, value: Any, text: str) -> Any:
+def _replaced(data: Any, path: Place, value: Any, text: str) -> Any:
     """Plain data with the value at a path; where text stood before, the text as it was written."""
     if not path:
         return text if isinstance(data, str) and not isinstance(value, str) else value
     if isinstance(data, list):
-        index = int(path[0])
-        return [_replaced(v, path[1:], value, text) if i == index else v
-                for i, v in enumerate(data)]  # fmt: skip
+        changed = _replaced(data[int(path[0])], path[1:], value, text)
+        return [changed if str(index) == path[0] else item for index, item in enumerate(data)]
     return {**data, path[0]: _replaced(data.get(path[0]), path[1:], value, text)}

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
+from pydantic import Field, model_validator
 
 from threed.core.errors import InputError
 from threed.core.schedule import Schedule
 from threed.core.words import did_you_mean
 from threed.settings.asset import AssetSettings
-from threed.settings.base import Range, build, check_ranges, override, plain, read_yaml
+from threed.settings.base import Settings, Within, override, plain, read, read_yaml
 from threed.settings.scenes import (
     SURFACE_LOSSES,
     FieldSettings,
@@ -30,7 +28,10 @@ from threed.settings.scenes import (
 )
 
 DEFAULT_PRESET = "toybox-mvdream"
-Bounds = tuple[float, float]
+DEVICES = r"auto|cpu|cuda(:\d+)?"
+Elevation = Annotated[float, Field(ge=-89, le=89)]
+Angle = Annotated[float, Field(ge=5, le=120)]
+Zoom = Annotated[float, Field(ge=0.5, le=4)]
 GuidanceName = Literal["sds", "mvdream", "vsd", "dreamflow", "csd", "nfsd", "ism", "edit"]
 WITH_CRITIC = ("vsd", "dreamflow")  # guidances that train a net of their own
 
@@ -40,60 +41,64 @@ def constant(value: float) -> Schedule:
     return Schedule(((0, float(value)),))
 
 
-@dataclass(frozen=True)
-class CameraSettings:
+class CameraSettings(Settings):
     """Where the random cameras of a step stand; azimuths are always all around."""
 
-    elevation_deg: Annotated[Bounds, Range(-89, 89)] = (-10.0, 45.0)  # degrees over the horizon
-    fov_y_deg: Annotated[Bounds, Range(5, 120)] = (35.0, 45.0)  # field of view, degrees
-    zoom: Annotated[Bounds, Range(0.5, 4)] = (0.9, 1.1)  # distance; at 1 the unit ball just fits
+    elevation_deg: tuple[Elevation, Elevation] = Field(
+        (-10.0, 45.0), description="degrees over the horizon, from and to"
+    )
+    fov_y_deg: tuple[Angle, Angle] = Field(
+        (35.0, 45.0), description="vertical field of view in degrees, from and to"
+    )
+    zoom: tuple[Zoom, Zoom] = Field(
+        (0.9, 1.1), description="distance, from and to; at 1 the unit ball just fits"
+    )
 
-    def __post_init__(self) -> None:
-        """InputError for values out of range, or a low above its high."""
-        check_ranges(self)
-        for name in ("elevation_deg", "fov_y_deg", "zoom"):
-            low, high = getattr(self, name)
+    @model_validator(mode="after")
+    def _check(self) -> CameraSettings:
+        """InputError for a low above its high."""
+        for name, (low, high) in self:
             if low > high:
                 raise InputError(f"{name} must go from low to high, got {low:g} to {high:g}")
+        return self
 
 
-@dataclass(frozen=True)
-class CriticSettings:
+class CriticSettings(Settings):
     """What learns how the renders look, for the guidances vsd and dreamflow."""
 
-    rank: Annotated[int, Range(1, 256)] = 4  # of its LoRA
-    learning_rate: Annotated[float, Range(above=0, high=1)] = 1e-4  # of its AdamW
-    warmup: Annotated[int, Range(0)] = 500  # steps until that rate is reached
-    updates: Annotated[int, Range(1, 100)] = 1  # steps of it a step of the scene
-    dropout: Annotated[float, Range(0, 1)] = 0.1  # share of groups whose camera it is not told
-    model: str | None = None  # another backbone of the same latents to adapt; null: the run's own
+    rank: int = Field(4, ge=1, le=256, description="rank of its LoRA")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="learning rate of its AdamW")
+    warmup: int = Field(500, ge=0, description="steps until that rate is reached")
+    updates: int = Field(1, ge=1, le=100, description="steps of it a step of the scene")
+    dropout: float = Field(
+        0.1, ge=0, le=1, description="share of groups of views whose camera it is not told"
+    )
+    model: str | None = Field(
+        None, description="another backbone of the same latents to adapt; null: the run's own"
+    )
 
-    def __post_init__(self) -> None:
-        """InputError for values out of range."""
-        check_ranges(self)
 
-
-@dataclass(frozen=True)
-class EditSettings:
+class EditSettings(Settings):
     """How pictures of an asset are edited, for the guidance edit."""
 
-    views: Annotated[int, Range(1, 1000)] = 24  # pictures of it, from all around
-    every: Annotated[int, Range(1)] = 10  # steps from the edit of a picture to the next
-    passes: Annotated[int, Range(1, 1000)] = 20  # of an edit that began with noise alone
-    image_scale: Annotated[float, Range(0, 1000)] = 1.5  # towards what the picture was
+    views: int = Field(24, ge=1, le=1000, description="pictures of it, from all around")
+    every: int = Field(10, ge=1, description="steps from the edit of a picture to the next")
+    passes: int = Field(
+        20, ge=1, le=1000, description="passes of an edit that began with noise alone"
+    )
+    image_scale: float = Field(
+        1.5, ge=0, le=1000, description="guidance towards what the picture was"
+    )
 
-    def __post_init__(self) -> None:
-        """InputError for values out of range."""
-        check_ranges(self)
 
-
-@dataclass(frozen=True)
-class SystemSettings:
+class SystemSettings(Settings):
     """An image system that guides a run, and what it is told."""
 
-    name: str | None = None  # of `threed list systems`; null: the prompt alone guides
-    inputs: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # its options
-    knobs: tuple[str, ...] = ()  # NAME=VALUE each
+    name: str | None = Field(
+        None, description="a name of `threed list systems`; null: the prompt alone guides"
+    )
+    inputs: Mapping[str, tuple[str, ...]] = Field({}, description="its inputs, by name")
+    knobs: tuple[str, ...] = Field((), description="its knobs, NAME=VALUE each")
 
 
 NEED_NORMALS = ("orientation", "smoothness")  # losses that a field has only with normals
@@ -105,37 +110,64 @@ LOSSES: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(Settings):
     """One optimisation of one scene."""
 
-    scene: Literal["field", "surface", "textured"] = "field"  # what is optimised
-    backbone: str | None = None  # what guides this stage; null: the run's own
-    steps: Annotated[int, Range(1, 1_000_000)] = 400  # optimisation steps
-    particles: Annotated[int, Range(1, 16)] = 1  # scenes that take turns; they share the critic
-    batch: Annotated[int, Range(1, 256)] = 4  # views a step
-    resolution: Annotated[Schedule, Range(8, 2048)] = constant(64)  # pixels a side, by step
-    lr: Annotated[Schedule, Range(above=0, high=1)] = constant(0.01)  # of the table; nets a tenth
-    guidance: GuidanceName = "mvdream"  # what judges the pictures
-    look: Literal["colours", "normals"] = "colours"  # what it is shown; normals of surfaces only
-    guidance_scale: Annotated[float, Range(0, 1000)] = 10.0  # towards the prompt; 1 is unguided
-    t_min: Annotated[Schedule, Range(0, 1)] = constant(0.02)  # least noise level, by step
-    t_max: Annotated[Schedule, Range(0, 1)] = constant(0.98)  # greatest noise level, by step
-    rescale: Annotated[float, Range(0, 1)] = 0.5  # of guided x0 to the spread of unguided x0
-    weighting: Literal["sigma2", "uniform", "x0"] = "x0"  # of noise levels (not in dreamflow)
-    grad_clip: Annotated[Schedule, Range(above=0)] | None = None  # of the latents' gradient
-    noise_levels: Annotated[int, Range(1, 1000)] = 100  # from t_max to t_min (dreamflow only)
-    critic: CriticSettings = CriticSettings()
-    edit: EditSettings = EditSettings()
-    view_words: bool = True  # add "front view" and the like to the prompt
-    view_blend: Literal["nearest", "linear", "perp_neg"] = "nearest"  # of the words of two views
-    random_background: Annotated[float, Range(0, 1)] = 0.5  # share of steps before a random colour
-    losses: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)  # weights, by name
-    cameras: CameraSettings = CameraSettings()
+    scene: Literal["field", "surface", "textured"] = Field("field", description="what is optimised")
+    backbone: str | None = Field(
+        None, description="what guides this stage; null: the run's own backbone"
+    )
+    steps: int = Field(400, ge=1, le=1_000_000, description="optimisation steps")
+    particles: int = Field(
+        1, ge=1, le=16, description="scenes that take turns; they share the critic"
+    )
+    batch: int = Field(4, ge=1, le=256, description="views a step")
+    resolution: Annotated[Schedule, Within(8, 2048)] = Field(
+        constant(64), description="pixels a side of a view, by step"
+    )
+    lr: Annotated[Schedule, Within(above=0, high=1)] = Field(
+        constant(0.01), description="learning rate of the table, by step; nets have a tenth of it"
+    )
+    guidance: GuidanceName = Field("mvdream", description="what judges the pictures")
+    look: Literal["colours", "normals"] = Field(
+        "colours", description="what the guidance is shown; only a surface has normals to show"
+    )
+    guidance_scale: float = Field(
+        10.0, ge=0, le=1000, description="guidance towards the prompt; 1 is unguided"
+    )
+    t_min: Annotated[Schedule, Within(0, 1)] = Field(
+        constant(0.02), description="least noise level, by step"
+    )
+    t_max: Annotated[Schedule, Within(0, 1)] = Field(
+        constant(0.98), description="greatest noise level, by step"
+    )
+    rescale: float = Field(
+        0.5, ge=0, le=1, description="how far guided x0 gets the spread of unguided x0"
+    )
+    weighting: Literal["sigma2", "uniform", "x0"] = Field(
+        "x0", description="weight of noise levels (not in dreamflow)"
+    )
+    grad_clip: Annotated[Schedule, Within(above=0)] | None = Field(
+        None, description="greatest norm of the latents' gradient, by step; null: no limit"
+    )
+    noise_levels: int = Field(
+        100, ge=1, le=1000, description="noise levels from t_max to t_min (dreamflow only)"
+    )
+    critic: CriticSettings = Field(CriticSettings(), description="what learns how renders look")
+    edit: EditSettings = Field(EditSettings(), description="how pictures are edited")
+    view_words: bool = Field(True, description='add "front view" and the like to the prompt')
+    view_blend: Literal["nearest", "linear", "perp_neg"] = Field(
+        "nearest", description="how a view between two words is told of both"
+    )
+    random_background: float = Field(
+        0.5, ge=0, le=1, description="share of steps with a random colour behind the scene"
+    )
+    losses: Mapping[str, Schedule] = Field({}, description="weights of losses, by name")
+    cameras: CameraSettings = Field(CameraSettings(), description="where cameras stand")
 
-    def __post_init__(self) -> None:
-        """InputError for values out of range, or noise levels that leave nothing between them."""
-        check_ranges(self)
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        """InputError for settings that do not go together."""
         for step in sorted({s for s, _ in self.t_min.points + self.t_max.points}):
             if self.t_min(step) > self.t_max(step):
                 raise InputError(f"t_min must not exceed t_max, got {self.t_min(step):g} and "
@@ -152,46 +184,64 @@ class Stage:
             if name not in known:
                 raise InputError(f"losses: a {self.scene} guided by {self.guidance} has no loss "
                                  f"{name!r}{did_you_mean(name, known)}")  # fmt: skip
+        return self
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Settings):
     """All that decides what a prompt becomes."""
 
-    backbone: str = "toybox-multiview"  # a name of `threed list backbones`, a hub id, or a folder
-    device: str = "auto"  # auto, cpu, cuda, or cuda:1 and so on
-    seed: Annotated[int, Range(0, 2**31 - 1)] = 0  # decides every random number
-    check_fronts: bool = True  # look, at the end, whether the asset has several
-    best_of: Annotated[int, Range(1, 64)] = 1  # seeds that are begun; the best of them goes on
-    negative: str = ""  # negative prompt
-    system: SystemSettings = SystemSettings()
-    preview_every: Annotated[int, Range(1)] = 50  # steps between pictures in progress/
-    checkpoint_every: Annotated[int, Range(1)] = 50  # steps between checkpoints
-    memory: Annotated[float, Range(0)] = 0.0  # GiB that a run may use; 0: what the device has free
-    field: FieldSettings = FieldSettings()
-    surface: SurfaceSettings = SurfaceSettings()
-    textured: TexturedSettings = TexturedSettings()
-    paint: PaintSettings = PaintSettings()  # of surfaces and textured meshes
-    stages: tuple[Stage, ...] = (Stage(),)  # optimised one after the other
-    particle_assets: Literal["all", "first"] = "all"  # which of the last stage's become assets
-    asset: AssetSettings = AssetSettings()
+    backbone: str = Field(
+        "toybox-multiview",
+        description="what guides: a name of `threed list backbones`, a hub id, or a folder",
+    )
+    device: str = Field(
+        "auto",
+        description="where to compute: auto, cpu, cuda, or cuda:1 and so on",
+        json_schema_extra={"pattern": f"^({DEVICES})$"},
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="decides every random number")
+    check_fronts: bool = Field(
+        True, description="look, at the end, whether the asset has several fronts"
+    )
+    best_of: int = Field(
+        1, ge=1, le=64, description="seeds that are begun; the best of them goes on"
+    )
+    negative: str = Field("", description="negative prompt: what pictures must not show")
+    system: SystemSettings = Field(SystemSettings(), description="an image system that guides")
+    preview_every: int = Field(50, ge=1, description="steps between pictures in progress/")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    memory: float = Field(
+        0.0, ge=0, description="GiB that a run may use; 0: what the device has free"
+    )
+    field: FieldSettings = Field(FieldSettings(), description="what fields are made of")
+    surface: SurfaceSettings = Field(SurfaceSettings(), description="what surfaces are made of")
+    textured: TexturedSettings = Field(
+        TexturedSettings(), description="how textured meshes are painted"
+    )
+    paint: PaintSettings = Field(
+        PaintSettings(), description="what colours of surfaces and textured meshes are made of"
+    )
+    stages: tuple[Stage, ...] = Field(
+        (Stage(),), min_length=1, description="what is optimised, one after the other"
+    )
+    particle_assets: Literal["all", "first"] = Field(
+        "all", description="which particles of the last stage become assets"
+    )
+    asset: AssetSettings = Field(AssetSettings(), description="how the scene becomes an asset")
 
-    def __post_init__(self) -> None:
-        """InputError for values out of range, an unknown device, or stages that cannot follow."""
-        check_ranges(self)
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+    @model_validator(mode="after")
+    def _check(self) -> Run:
+        """InputError for an unknown device, or stages that cannot follow each other."""
+        if not re.fullmatch(DEVICES, self.device):
             raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
-        if not self.stages:
-            raise InputError("stages must hold at least one stage, got none")
-        kinds = [stage.scene for stage in self.stages]
-        for index, (before, kind) in enumerate(pairwise(kinds), 1):
-            if kind == "field" != before:
-                raise InputError(f"stages.{index}: a field cannot follow a {before}; fields come "
-                                 "first")  # fmt: skip
-        for index, (first, then) in enumerate(pairwise(self.stages), 1):
-            if then.particles > first.particles:
+        for index, (before, then) in enumerate(pairwise(self.stages), 1):
+            if then.scene == "field" != before.scene:
+                raise InputError(f"stages.{index}: a field cannot follow a {before.scene}; fields "
+                                 "come first")  # fmt: skip
+            if then.particles > before.particles:
                 raise InputError(f"stages.{index}: particles can only become fewer, got "
-                                 f"{then.particles} after {first.particles}")  # fmt: skip
+                                 f"{then.particles} after {before.particles}")  # fmt: skip
+        return self
 
     def backbone_of(self, stage: Stage) -> str:
         """The name of what guides a stage."""
@@ -219,10 +269,7 @@ def load_run(preset: str | Path = DEFAULT_PRESET, overrides: Sequence[str] = ())
 def parse_run(text: str, where: str) -> Run:
     """A run from the text of a preset; `where` begins the errors."""
     data = read_yaml(text, where)
-    try:
-        return build(Run, {} if data is None else data)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+    return read(Run, {} if data is None else data, where)
 
 
 def preset_for(backbone: str, task: Literal["make", "refine", "texture", "edit"] = "make") -> str:
@@ -286,8 +333,4 @@ def _preset_text(name: str) -> str:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"the preset {name} cannot be read: {error}") from error
-    known = presets()
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise InputError(f"there is no preset {name!r}, and no such file; {hint}"
-                     f"The presets are {', '.join(known)}")  # fmt: skip
+    raise InputError(f"no preset {name!r}, and no such file{did_you_mean(name, presets())}")

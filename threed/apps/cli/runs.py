@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -257,6 +256,7 @@ def steered(
     run: Run, system: str | None, inputs: Mapping[str, Any], knobs: list[str] | None
 ) -> Run:
     """The run under a system, told by the options' values; as it is where nothing is told."""
+    from threed.settings.base import replace
     from threed.settings.run import SystemSettings
 
     given = {
@@ -266,7 +266,7 @@ def steered(
     }
     if system is None and not given and not knobs:
         return run
-    return replace(run, system=SystemSettings(system, given, tuple(knobs or ())))
+    return replace(run, system=SystemSettings(name=system, inputs=given, knobs=tuple(knobs or ())))
 
 
 def axis_of(up: Axis | None) -> Literal["y", "z"] | None:
