@@ -19,11 +19,12 @@ from torch import Tensor
 
 from benchmarks.common import head, row
 from guidance.critic import LoraCritic
-from guidance.distill import diffuse, draw_noise, draw_t
+from guidance.distill import draw_noise, draw_t
 from guidance.prompts import Prompts
 from threed.core.cameras import Cameras, orbit
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.noise import diffuse
 from threed.toybox.judge.measure import pixels
 from threed.toybox.world.draw import Light
 from threed.toybox.world.toys import draw_set, random_toy

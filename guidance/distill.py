@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from threed.core.schedule import Schedule
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.noise import Noised, diffuse
 
 Weighting = Literal["sigma2", "uniform", "x0"]
 WEIGHTS: dict[Weighting, Callable[[Tensor, Tensor], Tensor]] = {
@@ -47,17 +47,6 @@ class Pull:
         return gradient.clamp(-bound, bound)
 
 
-@dataclass(frozen=True)
-class Noised:
-    """Latents [B, C, h, w] at the noise levels t [B]."""
-
-    x: Tensor  # alpha * z + sigma * noise, without a graph
-    t: Tensor
-    noise: Tensor
-    alpha: Tensor  # [B, 1, 1, 1]
-    sigma: Tensor
-
-
 def encode_render(backbone: Backbone, image: Tensor) -> Tensor:
     """Latents of a render [B, H, W, 3] in [0, 1] at the backbone's size; differentiable."""
     size = (backbone.image_size, backbone.image_size)
@@ -89,13 +78,6 @@ def draw_noise(z: Tensor, generator: Generator) -> Tensor:
     """Standard normal noise like z, drawn where the generator lives."""
     noise = torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype)
     return noise.to(z.device)
-
-
-def diffuse(z: Tensor, t: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Noised:
-    """Add noise [B, C, h, w] to latents z, as the model was trained, at levels t [B]."""
-    t = t.to(z.device)
-    alpha, sigma = alpha_sigma(alphas_cumprod, t)
-    return Noised(alpha * z.detach() + sigma * noise, t, noise, alpha, sigma)
 
 
 def distill(

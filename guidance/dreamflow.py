@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from guidance.distill import diffuse, draw_noise, encode_render, inject, level
+from guidance.distill import draw_noise, encode_render, inject, level
 from guidance.vsd import Contrast
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
-from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.noise import alpha_sigma, diffuse
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from guidance import Frozen
-from guidance.distill import Noised, Pull, distill
+from guidance.distill import Pull, distill
 from guidance.prompts import Prompts
 from threed.core.cameras import Cameras
+from threed.diffusion.noise import Noised
 
 
 @dataclass(frozen=True)

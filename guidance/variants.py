@@ -16,7 +16,7 @@ from guidance import Frozen
 from guidance.distill import WEIGHTS, Pull, distill, encode_render, inject
 from guidance.prompts import Prompts
 from threed.core.cameras import Cameras
-from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.noise import Level, alpha_sigma, ddim_step
 from threed.diffusion.score import Score, plain, score
 
 LATE = 200  # NFSD: below this noise level the unconditional estimate is left whole
@@ -98,24 +98,20 @@ class Interval(Frozen):
         guided = prompts.score(cameras, pull.guidance_scale, pull.rescale)
         empty = score(backbone, [prompts.same("", cameras)], plain())
 
-        def at(level: int) -> Tensor:
-            return torch.full((len(z),), level, device=z.device)
+        def at(t: int) -> Tensor:
+            return torch.full((len(z),), t, device=z.device)
+
+        def level(t: int) -> Level:
+            return alpha_sigma(backbone.alphas_cumprod, at(t))
 
         with torch.no_grad():
             x = z.detach()
             for here, there in pairwise([*range(0, s, STRIDE), s]):
-                x = self._inverted(x, empty(x, at(here)), at(here), at(there))
+                x = ddim_step(x, empty(x, at(here)), level(here), level(there))
             noise = empty(x, at(s))
-            x = self._inverted(x, noise, at(s), at(t))
-            weight = WEIGHTS[pull.weighting](*alpha_sigma(backbone.alphas_cumprod, at(t)))
-            gradient = weight * (guided(x, at(t)) - noise)
+            x = ddim_step(x, noise, level(s), level(t))
+            gradient = WEIGHTS[pull.weighting](*level(t)) * (guided(x, at(t)) - noise)
         return {"ism": inject(z, pull.clipped(gradient, step))}
-
-    def _inverted(self, x: Tensor, noise: Tensor, here: Tensor, there: Tensor) -> Tensor:
-        """A DDIM step from one level up to another."""
-        table = self.prompts.backbone.alphas_cumprod
-        (alpha, sigma), (after, more) = alpha_sigma(table, here), alpha_sigma(table, there)
-        return after * (x - sigma * noise) / alpha + more * noise
 
 
 def _loss(

@@ -16,9 +16,7 @@ from torch import Generator, Tensor
 from guidance.critic import Critic
 from guidance.distill import (
     WEIGHTS,
-    Noised,
     Pull,
-    diffuse,
     draw_noise,
     draw_t,
     encode_render,
@@ -26,6 +24,7 @@ from guidance.distill import (
 )
 from guidance.prompts import Prompts
 from threed.core.cameras import Cameras
+from threed.diffusion.noise import Noised, diffuse
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from tests.tiny import tiny_folder
 from threed.core.cameras import orbit
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
-from threed.diffusion.inversion import ddim_step, invert, invert_picture, levels, null_text
-from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.inversion import invert, invert_picture, levels, null_text
+from threed.diffusion.noise import alpha_sigma, ddim_step
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import cfg, plain, score
 from threed.toybox.judge.measure import pixels
@@ -49,11 +49,11 @@ def test_a_step_is_the_samplers(backbone: Backbone) -> None:
     x, noise = torch.randn(2, 1, 4, 8, 8)
     for here, there in pairwise(times):
         expected = scheduler.step(noise, here, x).prev_sample
-        signal = [backbone.alphas_cumprod[t] for t in (here, there)]
-        step = ddim_step(x, noise, signal[0], signal[1])
+        both = [alpha_sigma(backbone.alphas_cumprod, torch.tensor([t])) for t in (here, there)]
+        step = ddim_step(x, noise, both[0], both[1])
         torch.testing.assert_close(step, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(
-            ddim_step(step, noise, signal[1], signal[0]), x, atol=1e-4, rtol=1e-4
+            ddim_step(step, noise, both[1], both[0]), x, atol=1e-4, rtol=1e-4
         )
 
 

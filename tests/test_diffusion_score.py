@@ -206,21 +206,6 @@ def test_the_exact_score_of_a_gaussian_samples_it(sampler: str) -> None:
     torch.testing.assert_close(out, mean + deviation * noise, atol=0.06, rtol=0)
 
 
-def test_the_step_hook_sees_and_replaces_latents() -> None:
-    seen: list[float] = []
-
-    def hold(t: float, before: Tensor, after: Tensor) -> Tensor:
-        seen.append(t)
-        return before
-
-    noise = torch.randn(1, 4, 8, 8)
-    scheduler = make_scheduler("ddim", CONFIG)
-    out = sample(lambda x, t: x, scheduler, noise, steps=4, after_step=hold)
-    assert torch.equal(out, noise)
-    assert seen == sorted(seen, reverse=True)
-    assert len(seen) == 4
-
-
 def test_ancestral_sampling_is_decided_by_the_generator() -> None:
     noise = torch.randn(1, 4, 8, 8)
 

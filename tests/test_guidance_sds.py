@@ -15,7 +15,6 @@ from guidance.critic import LoraCritic
 from guidance.distill import (
     WEIGHTS,
     Pull,
-    diffuse,
     draw_t,
     encode_render,
     inject,
@@ -32,7 +31,7 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.models.stable_diffusion import StableDiffusion
-from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.noise import alpha_sigma, diffuse
 
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
 SETTINGS = Pull(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
-from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.noise import Level, alpha_sigma, ddim_step
 from threed.diffusion.sampler import make_scheduler
 from threed.diffusion.score import Score, cfg, plain, score
 
@@ -82,26 +82,17 @@ def levels(backbone: Backbone, steps: int) -> Tensor:
     return scheduler.timesteps.to(backbone.device)
 
 
-def ddim_step(x: Tensor, noise: Tensor, here: Tensor, there: Tensor) -> Tensor:
-    """From one noise level to another with the same noise; levels are alphas_cumprod [] of both.
-
-    Equation 12 of DDIM (arXiv:2010.02502) with eta 0, in either direction.
-    """
-    clean = (x - (1 - here).sqrt() * noise) / here.sqrt()
-    return there.sqrt() * clean + (1 - there).sqrt() * noise
-
-
 @torch.no_grad()
 def invert(score: Score, clean: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> list[Tensor]:
     """Latents [B, C, h, w] at each of the timesteps, and the clean ones last.
 
     The noise at a level is taken from the latents of the level below it.
     """
-    signal = _signals(timesteps, alphas_cumprod)
+    level = _all_levels(timesteps, alphas_cumprod)
     way = [clean]
     for i in reversed(range(len(timesteps))):
         noise = score(way[0], timesteps[i].expand(len(clean)))
-        way.insert(0, ddim_step(way[0], noise, signal[i + 1], signal[i]))
+        way.insert(0, ddim_step(way[0], noise, level[i + 1], level[i]))
     return way
 
 
@@ -121,14 +112,14 @@ def null_text(
     text and other are conditions of one item; the search begins from other's tokens, and at each
     further level from those of the level before.
     """
-    signal = _signals(timesteps, backbone.alphas_cumprod)
+    level = _all_levels(timesteps, backbone.alphas_cumprod)
     tokens, found, x = other.tokens, [], way[0]
     for i, timestep in enumerate(timesteps):
         t = timestep[None]
 
         def step(tokens: Tensor, x: Tensor = x, t: Tensor = t, i: int = i) -> Tensor:
             guided = score(backbone, [text, replace(other, tokens=tokens)], cfg(scale))
-            return ddim_step(x, guided(x, t), signal[i], signal[i + 1])
+            return ddim_step(x, guided(x, t), level[i], level[i + 1])
 
         rate = LEARNING_RATE * (1 - i / (2 * len(timesteps)))
         enough = CLOSE[0] + i * CLOSE[1]
@@ -163,7 +154,7 @@ def _fit(
     return leaf.detach(), float(loss.detach())
 
 
-def _signals(timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """[N + 1] alphas_cumprod at each timestep and, last, where DDIM ends: at level 0."""
+def _all_levels(timesteps: Tensor, alphas_cumprod: Tensor) -> list[Level]:
+    """The N levels of the timesteps [N] and, last, where DDIM ends: that of timestep 0."""
     ends = torch.cat([timesteps, timesteps.new_zeros(1)])
-    return alpha_sigma(alphas_cumprod, ends)[0].flatten().square()
+    return list(zip(*(part.unsqueeze(1) for part in alpha_sigma(alphas_cumprod, ends))))

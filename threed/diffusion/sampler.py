@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,8 +18,6 @@ SCHEDULERS = {
     "euler-ancestral": "EulerAncestralDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
 }
-AfterStep = Callable[[float, Tensor, Tensor], Tensor]
-"""(timestep, latents before, latents after the step) -> the latents to go on with."""
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
@@ -48,7 +46,6 @@ def sample(
     *,
     steps: int,
     generator: torch.Generator | None = None,
-    after_step: AfterStep | None = None,
     clean: Tensor | None = None,
     strength: float = 1.0,
 ) -> Tensor:
@@ -72,6 +69,5 @@ def sample(
         x = scheduler.add_noise(clean, noise, timesteps[:1].expand(len(clean)))
     for t in timesteps:
         estimate = score(scheduler.scale_model_input(x, t), t.expand(len(x)))
-        stepped = scheduler.step(estimate, t, x, return_dict=False, **options)[0]
-        x = stepped if after_step is None else after_step(float(t), x, stepped)
+        x = scheduler.step(estimate, t, x, return_dict=False, **options)[0]
     return x
