@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
-from guidance.distill import diffuse, draw_noise
+from guidance.distill import draw_noise
 from guidance.prompts import Prompts
 from threed.core.cameras import Cameras
 from threed.diffusion.models.multiview import camera_vector
 from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.noise import diffuse
 from threed.diffusion.parts.adapters import Lora
+from threed.diffusion.parts.hooks import hooked
 
 
 class Critic(Protocol):
@@ -73,7 +75,7 @@ class LoraCritic:
 
     def noise(self, x: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
         """Its estimate of the noise in x [B, C, h, w] at levels t [B], seen by B cameras."""
-        with torch.no_grad(), self.lora.active():
+        with torch.no_grad():
             return self._noise(x, t, cameras, camera_vector(cameras.to(self.backbone.device)))
 
     def learn(
@@ -89,7 +91,7 @@ class LoraCritic:
         kept = torch.rand(len(z) // backbone.views, 1, generator=generator) >= self.dropout
         kept = kept.repeat_interleave(backbone.views, 0).to(z)
         vector = camera_vector(cameras.to(backbone.device)) * kept
-        with torch.enable_grad(), self.lora.active():
+        with torch.enable_grad():
             error = self._noise(seen.x, seen.t, cameras, vector) - seen.noise
             if backbone.prediction == "v_prediction":
                 error = error / seen.alpha  # noise = alpha v + sigma x: errors differ by alpha
@@ -118,19 +120,11 @@ class LoraCritic:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _noise(self, x: Tensor, t: Tensor, cameras: Cameras, vector: Tensor) -> Tensor:
-        condition = self.prompts.bare(cameras)
-        with _added(self.backbone.unet.time_embedding, self.camera(vector)):
+        condition = replace(self.prompts.bare(cameras), adapters={self.lora.name: 1.0})
+        told, embedding = self.camera(vector), self.backbone.unet.time_embedding
+        add = embedding.register_forward_hook(lambda _, __, output: output + told.to(output.dtype))
+        with hooked([add]):
             return self.backbone.predict_noise(x, t, condition)
 
     def _parameters(self) -> list[nn.Parameter]:
         return [*self.lora.parameters.values(), *self.camera.parameters()]
-
-
-@contextmanager
-def _added(module: nn.Module, value: Tensor) -> Iterator[None]:
-    """Within, a value is added to a module's output."""
-    handle = module.register_forward_hook(lambda _, __, output: output + value.to(output.dtype))
-    try:
-        yield
-    finally:
-        handle.remove()

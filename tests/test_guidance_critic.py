@@ -16,9 +16,10 @@ from guidance.prompts import Prompts
 from tests.tiny import Kind, tiny_folder
 from threed.core.cameras import orbit
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.condition import Condition
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.noise import alpha_sigma
-from threed.diffusion.parts.adapters import Lora
+from threed.diffusion.parts.adapters import Lora, adapted
 
 KINDS: tuple[Kind, ...] = ("sd15", "sd21", "sdxl", "multiview")
 Load = Callable[[Kind], StableDiffusion]
@@ -176,29 +177,25 @@ def test_a_critic_takes_the_place_of_the_one_before(load: Load) -> None:
 
 
 def test_two_loras_do_not_meet(load: Load) -> None:
-    unet = load("sd15").unet
-    one, two = (Lora(unet, name, rank=2, seed=i) for i, name in enumerate(("one", "two")))
+    backbone = load("sd15")
+    one, two = (Lora(backbone.unet, name, rank=2, seed=i) for i, name in enumerate(("one", "two")))
     for lora, value in ((one, 0.5), (two, -0.3)):
         for key, parameter in lora.parameters.items():
             if "lora_B" in key:
                 torch.nn.init.constant_(parameter, value)
     x, t, _ = inputs()
-    tokens = torch.randn(4, 32, 32)
 
-    def out() -> Tensor:
-        return unet(x, t, tokens).sample.detach()
+    def out(adapters: dict[str, float]) -> Tensor:
+        condition = Condition(torch.ones(4, 32, 32), adapters=adapters)
+        return backbone.predict_noise(x, t, condition).detach()
 
-    plain = out()
-    with one.active():
-        first = out()
-    with two.active():
-        second = out()
-    assert torch.equal(out(), plain)
+    plain, first, second = (out(adapters) for adapters in ({}, {"one": 1.0}, {"two": 1.0}))
+    assert torch.equal(out({}), plain)
     assert len({float(v.sum()) for v in (plain, first, second)}) == 3
     assert {p.dtype for p in one.parameters.values()} == {torch.float32}
-    with pytest.raises(RuntimeError, match="stop"), one.active():
+    with pytest.raises(RuntimeError, match="stop"), adapted(backbone.unet, {"one": 1.0}):
         raise RuntimeError("stop")
-    assert torch.equal(out(), plain), "switched off after an error, too"
+    assert torch.equal(out({}), plain), "switched off after an error, too"
 
 
 @pytest.mark.parametrize("kind", ["sd15", "multiview"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from threed.core.cameras import Cameras
 from threed.diffusion.parts.attention import AttentionEdit
+from threed.diffusion.parts.norms import NormEdit
+from threed.diffusion.parts.skips import SkipEdit
 
 
 class Residuals(Protocol):
@@ -36,6 +38,9 @@ class Condition:
     channels: Tensor | None = None  # [B, K, h, w] concatenated to x_t
     attention: tuple[AttentionEdit, ...] = ()  # the first is the outermost
     residuals: tuple[Residuals, ...] = ()  # their outputs add up
+    skips: tuple[SkipEdit, ...] = ()  # in their order, on the way up
+    norms: tuple[NormEdit, ...] = ()  # the first is the outermost
+    adapters: Mapping[str, float] = field(default_factory=dict)  # by name, with their weights
     cameras: Cameras | None = None  # B of them, groups of views together: multi-view backbones
 
     def __len__(self) -> int:
@@ -71,6 +76,9 @@ def stackable(a: Condition, b: Condition) -> bool:
         and (a.cameras is None) == (b.cameras is None)
         and a.attention == b.attention
         and a.residuals == b.residuals
+        and a.skips == b.skips
+        and a.norms == b.norms
+        and a.adapters == b.adapters
     )
 
 

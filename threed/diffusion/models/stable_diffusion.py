@@ -14,7 +14,11 @@ from threed.diffusion.condition import Condition
 from threed.diffusion.files import INDEX, has_part, read_json
 from threed.diffusion.models.latent import LatentModel
 from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.parts.adapters import adapted
 from threed.diffusion.parts.attention import install
+from threed.diffusion.parts.hooks import hooked
+from threed.diffusion.parts.norms import norm_hooks
+from threed.diffusion.parts.skips import skip_hooks
 
 SCORE = 6.0
 """The aesthetic score that SDXL's refiner is told, whatever the prompt: diffusers' default."""
@@ -89,13 +93,16 @@ class StableDiffusion(LatentModel):
             raise ValueError(f"backbone {self.name!r} sees one picture and cannot be told cameras")
         given = x if condition.channels is None else torch.cat([x, condition.channels], 1)
         dtype = self.unet.dtype
-        out = self.unet(
-            given.to(dtype),
-            t,
-            encoder_hidden_states=condition.tokens.to(dtype),
-            return_dict=False,
-            **self.extras(x, t, condition),
-        )[0].to(x.dtype)
+        extras = self.extras(x, t, condition)
+        hooks = skip_hooks(self.unet, condition.skips), norm_hooks(self.unet, condition.norms)
+        with adapted(self.unet, condition.adapters), hooked([*hooks[0], *hooks[1]]):
+            out = self.unet(
+                given.to(dtype),
+                t,
+                encoder_hidden_states=condition.tokens.to(dtype),
+                return_dict=False,
+                **extras,
+            )[0].to(x.dtype)
         if self.prediction == "epsilon":
             return out
         alpha, sigma = alpha_sigma(self.alphas_cumprod, t)

@@ -1,9 +1,9 @@
-"""LoRA through peft: small trainable matrices in a frozen UNet, in force only where asked for."""
+"""LoRA through peft: small trainable matrices in a frozen net, in force by name and weight."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,9 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 class Lora:
     """A LoRA (arXiv:2106.09685) in all attentions of a UNet, under a name of its own.
 
-    The weights are float32 whatever the UNet's are, and begin as no change. Made again under the
-    same name, it takes the place of the one before.
+    The weights are float32 whatever the UNet's are, and begin as no change. The UNet computes with
+    it only where Condition.adapters names it. Made again under the same name, it takes the place
+    of the one before.
     """
 
     def __init__(self, unet: nn.Module, name: str, *, rank: int, seed: int) -> None:
@@ -27,35 +28,54 @@ class Lora:
         self.name = name
         for layer in _layers(unet):
             layer.delete_adapter(name)
+        others = {key: value.requires_grad for key, value in unet.named_parameters()}
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS))
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several may live
             torch.manual_seed(seed)
             inject_adapter_in_model(config, unet, name)
-        self._layers = _layers(unet)
         self.parameters: dict[str, nn.Parameter] = {}
         for key, parameter in unet.named_parameters():
             if f".{name}." in key:
                 parameter.data = parameter.data.float()
                 self.parameters[key] = parameter
-        self._switch(on=False)
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Within, the UNet computes with it; its gradients have to be taken within, too."""
-        self._switch(on=True)
-        try:
-            yield
-        finally:
-            self._switch(on=False)
-
-    def _switch(self, *, on: bool) -> None:
-        for layer in self._layers:
-            layer.set_adapter([self.name] if on else [])
+            elif key in others:  # peft freezes the adapters that were there
+                parameter.requires_grad_(others[key])
+        _choose(_layers(unet), {})
 
 
-def _layers(unet: nn.Module) -> list[Any]:
-    """The modules of peft in a UNet."""
+@contextmanager
+def adapted(net: nn.Module, adapters: Mapping[str, float]) -> Iterator[None]:
+    """Within, the net computes with the adapters of these names, each times its weight.
+
+    Without any, and at weights of 0, it is bitwise the net as it was made. ValueError for a name
+    that the net does not have.
+    """
+    weights = {name: weight for name, weight in adapters.items() if weight}
+    layers = _layers(net) if weights else []
+    unknown = weights.keys() - {name for layer in layers for name in layer.lora_A}
+    if unknown:
+        raise ValueError(f"the net has no adapter {sorted(unknown)[0]!r}")
+    try:
+        _choose(layers, weights)
+        yield
+    finally:
+        _choose(layers, {})
+
+
+def _choose(layers: Sequence[Any], weights: Mapping[str, float]) -> None:
+    """Let layers compute with these adapters and no others.
+
+    Not by peft's set_adapter, which would also freeze the adapters that are left out.
+    """
+    for layer in layers:
+        layer._active_adapter = list(weights)
+        for name, weight in weights.items():
+            layer.set_scale(name, weight)
+
+
+def _layers(net: nn.Module) -> list[Any]:
+    """The modules of peft in a net."""
     from peft.tuners.lora import LoraLayer
 
-    return [module for module in unet.modules() if isinstance(module, LoraLayer)]
+    return [module for module in net.modules() if isinstance(module, LoraLayer)]
