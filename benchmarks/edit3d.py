@@ -23,7 +23,8 @@ from threed.core.cameras import orbit
 from threed.core.mesh import Mesh
 from threed.runs.generate import edit3d
 from threed.scenes.distance import signed_distance
-from threed.settings.run import SystemSettings, load_run
+from threed.settings.presets import load_run
+from threed.settings.run import SystemSettings
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import load_judge
 

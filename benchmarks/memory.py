@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.common import head, keep, row
 from threed.apps.cli.show import say
+from threed.core.schedule import constant
 from threed.diffusion.catalog import load_backbone
 from threed.runs.folder import RunFolder
 from threed.runs.guide import make_guide
@@ -28,7 +29,8 @@ from threed.runs.optimise import Job, optimise
 from threed.runs.plan import plan_run
 from threed.runs.stages import begin
 from threed.settings.base import replace
-from threed.settings.run import Run, Stage, constant
+from threed.settings.run import Run
+from threed.settings.stage import Stage
 
 MIB = 2**20
 # scene, pixels a side, views, guidance

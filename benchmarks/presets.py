@@ -26,7 +26,9 @@ from benchmarks.common import head, row
 from threed.apps.cli.show import say
 from threed.runs.plan import GIB, plan_run
 from threed.settings.base import replace
-from threed.settings.run import WITH_CRITIC, Run, Stage, load_run, presets
+from threed.settings.presets import load_run, presets
+from threed.settings.run import Run
+from threed.settings.stage import WITH_CRITIC, Stage
 
 MAIN = ("DownBlock2D", "CrossAttnDownBlock2D")
 SD = {

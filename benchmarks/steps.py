@@ -36,6 +36,7 @@ from benchmarks.presets import MODELS, VAE, full_size, text_config
 from guidance import Guidance
 from threed.apps.cli.show import say
 from threed.core.errors import InputError
+from threed.core.schedule import constant
 from threed.diffusion.catalog import TOYBOX, pick_device
 from threed.diffusion.models.multiview import MultiViewDiffusion
 from threed.diffusion.models.stable_diffusion import StableDiffusion
@@ -49,8 +50,10 @@ from threed.runs.stages import Scene, first
 from threed.scenes.placement import Placement
 from threed.scenes.surface import Surface
 from threed.settings.base import replace
-from threed.settings.run import WITH_CRITIC, Run, Stage, constant, load_run
+from threed.settings.presets import load_run
+from threed.settings.run import Run
 from threed.settings.scenes import SurfaceSettings
+from threed.settings.stage import WITH_CRITIC, Stage
 
 PROMPT = "a red mug"
 LEFT_OUT = 3  # steps, which compile and fill caches

@@ -23,7 +23,7 @@ from threed.apps.cli.evaluate import judge_mesh
 from threed.apps.cli.show import complain, say
 from threed.runs.folder import RunFolder
 from threed.runs.generate import resume, texture
-from threed.settings.run import load_run
+from threed.settings.presets import load_run
 from threed.toybox.world.toys import COLORS
 
 KIND = "mug"

@@ -18,6 +18,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from tests import tiny
 from tests.test_particles import ASSET, make_run
 from threed.core.errors import InputError
+from threed.core.schedule import constant
 from threed.diffusion import fronts
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.fronts import VIEWS, Fronts, chart, find_fronts, read_waves
@@ -27,7 +28,7 @@ from threed.runs.choose import Candidate, best
 from threed.runs.folder import RunFolder, RunWarning
 from threed.runs.generate import generate, resume
 from threed.settings.base import replace
-from threed.settings.run import Run, constant
+from threed.settings.run import Run
 from threed.toybox.judge.measure import turntable
 from threed.toybox.world.toys import random_toy
 

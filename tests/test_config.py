@@ -10,7 +10,9 @@ import pytest
 from threed.core.errors import InputError
 from threed.core.schedule import Schedule
 from threed.settings.base import describe, replace
-from threed.settings.run import CameraSettings, Run, Stage, load_run, parse_run, preset_for, presets
+from threed.settings.presets import load_run, parse_run, preset_for, presets
+from threed.settings.run import Run
+from threed.settings.stage import CameraSettings, Stage
 
 
 @pytest.mark.parametrize("name", presets())

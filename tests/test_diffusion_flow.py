@@ -24,6 +24,7 @@ from tests.test_guides import SMALL, make_run
 from tests.tiny_flow import SHIFT, tiny_flow, tiny_refiner
 from threed.core.cameras import orbit
 from threed.core.errors import InputError
+from threed.core.schedule import constant
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
@@ -37,7 +38,7 @@ from threed.runs.guide import make_guide
 from threed.runs.plan import plan_run
 from threed.scenes.field import Field
 from threed.settings.base import replace
-from threed.settings.run import constant, load_run
+from threed.settings.presets import load_run
 
 PROMPT, NEGATIVE = "a red mug, front view", "blurry"
 

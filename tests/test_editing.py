@@ -16,6 +16,7 @@ from renderers.raster import render_mesh
 from tests import shapes, tiny
 from threed.core.cameras import orbit
 from threed.core.errors import InputError
+from threed.core.schedule import constant
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.channels import widened
@@ -27,8 +28,10 @@ from threed.runs.given import read_given
 from threed.runs.guide import make_guide
 from threed.settings.asset import AssetSettings
 from threed.settings.base import replace
-from threed.settings.run import EditSettings, Run, Stage, SystemSettings, constant, load_run
+from threed.settings.presets import load_run
+from threed.settings.run import Run, SystemSettings
 from threed.settings.scenes import PaintSettings, SurfaceSettings
+from threed.settings.stage import EditSettings, Stage
 from threed.systems.editing import instruct_pix2pix
 
 STAGE = Stage(

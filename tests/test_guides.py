@@ -17,8 +17,8 @@ from guidance.prompts import Prompts
 from guidance.vsd import VSD
 from tests import tiny
 from threed.apps.cli import main as cli
-from threed.apps.cli.presets import FACTS
 from threed.core.errors import InputError
+from threed.core.schedule import constant
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.runs import optimise as optimising
@@ -29,8 +29,10 @@ from threed.runs.optimise import Job, Taught, optimise, random_cameras, teach
 from threed.scenes.field import Field
 from threed.scenes.surface import Surface
 from threed.settings.base import replace
-from threed.settings.run import CriticSettings, Run, Stage, constant, load_run, presets
+from threed.settings.presets import FACTS, load_run, presets
+from threed.settings.run import Run
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings
+from threed.settings.stage import CriticSettings, Stage
 
 SMALL = FieldSettings(
     levels=3, start_levels=3, log2_table=10, max_resolution=24, hidden=16, samples=24, occupancy=12

@@ -23,7 +23,7 @@ from benchmarks.methods import (
 )
 from guidance.distill import level
 from threed.apps.cli.evaluate import Row
-from threed.settings.run import load_run
+from threed.settings.presets import load_run
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.measure import turntable
 from threed.toybox.judge.net import load_judge

@@ -15,7 +15,7 @@ from tests import tiny
 from tests.test_guides import SMALL
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
-from threed.core.schedule import Schedule
+from threed.core.schedule import Schedule, constant
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.runs import generate as pipeline
@@ -30,8 +30,10 @@ from threed.runs.watch import PATIENCE, Failure, Watchdog
 from threed.scenes.field import Field
 from threed.settings.asset import AssetSettings
 from threed.settings.base import replace
-from threed.settings.run import CriticSettings, Run, Stage, constant, load_run
+from threed.settings.presets import load_run
+from threed.settings.run import Run
 from threed.settings.scenes import PaintSettings, SurfaceSettings
+from threed.settings.stage import CriticSettings, Stage
 
 CPU = torch.device("cpu")
 ASSET = AssetSettings(

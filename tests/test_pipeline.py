@@ -23,7 +23,7 @@ from tests import tiny
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.render import RenderOutput
-from threed.core.schedule import Schedule
+from threed.core.schedule import Schedule, constant
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.runs import generate as pipeline
@@ -35,8 +35,9 @@ from threed.runs.optimise import Job, optimise, step_generator, weighted
 from threed.runs.watch import Failure, Progress, Watchdog
 from threed.scenes.field import Field
 from threed.settings.base import replace
-from threed.settings.run import Run, Stage, constant
+from threed.settings.run import Run
 from threed.settings.scenes import FieldSettings
+from threed.settings.stage import Stage
 
 SMALL = FieldSettings(
     levels=3, start_levels=3, log2_table=10, max_resolution=24, hidden=16, samples=24, occupancy=12

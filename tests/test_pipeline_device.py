@@ -14,7 +14,7 @@ from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import make_images
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.runs.generate import generate, resume, sample_views
-from threed.settings.run import load_run
+from threed.settings.presets import load_run
 
 pytestmark = pytest.mark.gpu
 QUICK = ("asset.faces=400", "asset.texture=64", "asset.resolution=48", "asset.preview_size=16",

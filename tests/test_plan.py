@@ -10,12 +10,14 @@ import pytest
 from tests import tiny
 from threed.apps.cli import main as cli
 from threed.core.errors import InputError
+from threed.core.schedule import constant
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.runs.memory import SMALLEST, Chunk, is_short
 from threed.runs.plan import BUDGET, GIB, free_memory, plan_run
 from threed.settings.base import replace
-from threed.settings.run import Run, Stage, constant
+from threed.settings.run import Run
+from threed.settings.stage import Stage
 
 
 @pytest.fixture(scope="module")

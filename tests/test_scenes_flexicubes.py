@@ -17,7 +17,7 @@ from threed.runs.stages import check_start
 from threed.scenes import flexicubes, tetrahedra
 from threed.scenes.surface import Surface
 from threed.settings.base import replace
-from threed.settings.run import load_run
+from threed.settings.presets import load_run
 from threed.settings.scenes import PaintSettings, SurfaceSettings
 
 PAINT = PaintSettings(levels=2, log2_table=10, max_resolution=16, hidden=16)

@@ -20,6 +20,7 @@ from tests import shapes, tiny
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.render import RenderOutput
+from threed.core.schedule import constant
 from threed.runs import generate as pipeline
 from threed.runs import optimise as optimising
 from threed.runs.folder import RunFolder, RunWarning
@@ -32,8 +33,10 @@ from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
 from threed.settings.asset import AssetSettings
 from threed.settings.base import replace
-from threed.settings.run import Run, Stage, constant, load_run
+from threed.settings.presets import load_run
+from threed.settings.run import Run
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings, TexturedSettings
+from threed.settings.stage import Stage
 
 PAINT = PaintSettings(levels=3, log2_table=10, max_resolution=24, hidden=16, copy_steps=5)
 CPU = torch.device("cpu")

@@ -17,6 +17,7 @@ from guidance.sds import SDS
 from tests import tiny
 from threed.core.cameras import Cameras, orbit
 from threed.core.errors import InputError
+from threed.core.schedule import constant
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.control import new_controlnet
@@ -38,8 +39,10 @@ from threed.runs.steer import (
 )
 from threed.settings.asset import AssetSettings
 from threed.settings.base import replace
-from threed.settings.run import Run, Stage, SystemSettings, constant, parse_run
+from threed.settings.presets import parse_run
+from threed.settings.run import Run, SystemSettings
 from threed.settings.scenes import FieldSettings
+from threed.settings.stage import Stage
 from threed.systems import Request
 from threed.systems.control import rpg
 

@@ -18,7 +18,7 @@ _PUBLIC = {
     "texture": "threed.runs.generate",
     "Asset": "threed.runs.generate",
     "Run": "threed.settings.run",
-    "load_run": "threed.settings.run",
+    "load_run": "threed.settings.presets",
     "load_backbone": "threed.diffusion.catalog",
     "Cameras": "threed.core.cameras",
     "Mesh": "threed.core.mesh",

@@ -71,6 +71,11 @@ class Schedule:
         return json_schema({})
 
 
+def constant(value: float) -> Schedule:
+    """Make a schedule that never changes."""
+    return Schedule(((0, float(value)),))
+
+
 def json_schema(limits: Mapping[str, float]) -> dict[str, Any]:
     """The JSON schema of a Schedule; `limits` such as {"minimum": 0} hold for all its values."""
     number = {"type": "number", **limits}

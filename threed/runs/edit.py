@@ -15,11 +15,13 @@ from threed.core import cameras
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.mesh import Mesh
+from threed.core.schedule import constant
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.runs.given import Given
 from threed.settings.base import replace
-from threed.settings.run import Run, Stage, constant
+from threed.settings.run import Run
+from threed.settings.stage import Stage
 from threed.systems.editing import instruct_pix2pix
 
 # of a surface's shape, against edits that disagree about it

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from threed.core.errors import InputError
 from threed.core.files import write, write_aside
-from threed.settings.run import Run, parse_run
+from threed.settings.presets import parse_run
+from threed.settings.run import Run
 
 NEEDED = 200 * 2**20  # bytes a run may write
 INIT, INPUTS = "init.pt", "inputs"  # the mesh that it begins with, pictures for its system

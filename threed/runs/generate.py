@@ -32,7 +32,8 @@ from threed.runs.stages import Scene, check_start, each, first, following, for_m
 from threed.runs.steer import kept, located, settled
 from threed.runs.watch import Progress, Report
 from threed.settings.base import replace
-from threed.settings.run import Run, load_run, preset_for
+from threed.settings.presets import load_run, preset_for
+from threed.settings.run import Run
 
 VIEWS = "views.png"
 SEEDS, CHOICE = "seeds", "seeds.json"  # runs that were begun, and how they did

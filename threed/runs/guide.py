@@ -22,7 +22,8 @@ from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.runs.edit import make_edits
 from threed.runs.given import Given
 from threed.runs.steer import Pictured, Steered
-from threed.settings.run import WITH_CRITIC, Run, Stage, SystemSettings
+from threed.settings.run import Run, SystemSettings
+from threed.settings.stage import WITH_CRITIC, Stage
 
 FROZEN: dict[str, Callable[[Prompts, Pull], Guidance]] = {
     "sds": SDS,

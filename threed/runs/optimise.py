@@ -26,7 +26,7 @@ from threed.runs.memory import Chunk, is_short
 from threed.runs.stages import Scene
 from threed.runs.watch import Keeper, Report
 from threed.scenes.tetrahedra import NoSurfaceError
-from threed.settings.run import NEED_NORMALS, Stage
+from threed.settings.stage import NEED_NORMALS, Stage
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.runs.memory import SMALLEST
 from threed.scenes import flexicubes
-from threed.settings.run import NEED_NORMALS, WITH_CRITIC, Run, Stage
+from threed.settings.run import Run
+from threed.settings.stage import NEED_NORMALS, WITH_CRITIC, Stage
 
 GIB = 2**30
 FLOAT = 4  # bytes

@@ -24,7 +24,8 @@ from threed.scenes.paint import Spots, colors_of
 from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
 from threed.settings.base import replace
-from threed.settings.run import Run, Stage
+from threed.settings.run import Run
+from threed.settings.stage import Stage
 
 Single = Field | Surface | Textured
 SHARED = 0.02  # of a map that several faces use, from which it is worth a word

@@ -18,7 +18,7 @@ from threed.core.errors import InputError
 from threed.core.render import RenderOutput
 from threed.runs.folder import Checkpoint, RunFolder
 from threed.runs.stages import Scene, each
-from threed.settings.run import Stage
+from threed.settings.stage import Stage
 
 LOG_EVERY = 10  # steps between writes to the log, and looks of the watchdog
 RETRIES = 2  # with another seed, before a scene is given up

@@ -92,7 +92,7 @@ def evaluate_one(
     """Run a prompt in its folder, or go on with it, or read what was judged there before."""
     from threed.runs.folder import RunFolder
     from threed.runs.generate import generate, resume
-    from threed.settings.run import load_run
+    from threed.settings.presets import load_run
 
     prompt, *truth = asked
     verdict = folder / VERDICT

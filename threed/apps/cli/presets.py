@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from importlib.resources import files
 from typing import Any
-
-FACTS = ("good at", "on a GPU", "on a CPU")
-"""What a preset's comments say of it, a line each: "# good at: ..."."""
 
 
 def rows() -> list[dict[str, Any]]:
     """A row for each preset that comes with threed."""
-    from threed.settings.run import DEFAULT_PRESET, load_run, paper, presets
+    from threed.settings.presets import DEFAULT_PRESET, facts, load_run, paper, presets
 
     found = []
     for name, about in presets().items():
@@ -28,10 +23,3 @@ def rows() -> list[dict[str, Any]]:
             **facts(name),
         })  # fmt: skip
     return found
-
-
-def facts(name: str) -> dict[str, str | None]:
-    """FACTS of a preset, None where its comments say nothing."""
-    text = (files("configs") / f"{name}.yaml").read_text(encoding="utf-8")
-    matches = {fact: re.search(rf"^# {fact}: (.+)$", text, re.MULTILINE) for fact in FACTS}
-    return {fact: match[1] if match else None for fact, match in matches.items()}

@@ -245,7 +245,8 @@ def read_run(
     named: dict[str, Any],
 ) -> Run:
     """The run of a preset, or of the one that suits the task and the backbone."""
-    from threed.settings.run import Run, load_run, preset_for
+    from threed.settings.presets import load_run, preset_for
+    from threed.settings.run import Run
 
     words = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
     name = preset or preset_for(named["backbone"] or Run.backbone, task)

@@ -1,0 +1,154 @@
+"""A stage of a run: what is optimised, who judges its pictures, and where cameras stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from threed.core.errors import InputError
+from threed.core.schedule import Schedule, constant
+from threed.core.words import did_you_mean
+from threed.settings.base import Settings, Within
+from threed.settings.scenes import SURFACE_LOSSES
+
+Elevation = Annotated[float, Field(ge=-89, le=89)]
+Angle = Annotated[float, Field(ge=5, le=120)]
+Zoom = Annotated[float, Field(ge=0.5, le=4)]
+GuidanceName = Literal["sds", "mvdream", "vsd", "dreamflow", "csd", "nfsd", "ism", "edit"]
+WITH_CRITIC = ("vsd", "dreamflow")  # guidances that train a net of their own
+NEED_NORMALS = ("orientation", "smoothness")  # losses that a field has only with normals
+# what weights can be given to, besides the guidance's own, by the scene of a stage
+LOSSES: dict[str, tuple[str, ...]] = {
+    "field": ("sparsity", "opaque", *NEED_NORMALS),
+    "surface": SURFACE_LOSSES,
+    "textured": (),
+}
+
+
+class CameraSettings(Settings):
+    """Where the random cameras of a step stand; azimuths are always all around."""
+
+    elevation_deg: tuple[Elevation, Elevation] = Field(
+        (-10.0, 45.0), description="degrees over the horizon, from and to"
+    )
+    fov_y_deg: tuple[Angle, Angle] = Field(
+        (35.0, 45.0), description="vertical field of view in degrees, from and to"
+    )
+    zoom: tuple[Zoom, Zoom] = Field(
+        (0.9, 1.1), description="distance, from and to; at 1 the unit ball just fits"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> CameraSettings:
+        """InputError for a low above its high."""
+        for name, (low, high) in self:
+            if low > high:
+                raise InputError(f"{name} must go from low to high, got {low:g} to {high:g}")
+        return self
+
+
+class CriticSettings(Settings):
+    """What learns how the renders look, for the guidances vsd and dreamflow."""
+
+    rank: int = Field(4, ge=1, le=256, description="rank of its LoRA")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="learning rate of its AdamW")
+    warmup: int = Field(500, ge=0, description="steps until that rate is reached")
+    updates: int = Field(1, ge=1, le=100, description="steps of it a step of the scene")
+    dropout: float = Field(
+        0.1, ge=0, le=1, description="share of groups of views whose camera it is not told"
+    )
+    model: str | None = Field(
+        None, description="another backbone of the same latents to adapt; null: the run's own"
+    )
+
+
+class EditSettings(Settings):
+    """How pictures of an asset are edited, for the guidance edit."""
+
+    views: int = Field(24, ge=1, le=1000, description="pictures of it, from all around")
+    every: int = Field(10, ge=1, description="steps from the edit of a picture to the next")
+    passes: int = Field(
+        20, ge=1, le=1000, description="passes of an edit that began with noise alone"
+    )
+    image_scale: float = Field(
+        1.5, ge=0, le=1000, description="guidance towards what the picture was"
+    )
+
+
+class Stage(Settings):
+    """One optimisation of one scene."""
+
+    scene: Literal["field", "surface", "textured"] = Field("field", description="what is optimised")
+    backbone: str | None = Field(
+        None, description="what guides this stage; null: the run's own backbone"
+    )
+    steps: int = Field(400, ge=1, le=1_000_000, description="optimisation steps")
+    particles: int = Field(
+        1, ge=1, le=16, description="scenes that take turns; they share the critic"
+    )
+    batch: int = Field(4, ge=1, le=256, description="views a step")
+    resolution: Annotated[Schedule, Within(8, 2048)] = Field(
+        constant(64), description="pixels a side of a view, by step"
+    )
+    lr: Annotated[Schedule, Within(above=0, high=1)] = Field(
+        constant(0.01), description="learning rate of the table, by step; nets have a tenth of it"
+    )
+    guidance: GuidanceName = Field("mvdream", description="what judges the pictures")
+    look: Literal["colours", "normals"] = Field(
+        "colours", description="what the guidance is shown; only a surface has normals to show"
+    )
+    guidance_scale: float = Field(
+        10.0, ge=0, le=1000, description="guidance towards the prompt; 1 is unguided"
+    )
+    t_min: Annotated[Schedule, Within(0, 1)] = Field(
+        constant(0.02), description="least noise level, by step"
+    )
+    t_max: Annotated[Schedule, Within(0, 1)] = Field(
+        constant(0.98), description="greatest noise level, by step"
+    )
+    rescale: float = Field(
+        0.5, ge=0, le=1, description="how far guided x0 gets the spread of unguided x0"
+    )
+    weighting: Literal["sigma2", "uniform", "x0"] = Field(
+        "x0", description="weight of noise levels (not in dreamflow)"
+    )
+    grad_clip: Annotated[Schedule, Within(above=0)] | None = Field(
+        None, description="greatest norm of the latents' gradient, by step; null: no limit"
+    )
+    noise_levels: int = Field(
+        100, ge=1, le=1000, description="noise levels from t_max to t_min (dreamflow only)"
+    )
+    critic: CriticSettings = Field(CriticSettings(), description="what learns how renders look")
+    edit: EditSettings = Field(EditSettings(), description="how pictures are edited")
+    view_words: bool = Field(True, description='add "front view" and the like to the prompt')
+    view_blend: Literal["nearest", "linear", "perp_neg"] = Field(
+        "nearest", description="how a view between two words is told of both"
+    )
+    random_background: float = Field(
+        0.5, ge=0, le=1, description="share of steps with a random colour behind the scene"
+    )
+    losses: Mapping[str, Schedule] = Field({}, description="weights of losses, by name")
+    cameras: CameraSettings = Field(CameraSettings(), description="where cameras stand")
+
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        """InputError for settings that do not go together."""
+        for step in sorted({s for s, _ in self.t_min.points + self.t_max.points}):
+            if self.t_min(step) > self.t_max(step):
+                raise InputError(f"t_min must not exceed t_max, got {self.t_min(step):g} and "
+                                 f"{self.t_max(step):g} at step {step}")  # fmt: skip
+        if self.look == "normals" and self.scene != "surface":
+            raise InputError(f"look must be colours for a {self.scene}: only a surface has normals "
+                             "that learn from pictures of them")  # fmt: skip
+        if self.particles > 1 and self.guidance not in WITH_CRITIC:
+            raise InputError(f"particles share a critic, and {self.guidance} has none, got "
+                             f"{self.particles}: use guidance=vsd or dreamflow, or several "
+                             "seeds")  # fmt: skip
+        known = {*LOSSES[self.scene], self.guidance, "critic"}
+        for name in self.losses:
+            if name not in known:
+                raise InputError(f"losses: a {self.scene} guided by {self.guidance} has no loss "
+                                 f"{name!r}{did_you_mean(name, known)}")  # fmt: skip
+        return self
