@@ -53,7 +53,9 @@ def test_a_systems_options_reach_the_run(asked: list[dict[str, Any]]) -> None:
     prompt, run = asked[0]["words"]
     assert prompt == "a ball and a cube"
     assert run.system == SystemSettings(
-        "rpg", {"split": ("1,1",), "region": ("a ball", "a cube")}, ("base_ratio=0.3",)
+        name="rpg",
+        inputs={"split": ("1,1",), "region": ("a ball", "a cube")},
+        knobs=("base_ratio=0.3",),
     )
     assert (run.backbone, run.stages[0].guidance, run.stages[0].steps) == ("toybox", "sds", 7)
 

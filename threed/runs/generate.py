@@ -33,7 +33,7 @@ from threed.runs.steer import kept, located, settled
 from threed.runs.watch import Progress, Report
 from threed.settings.base import replace
 from threed.settings.presets import load_run, preset_for
-from threed.settings.run import Run
+from threed.settings.run import DEFAULT_BACKBONE, Run
 
 VIEWS = "views.png"
 SEEDS, CHOICE = "seeds", "seeds.json"  # runs that were begun, and how they did
@@ -64,7 +64,7 @@ def generate(
     """
     prompt = check_prompt(prompt)
     if run is None:
-        run = load_run() if init is None else load_run(preset_for(Run.backbone, "refine"))
+        run = load_run() if init is None else load_run(preset_for(DEFAULT_BACKBONE, "refine"))
     path = Path(out) if out is not None else default_folder(prompt)
     refuse_used(path)
     given = None
@@ -112,7 +112,7 @@ def texture(
     is baked into them; without, it is repaired, and gets new ones. The run defaults to the preset
     for textures.
     """
-    run = run or load_run(preset_for(Run.backbone, "texture"))
+    run = run or load_run(preset_for(DEFAULT_BACKBONE, "texture"))
     if keep_uv:
         run = replace(run, textured=replace(run.textured, keep_uv=True))
     return generate(prompt, run, init=mesh, up=up, front=front, out=out, progress=progress)

@@ -18,6 +18,7 @@ from threed.settings.base import Settings, plain
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings, TexturedSettings
 from threed.settings.stage import Stage
 
+DEFAULT_BACKBONE = "toybox-multiview"
 DEVICES = r"auto|cpu|cuda(:\d+)?"
 
 
@@ -35,7 +36,7 @@ class Run(Settings):
     """All that decides what a prompt becomes."""
 
     backbone: str = Field(
-        "toybox-multiview",
+        DEFAULT_BACKBONE,
         description="what guides: a name of `threed list backbones`, a hub id, or a folder",
     )
     device: str = Field(

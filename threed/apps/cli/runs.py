@@ -246,10 +246,10 @@ def read_run(
 ) -> Run:
     """The run of a preset, or of the one that suits the task and the backbone."""
     from threed.settings.presets import load_run, preset_for
-    from threed.settings.run import Run
+    from threed.settings.run import DEFAULT_BACKBONE
 
     words = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
-    name = preset or preset_for(named["backbone"] or Run.backbone, task)
+    name = preset or preset_for(named["backbone"] or DEFAULT_BACKBONE, task)
     return load_run(name, [*(settings or ()), *words])
 
 
