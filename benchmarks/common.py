@@ -6,15 +6,16 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from threed.diffusion.images import grid, save_image
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def row(*cells: object) -> str:
     """A line of a table."""
-    return f"| {' | '.join(map(str, cells))} |"
+    shown = (str(cell).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(shown)} |"
 
 
 def head(*names: str) -> str:
@@ -52,4 +53,6 @@ def share(hits: Sequence[bool]) -> float:
 def show(pictures: Tensor, sheet: Path | None, columns: int) -> None:
     """Write pictures [N, 3, H, W] into one file, if one is given."""
     if sheet is not None:
+        from threed.diffusion.images import grid, save_image
+
         save_image(grid(pictures, columns), sheet)

@@ -23,6 +23,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -321,7 +322,7 @@ def runs(asked: argparse.Namespace) -> dict[str, Run]:
 
 
 def main() -> None:
-    """The table, by model, each of which is built once and let go before the next."""
+    """The table, by model: the most used first, each built once and let go before the next."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--steps", type=int, default=50)
@@ -336,9 +337,8 @@ def main() -> None:
     say(head("preset", "stage", "pixels", "views", "steps", "s a step", "GiB taken",
              "GiB planned", "not the denoiser"))  # fmt: skip
     asked_for = runs(asked)
-    models = dict.fromkeys(run.backbone_of(stage) for run in asked_for.values()
-                           for stage in run.stages)  # fmt: skip
-    for model in models:
+    used = Counter(run.backbone_of(stage) for run in asked_for.values() for stage in run.stages)
+    for model, _ in used.most_common():
         backbone = blank_backbone(model, device, tiny=asked.tiny)
         stages = [(name, index, stage) for name, run in asked_for.items()
                   for index, stage in enumerate(run.stages)

@@ -11,12 +11,12 @@ import pytest
 from benchmarks.habits import (
     Source,
     circles,
+    files,
     graph,
     loosened,
     main,
     ninety,
     read,
-    read_all,
     table,
     targets,
 )
@@ -170,7 +170,7 @@ def test_comments_for_the_formatter_are_counted_and_strings_are_not() -> None:
     assert source("a = 1  # fmt: skip\n# fmt: off\nb = '# fmt: skip'\n").skips == 2
 
 
-def files(texts: dict[str, str]) -> list[Source]:
+def many(texts: dict[str, str]) -> list[Source]:
     return [read(f"{name}.py", text) for name, text in texts.items()]
 
 
@@ -183,7 +183,7 @@ def test_the_graph_has_every_import_but_those_for_type_checkers() -> None:
         "threed/c/__init__": "from threed.c.d import e\nimport torch\n",
         "threed/__init__": "",
     }
-    found = graph(files(sources))
+    found = graph(many(sources))
     assert found == {
         "threed.a": {"threed.b", "threed.c", "threed"},
         "threed.b": {"threed.c.d"},
@@ -214,11 +214,11 @@ def test_only_kernels_of_numba_may_be_read_less_strictly() -> None:
         {"module": "renderers.*", "warn_return_any": False, "disallow_any_expr": False},
         {"module": ["threed.a.*", "scipy.*"], "warn_return_any": False},
     ]
-    assert loosened({"tool": {"mypy": {"overrides": overrides}}}, files(sources)) == [
+    assert loosened({"tool": {"mypy": {"overrides": overrides}}}, many(sources)) == [
         "renderers.*: disallow_any_expr, warn_return_any",
         "threed.a.*: warn_return_any",
     ]
-    assert loosened({}, files(sources)) == []
+    assert loosened({}, many(sources)) == []
 
 
 def test_ninety_of_a_hundred() -> None:
@@ -232,7 +232,7 @@ LONG = "def f(a, b, c, d, e, f, g, h, i):\n" + "    x = 1\n" * 46
 
 
 def test_the_table_says_what_is_missed() -> None:
-    rows = targets(files({"threed/a": LONG, "threed/toybox/b": "x = 1\ny = 2\n"}), {})
+    rows = targets(many({"threed/a": LONG, "threed/toybox/b": "x = 1\ny = 2\n"}), {})
     found = {row.name: (row.aim, row.found, row.met) for row in rows}
     assert found == {
         "lines of code, without toybox": (12_500, 47, True),
@@ -268,6 +268,6 @@ def test_check_decides_the_status(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_our_own_packages_are_all_read() -> None:
-    read_files = {each.file for each in read_all(ROOT)}
+    read_files = set(files(ROOT))
     assert {"threed/__init__.py", "renderers/kernels/triton.py"} <= read_files
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in read_files)
