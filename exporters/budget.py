@@ -49,14 +49,22 @@ def _copy(skin: Skin, level: Level) -> Mesh:
     mesh = replace(mesh, material=Material(metallic=own.metallic, roughness=own.roughness))
     if source.colors is None and not _pictures(own):
         return mesh
-    mesh = unwrap(mesh, texture)
+    return bake_normals(painted(unwrap(mesh, texture), skin, texture), skin, texture)
+
+
+def painted(mesh: Mesh, skin: Skin, texture: int) -> Mesh:
+    """A mesh with a map, onto which the colours of another one beside it are carried over.
+
+    Its roughness and metallic are, too, where they are a picture.
+    """
+    source, own = skin.mesh, skin.mesh.material
     if source.colors is not None or own.albedo is not None:
         mesh = bake(mesh, skin.color, texture)
     both = own.metallic_roughness
     if both is not None:
         image = paint(mesh, lambda points, normals: skin.picture(both, points, normals), texture)
         mesh = replace(mesh, material=replace(mesh.material, metallic_roughness=image))
-    return bake_normals(mesh, skin, texture)
+    return mesh
 
 
 def _smaller_pictures(mesh: Mesh, texture: int) -> Mesh:

@@ -208,8 +208,8 @@ def test_doctor_says_what_there_is_and_why_the_rest_is_not(threed: Callable[...,
 def test_help_is_there_for_every_command(threed: Callable[..., Answer]) -> None:
     answer = threed("--help")
     assert answer.status == 0
-    for name in ("generate", "resume", "image", "export", "turntable", "report", "blender", "list",
-                 "evaluate", "doctor", "toybox"):  # fmt: skip
+    for name in ("generate", "resume", "image", "export", "repair", "turntable", "report",
+                 "blender", "list", "evaluate", "doctor", "toybox"):  # fmt: skip
         assert name in answer.out
 
 

@@ -254,11 +254,17 @@ def test_a_given_mesh_is_kept_exactly(tmp_path: Path) -> None:
     mesh = dataclasses.replace(
         mesh, material=dataclasses.replace(mesh.material, albedo=torch.rand(4, 5, 3))
     )
-    given = Given(mesh, read_given(mug(tmp_path)).placement)
+    body = shapes.cube()
+    given = Given(mesh, read_given(mug(tmp_path)).placement, body)
     path = tmp_path / "init.pt"
     path.write_bytes(given.to_bytes())
     again = Given.from_file(path)
     assert again.placement == given.placement
+    assert again.body is not None
+    assert torch.equal(again.body.vertices, body.vertices)
+    assert torch.equal(again.body.faces, body.faces)
+    path.write_bytes(dataclasses.replace(given, body=None).to_bytes())
+    assert Given.from_file(path).body is None
     for name in ("vertices", "faces", "colors", "uv", "uv_faces", "v_down"):
         assert torch.equal(getattr(again.mesh, name), getattr(mesh, name))
     assert again.mesh.material.albedo is not None
@@ -275,7 +281,8 @@ def test_broken_meshes_are_repaired_or_refused_with_the_reason(tmp_path: Path) -
     ball.export(tmp_path / "broken.ply")
     run = make_run("surface")
     given = read_given(tmp_path / "broken.ply")
-    notes = check_start(run, given)
+    same, notes = check_start(run, given)
+    assert same is given
     assert len(notes) == 1
     assert notes[0].startswith("the mesh was repaired (")
     assert "holes: " in notes[0]

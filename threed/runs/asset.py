@@ -15,7 +15,9 @@ from exporters.bake import SurfaceColor, bake, bake_gloss
 from exporters.budget import fit
 from exporters.clean import Repairs, clean, repair, smooth
 from exporters.load import load
+from exporters.mended import Mended
 from exporters.normals import bake_normals
+from exporters.remesh import Mending, mend
 from exporters.report import Known, Report, report
 from exporters.simplify import simplify
 from exporters.transfer import Skin
@@ -204,6 +206,17 @@ def export_file(
         written.append(target.with_name(lod_name(target.name, level)))
         exporters.save(copy, written[-1], extras={"source": source.name})
     return written
+
+
+def repair_file(source: Path, target: Path, wish: Mending) -> Mended:
+    """Repair the mesh of a file, or of a run's folder, and write it: see `exporters.remesh.mend`.
+
+    A mesh that nothing is wrong with is written as it is. InputError for files as in `export_file`.
+    """
+    exporters.writer(target)
+    done = mend(load_file(source), wish)
+    exporters.save(done.mesh, target, extras={"source": source.name})
+    return done
 
 
 def turntable_file(

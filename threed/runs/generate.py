@@ -72,7 +72,7 @@ def generate(
         raise InputError("up and front are of a mesh to begin with: name it as init, or leave them")
     if init is not None:
         run, given = for_mesh(run), read_given(Path(init), up, front)
-    notes = check_start(run, given)
+    given, notes = check_start(run, given)
     run = settled(run, prompt)
     backbones = Backbones(run, _sayer(progress))
     for stage in run.stages:  # what does not fit is said before any step

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from exporters import axes, topology
+from exporters import axes, meshlab, topology
 from exporters.clean import Repairs, repair
 from exporters.load import load
+from exporters.remesh import mend
 from threed.core.errors import InputError
 from threed.core.mesh import Material, Mesh
 from threed.scenes.placement import Placement
@@ -32,17 +33,35 @@ class Given:
 
     mesh: Mesh
     placement: Placement
+    body: Mesh | None = None  # its shape made anew, bare, where its own is of no use
 
     def repaired(self) -> tuple[Mesh, Repairs]:
         """The shape alone, closed and outside out, and what had to be done for it.
 
         InputError if it has no shape.
         """
-        bare = Mesh(self.mesh.vertices, self.mesh.faces)
-        whole, done = repair(bare)
+        whole, done = repair(self.body or Mesh(self.mesh.vertices, self.mesh.faces))
         if float(topology.volumes(whole).sum()) < 0:
             whole = replace(whole, faces=whole.faces.flip(1))
         return whole, done
+
+    def mended(self, refused: InputError) -> tuple[Given, str]:
+        """The same with a shape by MeshLab, and what was done; its colours are what they were.
+
+        `refused` says why its own shape cannot be used. InputError, which says so too, where
+        pymeshlab is not installed or cannot help.
+        """
+        if not meshlab.installed():
+            raise InputError(f"{refused}; to have threed try and mend it: "
+                             f"{meshlab.INSTALL}") from refused  # fmt: skip
+        try:
+            done = mend(Mesh(self.mesh.vertices, self.mesh.faces))
+        except InputError as error:
+            raise InputError(f"{refused}; MeshLab could not mend it: {error}") from error
+        if not done.steps:
+            raise refused
+        note = f"the mesh could not be used as it was, and was mended by MeshLab: {done.summary}"
+        return replace(self, body=done.mesh), note
 
     def to_bytes(self) -> bytes:
         """All of it; `from_bytes` gives exactly the same."""
@@ -50,6 +69,8 @@ class Given:
         data: dict[str, Any] = {"format": 1, "placement": asdict(self.placement)}
         data |= {name: getattr(mesh, name) for name in _PARTS}
         data["albedo"] = mesh.material.albedo
+        if self.body is not None:
+            data["body"] = (self.body.vertices, self.body.faces)
         file = io.BytesIO()
         torch.save(data, file)
         return file.getvalue()
@@ -61,7 +82,8 @@ class Given:
             data = torch.load(path, map_location="cpu", weights_only=True)
             placement = Placement(**data["placement"])
             mesh = Mesh(**{name: data.get(name) for name in _PARTS})
-            return Given(replace(mesh, material=Material(data["albedo"])), placement)
+            body = Mesh(*data["body"]) if "body" in data else None
+            return Given(replace(mesh, material=Material(data["albedo"])), placement, body)
         except Exception as error:  # torch.load raises whatever it stumbles over
             raise InputError(f"{path} is damaged or not the mesh of a run") from error
 

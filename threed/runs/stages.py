@@ -122,9 +122,10 @@ def for_mesh(run: Run) -> Run:
     return replace(run, stages=rest)
 
 
-def check_start(run: Run, given: Given | None) -> list[str]:
-    """What the user should know about the mesh that a run begins with, if any.
+def check_start(run: Run, given: Given | None) -> tuple[Given | None, list[str]]:
+    """The mesh that a run begins with, if any, and what the user should know about it.
 
+    One without a shape that the run could use is mended by MeshLab, where that is installed.
     InputError if the run and the mesh do not fit together.
     """
     if run.surface.mesher == "flexicubes" and any(s.scene == "surface" for s in run.stages):
@@ -133,18 +134,34 @@ def check_start(run: Run, given: Given | None) -> list[str]:
         if run.stages[0].scene == "textured":
             raise InputError("a textured stage paints a mesh: give one by --init, or use threed "
                              "texture")  # fmt: skip
-        return []
-    if not run.textured.keep_uv:
-        scene = blank(run, run.stages[0].scene)
-        whole, done = given.repaired()
-        if isinstance(scene, Surface):
-            scene.wrap(whole)
-        words = ", ".join(f"{name}: {count:,}" for name, count in asdict(done).items() if count)
-        return [f"the mesh was repaired ({words})"] if words else []
+        return None, []
+    if run.textured.keep_uv:
+        return given, _check_map(run, given.mesh)
+    try:
+        return given, _try_shape(run, given)
+    except InputError as refused:
+        mended, note = given.mended(refused)
+        return mended, [note, *_try_shape(run, mended)]
+
+
+def _try_shape(run: Run, given: Given) -> list[str]:
+    """What is repaired of a mesh before the run begins with it; InputError if it has no shape."""
+    scene = blank(run, run.stages[0].scene)
+    whole, done = given.repaired()
+    if isinstance(scene, Surface):
+        scene.wrap(whole)
+    words = ", ".join(f"{name}: {count:,}" for name, count in asdict(done).items() if count)
+    return [f"the mesh was repaired ({words})"] if words else []
+
+
+def _check_map(run: Run, mesh: Mesh) -> list[str]:
+    """What the user should know about texture coordinates that are kept.
+
+    InputError if there are none, or the run does not keep the shape.
+    """
     if any(stage.scene != "textured" for stage in run.stages):
         raise InputError("texture coordinates can be kept only where the shape is: keep_uv needs "
                          "a run of textured stages")  # fmt: skip
-    mesh = given.mesh
     if mesh.uv is None or mesh.uv_faces is None:
         raise InputError("the mesh has no texture coordinates that could be kept: leave "
                          "--keep-uv out, and it gets new ones")  # fmt: skip

@@ -1,15 +1,15 @@
-"""Commands on assets that are there: export, turntable, report, blender."""
+"""Commands on assets that are there: export, repair, turntable, report, blender."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from threed.apps.cli.show import say
+from threed.apps.cli.show import complain, say
 
 Source = Annotated[Path, typer.Argument(help="A mesh (.glb, .obj, .ply, .stl), or a run's folder.")]
 Limits = Annotated[
@@ -45,6 +45,37 @@ def within(settings: list[str] | None, budget: str | None, lods: int | None) -> 
 
         words += [f"asset.{name}={value}" for name, value in Budget.parse(budget).given().items()]
     return words if lods is None else [*words, f"asset.lods={lods}"]
+
+
+def repair(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The file to write; its ending says the format.")],
+    remesh: Annotated[
+        str | None,
+        typer.Option(help="Make triangles even: the length of their edges, such as 0.05 or 1%."),
+    ] = None,
+    solid: Annotated[
+        Literal["auto", "never", "poisson", "wrap"],
+        typer.Option(help="How it becomes a solid: as gently as it can be, not at all, or anew."),
+    ] = "auto",
+    depth: Annotated[
+        int | None, typer.Option(min=5, max=10, help="Of Poisson's tree: 2^depth cells a side.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that the repair may take.")] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Make a broken mesh a solid by MeshLab: crossings, holes, fins, soups; even triangles."""
+    from exporters.remesh import Mending
+    from threed.runs.asset import repair_file
+
+    done = repair_file(source, out, Mending(solid, remesh, depth, timeout))
+    if solid != "never" and not done.after.whole:
+        complain(f"not all could be repaired: {done.after.problems}", "warning")
+    if as_json:
+        say(done.to_json().rstrip())
+        return
+    for line in [*done.lines(), str(out)]:
+        say(line)
 
 
 def turntable(
