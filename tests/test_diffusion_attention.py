@@ -21,6 +21,7 @@ from threed.diffusion.parts.attention import (
     Layer,
     Record,
     Rewrite,
+    Site,
     Views,
     install,
     plain,
@@ -39,18 +40,28 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
 class Twice:
     """Every key and value twice: softmax attention cannot tell."""
 
-    def __call__(self, layer: Layer, attend: Attend) -> Attend:
-        def doubled(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
-            return attend(q, torch.cat([k, k], 1), torch.cat([v, v], 1), change)
+    def __call__(self, site: Site, attend: Attend) -> Attend:
+        def doubled(
+            q: Tensor, k: Tensor, v: Tensor, *,
+            bias: Tensor | None = None, change: Change | None = None,
+        ) -> Tensor:  # fmt: skip
+            both = None if bias is None else torch.cat([bias, bias], -1)
+            return attend(q, torch.cat([k, k], 1), torch.cat([v, v], 1), bias=both, change=change)
 
         return doubled
 
 
-UNIFORM = Rewrite(lambda layer: True, lambda layer, w: torch.full_like(w, 1 / w.shape[-1]))
+UNIFORM = Rewrite(lambda site: True, lambda w: torch.full_like(w, 1 / w.shape[-1]))
 
 
-def crossing(layer: Layer) -> bool:
-    return layer.cross
+def crossing(site: Site) -> bool:
+    return site.layer.cross
+
+
+def at(layer: Layer, batch: int = 1) -> Site:
+    """A site whose hidden state nobody reads."""
+    hidden = torch.zeros(batch, 1, 1)
+    return Site(layer, 1, 1, hidden, lambda context: (context, context))
 
 
 def inputs(backbone: StableDiffusion) -> tuple[Tensor, Tensor, Condition]:
@@ -69,7 +80,7 @@ def test_without_edits_the_unet_is_the_stock_one(backbone: StableDiffusion) -> N
 def test_open_attention_is_fused_attention() -> None:
     q, k, v = torch.randn(2, 7, 24), torch.randn(2, 5, 24), torch.randn(2, 5, 24)
     attend = plain(heads=3)
-    torch.testing.assert_close(attend(q, k, v), attend(q, k, v, lambda weights: weights))
+    torch.testing.assert_close(attend(q, k, v), attend(q, k, v, change=lambda weights: weights))
 
 
 @pytest.mark.parametrize(("cross", "keys"), [(True, {32}), (False, {16, 64, 4})])
@@ -77,7 +88,7 @@ def test_recording_keeps_the_weights_and_the_result(
     backbone: StableDiffusion, cross: bool, keys: set[int]
 ) -> None:
     x, t, condition = inputs(backbone)
-    record = Record(lambda layer: layer.cross == cross)
+    record = Record(lambda site: site.layer.cross == cross)
     noise = backbone.predict_noise(x, t, replace(condition, attention=(record,)))
     torch.testing.assert_close(noise, backbone.predict_noise(x, t, condition), atol=1e-5, rtol=1e-5)
     assert record.kept
@@ -99,16 +110,15 @@ def test_recorded_values_are_the_projected_features(backbone: StableDiffusion) -
 
 def test_layers_know_their_place_their_size_and_when_they_run(backbone: StableDiffusion) -> None:
     condition = backbone.encode_text(["a hat"])
-    record = Record(lambda layer: True)
+    record = Record(lambda site: True)
     backbone.predict_noise(
         torch.randn(1, 4, 12, 6), torch.tensor([5]), replace(condition, attention=(record,))
     )
     assert [layer.order for layer in record.kept] == list(range(len(record.kept)))
     assert [layer.place for layer in record.kept] == ["down"] * 2 + ["mid"] * 2 + ["up"] * 4
     for layer, weights in record.kept.items():
-        height, width = layer.shape(12, 6)
-        assert (height, width) == (6, 3)
-        assert weights.shape[1] == height * width
+        assert layer.shape(12, 6) == (6, 3)
+        assert weights.shape[1:3] == (6, 3)
 
 
 def test_edits_compose_from_the_outside_in(backbone: StableDiffusion) -> None:
@@ -128,7 +138,7 @@ def test_edits_compose_from_the_outside_in(backbone: StableDiffusion) -> None:
 
 def test_of_two_rewritings_the_outer_has_the_last_word(backbone: StableDiffusion) -> None:
     x, t, condition = inputs(backbone)
-    first = Rewrite(crossing, lambda layer, w: w[..., :1].expand_as(w))
+    first = Rewrite(crossing, lambda w: w[..., :1].expand_as(w))
     seen, before = Record(crossing), Record(crossing)
     backbone.predict_noise(x, t, replace(condition, attention=(seen, UNIFORM, first, before)))
     for layer, weights in seen.kept.items():
@@ -147,14 +157,14 @@ def test_replaced_weights_reach_the_result_and_only_this_call(backbone: StableDi
 def test_joined_views_are_attention_over_all_their_tokens() -> None:
     layer = Layer("mid.attn1", cross=False, heads=2)
     q, k, v = torch.randn(3, 6, 5, 8)  # 6 pictures of 5 tokens: 3 groups of 2
-    joined = Views(2)(layer, plain(2))(q, k, v)
+    joined = Views(2)(at(layer), plain(2))(q, k, v)
     for group in range(3):
         rows = slice(2 * group, 2 * group + 2)
         flat = [x[rows].reshape(1, 10, 8) for x in (q, k, v)]
         torch.testing.assert_close(joined[rows].reshape(1, 10, 8), plain(2)(*flat))
     attend = plain(2)
-    assert Views(2)(Layer("mid.attn2", cross=True, heads=2), attend) is attend
-    assert Views(1)(layer, attend) is attend
+    assert Views(2)(at(Layer("mid.attn2", cross=True, heads=2)), attend) is attend
+    assert Views(1)(at(layer), attend) is attend
 
 
 def test_residuals_of_zero_change_nothing_and_several_add_up(backbone: StableDiffusion) -> None:

@@ -76,11 +76,12 @@ def test_conditions_serve_any_multiple_of_their_batch_in_their_order() -> None:
 def test_what_cannot_be_stacked_gets_a_call_of_its_own() -> None:
     backbone = Linear()
     edited = replace(condition(2.0), attention=(Views(2),))
-    conditions = [condition(1.0), edited, condition(4.0), condition(8.0, length=9)]
+    adapted = replace(condition(16.0), adapters={"toy": 1.0})
+    conditions = [condition(1.0), edited, condition(4.0), condition(8.0, length=9), adapted]
     x = torch.randn(2, 4, 8, 8)
     guided = score(backbone, conditions, lambda noises, x, t: sum(noises, torch.zeros_like(x)))
-    torch.testing.assert_close(guided(x, torch.tensor([5, 5])), x * 15)
-    assert backbone.batches == [4, 2, 2]
+    torch.testing.assert_close(guided(x, torch.tensor([5, 5])), x * 31)
+    assert backbone.batches == [6, 2, 2]
 
 
 def test_stacking_keeps_every_field_in_order() -> None:

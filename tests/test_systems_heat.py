@@ -22,11 +22,11 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 def test_maps_are_those_of_the_largest_layers_that_fit() -> None:
-    sizes = {0: 8 * 4, 1: 4 * 2, 2: 2 * 1}
-    kept = {Layer(f"up_blocks.{i}.attn2", True, 1, halvings, i): torch.full((3, count, 5), float(i))
-            for i, (halvings, count) in enumerate([*sizes.items(), (1, 8)])}  # fmt: skip
+    sizes = {0: (8, 4), 1: (4, 2), 2: (2, 1)}
+    kept = {Layer(f"up_blocks.{i}.attn2", True, 1, halvings, i): torch.full((3, *size, 5), float(i))
+            for i, (halvings, size) in enumerate([*sizes.items(), (1, (4, 2))])}  # fmt: skip
     for limit, shape, value in ((32, (8, 4), 0.0), (31, (4, 2), 2.0), (1, (2, 1), 2.0)):
-        maps = largest_maps(kept, 8, 4, limit)
+        maps = largest_maps(kept, limit)
         assert maps.shape == (3, *shape, 5)
         assert bool((maps == value).all())
 
@@ -46,8 +46,8 @@ def test_the_mean_is_over_calls(backbone: Backbone) -> None:
     layer = Layer("up_blocks.0.attn2", True, 1)
     score = heat.watching(lambda x, t: x)
     for value in (1.0, 3.0):
-        heat.record.kept[layer] = torch.full((1, 4, 32), value)
-        heat.record.kept[layer][0, 0, 1] = 9.0  # "a" is looked at from the first place
+        heat.record.kept[layer] = torch.full((1, 2, 2, 32), value)
+        heat.record.kept[layer][0, 0, 0, 1] = 9.0  # "a" is looked at from the first place
         score(torch.zeros(1, 4, 2, 2), torch.tensor([5]))
     (word,) = heat.words(backbone, "a").values()
     torch.testing.assert_close(word, torch.tensor([[9.0, 2.0], [2.0, 2.0]]) / 9)

@@ -16,7 +16,6 @@ from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import save_image
 from threed.diffusion.inversion import Nulls, levels
 from threed.diffusion.paint import Ready, paint
-from threed.diffusion.parts.attention import Layer
 from threed.diffusion.parts.prompt_edits import Exchange as Plan
 from threed.diffusion.parts.prompt_edits import keep_outside
 from threed.diffusion.parts.words import Alignment
@@ -27,7 +26,6 @@ from threed.toybox.judge.net import load_judge
 from threed.toybox.world.silhouette import overlap, silhouettes
 
 SOURCE, EDITED = "a red mug", "a blue mug"
-CROSS, OWN = Layer("up_blocks.0.attn2", True, 2), Layer("up_blocks.0.attn1", False, 2)
 
 
 @pytest.fixture(scope="module", params=["sd15", "sd21", "sdxl"])
@@ -65,7 +63,7 @@ def test_cross_attention_is_mapped_weighed_and_mixed_as_published() -> None:
     mapper, taken = torch.rand(3, 3), torch.tensor([1.0, 0.0, 1.0])
     factors = torch.tensor([1.0, 1.0, -2.0])
     held = torch.tensor([[True, True, True], [False, True, True]])
-    new = plan(mapper, taken, factors).cross(held)(CROSS, old)
+    new = plan(mapper, taken, factors).cross(held)(old)
     assert torch.equal(new[::2], source)
     replaced = torch.einsum("bhpw,wn->bhpn", source, mapper)
     refined = (replaced * taken + edited * (1 - taken)) * factors
@@ -76,10 +74,10 @@ def test_cross_attention_is_mapped_weighed_and_mixed_as_published() -> None:
 def test_self_attention_is_the_sources_in_small_layers_while_it_is_due() -> None:
     old, large = weights(4, 16, 16), weights(4, 17, 17)
     change = plan(torch.eye(3), torch.ones(3), torch.ones(3)).alike(torch.tensor([True, False]))
-    new = change(OWN, old)
+    new = change(old)
     assert torch.equal(new[:2], old[[0, 0]])
     assert torch.equal(new[2:], old[2:])
-    assert torch.equal(change(OWN, large), large)
+    assert torch.equal(change(large), large)
 
 
 def test_edits_are_there_only_while_something_is_due() -> None:
@@ -244,7 +242,7 @@ def test_mistakes_show_before_the_picture_is_inverted(
     def never(*_: object, **__: object) -> None:
         pytest.fail("inverted before the request was checked")
 
-    monkeypatch.setattr("threed.systems.prompt_to_prompt.invert_picture", never)
+    monkeypatch.setattr("threed.systems.editing.prompt_to_prompt.invert_picture", never)
     save_image(torch.rand(3, 32, 32), tmp_path / "x.png")
     request = Request(EDITED, source=SOURCE, image=tmp_path / "x.png", size=32, blend=("hat",))
     with pytest.raises(InputError, match="no word 'hat'"):

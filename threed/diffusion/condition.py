@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -11,6 +12,14 @@ from torch import Tensor
 
 from threed.core.cameras import Cameras
 from threed.diffusion.parts.attention import AttentionEdit
+from threed.diffusion.parts.batch import (
+    Apart,
+    AttentionApart,
+    NormsApart,
+    SkipsApart,
+    join_parts,
+    select_parts,
+)
 from threed.diffusion.parts.norms import NormEdit
 from threed.diffusion.parts.skips import SkipEdit
 
@@ -23,8 +32,7 @@ class Residuals(Protocol):
     ) -> tuple[Sequence[Tensor], Tensor]:
         """One tensor for each skip connection, in order, and one for the middle block.
 
-        x is [B, C, h, w]; B is a multiple of the batch the net was made for when several
-        conditions share a call, each condition's items together.
+        x is [B, C, h, w], t [B]. The condition's B items hold text, channels and cameras only.
         """
         ...
 
@@ -58,6 +66,10 @@ class Condition:
             pooled=None if self.pooled is None else self.pooled[index],
             channels=None if self.channels is None else self.channels[index],
             cameras=cameras,
+            attention=select_parts(self.attention, index),
+            residuals=select_parts(self.residuals, index),
+            skips=select_parts(self.skips, index),
+            norms=select_parts(self.norms, index),
         )
 
     def repeat(self, n: int) -> Condition:
@@ -69,15 +81,12 @@ def stackable(a: Condition, b: Condition) -> bool:
     """Whether one UNet call can serve both."""
 
     def shapes(c: Condition) -> tuple[tuple[int, ...] | None, ...]:
-        return tuple(None if v is None else v.shape for v in (c.tokens, c.pooled, c.channels))
+        # of one item: how many there are may differ
+        return tuple(None if v is None else v.shape[1:] for v in (c.tokens, c.pooled, c.channels))
 
     return (
         shapes(a) == shapes(b)
         and (a.cameras is None) == (b.cameras is None)
-        and a.attention == b.attention
-        and a.residuals == b.residuals
-        and a.skips == b.skips
-        and a.norms == b.norms
         and a.adapters == b.adapters
     )
 
@@ -87,7 +96,7 @@ def stack(conditions: Sequence[Condition]) -> Condition:
     first = conditions[0]
     if not all(stackable(first, other) for other in conditions[1:]):
         raise ValueError(
-            "these conditions cannot share a UNet call: shapes or edits differ "
+            "these conditions cannot share a UNet call: shapes or adapters differ "
             f"({[tuple(c.tokens.shape) for c in conditions]})"
         )
 
@@ -102,10 +111,50 @@ def stack(conditions: Sequence[Condition]) -> Condition:
             c2w=torch.cat([c.c2w for c in each]),
             fov_y=torch.cat([c.fov_y for c in each]),
         )
+    counts = tuple(len(c) for c in conditions)
     return replace(
         first,
         tokens=torch.cat([c.tokens for c in conditions]),
         pooled=cat([c.pooled for c in conditions]),
         channels=cat([c.channels for c in conditions]),
         cameras=cameras,
+        attention=join_parts([c.attention for c in conditions], partial(AttentionApart, counts)),
+        residuals=join_parts([c.residuals for c in conditions], partial(ResidualsApart, counts)),
+        skips=join_parts([c.skips for c in conditions], partial(SkipsApart, counts)),
+        norms=join_parts([c.norms for c in conditions], partial(NormsApart, counts)),
     )
+
+
+def residuals_of(
+    nets: Sequence[Residuals], x: Tensor, t: Tensor, condition: Condition
+) -> tuple[Sequence[Tensor], Tensor] | None:
+    """The sum of all nets' outputs, as Residuals gives them; None without nets."""
+    if not nets:
+        return None
+    told = replace(condition, attention=(), residuals=(), skips=(), norms=(), adapters={})
+    outputs = [net(x, t, told) for net in nets]
+    skips = tuple(sum(s[1:], s[0]) for s in zip(*(skips for skips, _ in outputs)))
+    middles = [middle for _, middle in outputs]
+    return skips, sum(middles[1:], middles[0])
+
+
+class ResidualsApart(Apart[Residuals]):
+    """Nets beside the UNet, each for its own rows; where there are none, the rest sees zeros."""
+
+    def __call__(
+        self, x: Tensor, t: Tensor, condition: Condition
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """The outputs for all rows."""
+        rows = torch.arange(len(x), device=x.device).split(self.counts)
+        each = [residuals_of(nets, x[i], t[i], condition.select(i))
+                for nets, i in zip(self.each, rows)]  # fmt: skip
+        flat = [None if out is None else (*out[0], out[1]) for out in each]
+        some = next(out for out in flat if out is not None)
+        *skips, middle = (
+            torch.cat([
+                value.new_zeros(n, *value.shape[1:]) if out is None else out[i]
+                for n, out in zip(self.counts, flat)
+            ])
+            for i, value in enumerate(some)
+        )  # fmt: skip
+        return skips, middle

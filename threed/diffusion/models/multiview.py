@@ -45,7 +45,7 @@ class MultiViewDiffusion(StableDiffusion):
             )
         else:
             labels = camera_vector(cameras).to(x)
-            # innermost, so that edits still see views one by one
+            # innermost, so that edits still see views one by one, and of all rows
             edits = (*condition.attention, Views(self.views))
             condition = replace(condition, attention=edits)
         return super().extras(x, t, condition) | {"class_labels": labels.to(self.unet.dtype)}

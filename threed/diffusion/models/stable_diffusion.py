@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from threed.core.errors import InputError
-from threed.diffusion.condition import Condition
+from threed.diffusion.condition import Condition, residuals_of
 from threed.diffusion.files import INDEX, has_part, read_json
 from threed.diffusion.models.latent import LatentModel
 from threed.diffusion.noise import alpha_sigma
@@ -112,7 +112,10 @@ class StableDiffusion(LatentModel):
         """The UNet's further arguments for this call."""
         extras: dict[str, Any] = {}
         if condition.attention:
-            extras["cross_attention_kwargs"] = {"edits": condition.attention}
+            extras["cross_attention_kwargs"] = {
+                "edits": condition.attention,
+                "size": tuple(x.shape[-2:]),
+            }
         if condition.pooled is not None:
             height, width = (n * self.factor for n in x.shape[-2:])
             last = [SCORE] if self.scored else [height, width]
@@ -121,10 +124,8 @@ class StableDiffusion(LatentModel):
                 "text_embeds": condition.pooled,
                 "time_ids": ids.to(condition.pooled.dtype).repeat(len(x), 1),
             }
-        if condition.residuals:
-            outputs = [net(x, t, condition) for net in condition.residuals]
-            skips = zip(*(skips for skips, _ in outputs))
-            extras["down_block_additional_residuals"] = tuple(sum(s[1:], s[0]) for s in skips)
-            middles = [middle for _, middle in outputs]
-            extras["mid_block_additional_residual"] = sum(middles[1:], middles[0])
+        added = residuals_of(condition.residuals, x, t, condition)
+        if added is not None:
+            extras["down_block_additional_residuals"] = tuple(added[0])
+            extras["mid_block_additional_residual"] = added[1]
         return extras

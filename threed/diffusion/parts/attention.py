@@ -1,16 +1,17 @@
 """The attention seam: one processor in every layer of the UNet, and edits passed with each call.
 
 An edit makes an attention function out of an attention function, as guidance makes a model out of
-a model, so edits compose: (outer, inner) is outer(layer, inner(layer, fused attention)). An edit
-may change queries, keys or values, add tokens or a second attention, or read and replace the
-weights (Rewrite, Record); attention is fused unless an edit asks for the weights. Of several edits
-that change the weights the inner one comes first, so that an outer Record sees what is used.
+a model, so edits compose: (outer, inner) is outer(site, inner(site, fused attention)). An edit
+may change queries, keys or values, add tokens or a second attention, mask with a bias, or read and
+replace the weights (Rewrite, Record); attention is fused unless an edit asks for the weights. Of
+several edits that change the weights the inner one comes first, so that an outer Record sees what
+is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,8 +20,8 @@ from torch.nn import functional as F
 
 from threed.core.errors import InputError
 
-Change = Callable[[Tensor], Tensor]  # attention weights [B, heads, L, S] -> the same shape
-
+Change = Callable[[Tensor], Tensor]
+"""Attention weights [B, heads, L, S] -> the same shape."""
 
 PLACES = ("down", "mid", "up")
 
@@ -49,28 +50,63 @@ class Layer:
 class Attend(Protocol):
     """Attention with the heads side by side in the last axis."""
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
-        """Q [B, L, C], k and v [B, S, C] -> [B, L, C]; with change, the weights pass through it."""
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *,
+        bias: Tensor | None = None, change: Change | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Q [B, L, C], k and v [B, S, C] -> [B, L, C].
+
+        bias, broadcastable to [B, heads, L, S], is added to the logits; attention stays fused.
+        change is what the weights pass through: they are computed in the open.
+        """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Where an attention takes place in this call."""
+
+    layer: Layer
+    rows: int  # of the picture's tokens: L = rows * columns
+    columns: int
+    hidden: Tensor  # [B, L, C] what the layer is given, normalised
+    project: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """[B, S, C'] -> keys and values [B, S, C] by the layer's own weights; C' is C without cross."""
+
+    def of(self, hidden: Tensor) -> Site:
+        """The same place for some of the batch's rows, with their hidden state."""
+        return replace(self, hidden=hidden)
 
 
 class AttentionEdit(Protocol):
-    """A change of the UNet's attention for one call; compares equal to itself only."""
+    """A change of the UNet's attention for one call. One that holds rows of a batch is a Part."""
 
-    def __call__(self, layer: Layer, attend: Attend) -> Attend:
-        """The attention to use in this layer: attend itself where nothing is to change."""
+    def __call__(self, site: Site, attend: Attend) -> Attend:
+        """The attention to use at this site: attend itself where nothing is to change."""
         ...
+
+
+def edited(edits: Sequence[AttentionEdit], site: Site, attend: Attend) -> Attend:
+    """The attention with all edits around it, the first outermost."""
+    for edit in reversed(edits):
+        attend = edit(site, attend)
+    return attend
 
 
 def plain(heads: int) -> Attend:
     """Softmax attention of so many heads: fused, or with its weights in the open for change."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, *,
+        bias: Tensor | None = None, change: Change | None = None,
+    ) -> Tensor:  # fmt: skip
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        bias = None if bias is None else bias.to(q.dtype)
         if change is None and not _slow_fused(q):
-            out = F.scaled_dot_product_attention(q, k, v)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         else:
-            weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+            logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+            weights = (logits if bias is None else logits + bias).softmax(-1)
             out = (weights if change is None else change(weights)) @ v
         return out.transpose(1, 2).flatten(2)
 
@@ -82,6 +118,11 @@ def _slow_fused(q: Tensor) -> bool:
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
 
 
+def more_keys(bias: Tensor | None, count: int) -> Tensor | None:
+    """A bias for `count` further keys at the end, which it leaves alone."""
+    return None if bias is None else F.pad(bias, (0, count))
+
+
 @dataclass(frozen=True)
 class Views:
     """Self-attention over all pixels of `count` views at once (MVDream's 3D attention).
@@ -91,67 +132,81 @@ class Views:
 
     count: int
 
-    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+    def __call__(self, site: Site, attend: Attend) -> Attend:
         """Join the tokens of a group before a self-attention, part them after it."""
-        if layer.cross or self.count == 1:
+        if site.layer.cross or self.count == 1:
             return attend
 
-        def joined(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+        def joined(
+            q: Tensor, k: Tensor, v: Tensor, *,
+            bias: Tensor | None = None, change: Change | None = None,
+        ) -> Tensor:  # fmt: skip
+            if bias is not None:
+                raise ValueError("a bias within one view does not say what holds between views")
+
             def join(x: Tensor) -> Tensor:
                 return x.reshape(-1, self.count * x.shape[1], x.shape[2])
 
-            return attend(join(q), join(k), join(v), change).reshape(q.shape)
+            return attend(join(q), join(k), join(v), change=change).reshape(q.shape)
 
         return joined
 
 
 @dataclass(frozen=True, eq=False)
 class Rewrite:
-    """Other attention weights in the layers that it is for, from the weights that there are."""
+    """Other attention weights at the sites that it is for, from the weights that there are."""
 
-    where: Callable[[Layer], bool]
-    change: Callable[[Layer, Tensor], Tensor]  # [B, heads, L, S] -> the same shape
+    where: Callable[[Site], bool]
+    change: Change
 
-    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+    def __call__(self, site: Site, attend: Attend) -> Attend:
         """The edit's own change, then that of the edits outside."""
-        if not self.where(layer):
+        if not self.where(site):
             return attend
 
-        def rewritten(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+        def rewritten(
+            q: Tensor, k: Tensor, v: Tensor, *,
+            bias: Tensor | None = None, change: Change | None = None,
+        ) -> Tensor:  # fmt: skip
             def both(weights: Tensor) -> Tensor:
-                weights = self.change(layer, weights)
+                weights = self.change(weights)
                 return weights if change is None else change(weights)
 
-            return attend(q, k, v, both)
+            return attend(q, k, v, bias=bias, change=both)
 
         return rewritten
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """Keeps the attention weights [B, L, S] of a call, the mean over heads, and changes nothing.
+    """Keeps the attention weights of a call by layer, the mean over heads, and changes nothing.
 
-    With `values`, keeps the values [B, S, C] instead, and attention stays fused. What is kept has
-    its graph: energies of attention are differentiable.
+    They are [B, rows, columns, S], as the picture's places lie. With `values`, it keeps the values
+    [B, S, C] instead, and attention stays fused. What is kept has its graph: energies of attention
+    are differentiable.
     """
 
-    where: Callable[[Layer], bool]
+    where: Callable[[Site], bool]
     values: bool = False
     kept: dict[Layer, Tensor] = field(default_factory=dict)
 
-    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+    def __call__(self, site: Site, attend: Attend) -> Attend:
         """Read what passes by."""
-        if not self.where(layer):
+        if not self.where(site):
             return attend
 
-        def recorded(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
+        def recorded(
+            q: Tensor, k: Tensor, v: Tensor, *,
+            bias: Tensor | None = None, change: Change | None = None,
+        ) -> Tensor:  # fmt: skip
             def keep(weights: Tensor) -> Tensor:
-                self.kept[layer] = weights.mean(1)
+                mean = weights.mean(1)
+                self.kept[site.layer] = mean.unflatten(1, (site.rows, site.columns))
                 return weights if change is None else change(weights)
 
             if self.values:
-                self.kept[layer] = v
-            return attend(q, k, v, change if self.values else keep)
+                self.kept[site.layer] = v
+            return attend(q, k, v, bias=bias, change=change if self.values else keep)
 
         return recorded
 
@@ -171,17 +226,23 @@ class Processor:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
         edits: Sequence[AttentionEdit] = (),
+        size: tuple[int, int] = (0, 0),
     ) -> Tensor:
         """[B, L, C] -> [B, L, C]: project, attend, project. The names are diffusers'.
 
-        temb goes unused here, and masks do not occur in Stable Diffusion's UNets.
+        size is that of the latents, which the edits' site is told. temb goes unused here, and
+        masks do not occur in Stable Diffusion's UNets.
         """
         if attention_mask is not None:
             raise ValueError("attention masks are not supported: use an edit")
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         attend = self.plain
-        for edit in reversed(edits):
-            attend = edit(self.layer, attend)
+        if edits:
+            site = Site(
+                self.layer, *self.layer.shape(*size), hidden_states,
+                project=lambda context: (attn.to_k(context), attn.to_v(context)),
+            )  # fmt: skip
+            attend = edited(edits, site, attend)
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         out: Tensor = attn.to_out[0](attend(q, k, v))
         return out

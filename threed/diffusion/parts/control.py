@@ -34,7 +34,8 @@ class Control:
     """A net beside the UNet with its hint, as Condition.residuals takes it.
 
     hint is [B, K, H, W] in [0, 1] at the pictures' size. gentle: ControlNet's guess mode, in which
-    finer layers count less, from 0.1 for the first skip to 1 for the middle.
+    finer layers count less, from 0.1 for the first skip to 1 for the middle. tokens [B, L, C] are
+    what the net is told in the place of the text (a face, for InstantID's IdentityNet).
     """
 
     backbone: StableDiffusion
@@ -42,14 +43,44 @@ class Control:
     hint: Tensor
     strength: float = 1.0
     gentle: bool = False
+    tokens: Tensor | None = None
+
+    def select(self, index: Tensor) -> Control:
+        """The items of index ([N] int64)."""
+        tokens = self.tokens
+        return replace(
+            self,
+            hint=self.hint[index.to(self.hint.device)],
+            tokens=None if tokens is None else tokens[index.to(tokens.device)],
+        )
+
+    def join(self, others: Sequence[Any]) -> Control | None:
+        """One call of the net for all, if it is the same net with the same weights."""
+        all_of_them = [self, *others]
+        if not all(isinstance(o, Control) and o._kind() == self._kind() for o in others):
+            return None
+        tokens = [o.tokens for o in all_of_them if o.tokens is not None]
+        return replace(
+            self,
+            hint=torch.cat([o.hint for o in all_of_them]),
+            tokens=torch.cat(tokens) if tokens else None,
+        )
+
+    def _kind(self) -> tuple[Any, ...]:
+        """What has to be the same for one call."""
+        tokens = None if self.tokens is None else self.tokens.shape[1:]
+        return self.net, self.strength, self.gentle, self.hint.shape[1:], tokens
 
     def __call__(
         self, x: Tensor, t: Tensor, condition: Condition
     ) -> tuple[Sequence[Tensor], Tensor]:
         """The net's outputs, weighed, in the UNet's dtype."""
-        alone = replace(condition, attention=(), residuals=(), channels=None)
-        hint = self.hint.to(x.device).repeat(len(x) // len(self.hint), 1, 1, 1)
-        skips, middle = self.net(x, t, condition.tokens, hint, self.backbone.extras(x, t, alone))
+        if len(self.hint) != len(x):
+            raise ValueError(f"{len(self.hint)} hints for a batch of {len(x)}")
+        tokens = condition.tokens if self.tokens is None else self.tokens.to(x.device)
+        extras = self.backbone.extras(x, t, condition)
+        hint = self.hint.to(x.device).contiguous()  # other layouts compute other last digits
+        skips, middle = self.net(x, t, tokens, hint, extras)
         outputs = [*skips, middle]
         scales = torch.full((len(outputs),), float(self.strength))
         if self.gentle:

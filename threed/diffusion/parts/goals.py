@@ -11,9 +11,9 @@ from torch import Tensor
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
-from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.noise import diffuse
 from threed.diffusion.parts import energies
-from threed.diffusion.parts.attention import Layer, Record
+from threed.diffusion.parts.attention import Record, Site
 from threed.diffusion.parts.heat import largest_maps
 from threed.diffusion.parts.words import phrases, word_tokens
 
@@ -157,33 +157,27 @@ class Wrong:
 
     def _see(self, x: Tensor, t: Tensor, row: int) -> Seen:
         """Look at pictures [n, C, h, w] with the prompt of a row."""
-        height, width = x.shape[-2:]
 
-        def area(layer: Layer) -> int:
-            rows, columns = layer.shape(height, width)
-            return rows * columns
+        def read(site: Site) -> bool:
+            return site.layer.place == "up" and site.rows * site.columns <= self.tokens
 
-        def read(layer: Layer) -> bool:
-            return layer.place == "up" and area(layer) <= self.tokens
-
-        look = Record(lambda layer: layer.cross and read(layer))
-        values = Record(lambda layer: not layer.cross and read(layer), values=True)
+        look = Record(lambda site: site.layer.cross and read(site))
+        values = Record(lambda site: not site.layer.cross and read(site), values=True)
         text = self.pair.select(torch.full((len(x),), row, device=self.pair.tokens.device))
         self.backbone.predict_noise(x, t, replace(text, attention=(look, values)))
         if not look.kept:
             raise InputError(f"no attention of backbone {self.backbone.name!r} on the way up has "
                              f"at most {self.tokens} places; tokens must be larger")  # fmt: skip
-        maps = largest_maps(look.kept, height, width, self.tokens)
+        maps = largest_maps(look.kept, self.tokens)
         best = maps.shape[1] * maps.shape[2]
-        last = max((layer for layer in values.kept if area(layer) == best), key=lambda k: k.order)
-        return Seen(maps, values.kept[last].unflatten(1, maps.shape[1:3]))
+        *_, last = (kept for kept in values.kept.values() if kept.shape[1] == best)
+        return Seen(maps, last.unflatten(1, maps.shape[1:3]))
 
     def _noised(self, z: Tensor, t: Tensor) -> Tensor:
         """A given picture at the noise levels t [n], with noise that is always the same."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(z.shape, generator=generator).to(z)
-        alpha, sigma = alpha_sigma(self.backbone.alphas_cumprod, t)
-        return alpha.to(z) * z + sigma.to(z) * noise
+        return diffuse(z, t, noise, self.backbone.alphas_cumprod.to(z)).x
 
 
 def _off(term: Term, edited: Seen, model: Seen) -> Tensor:

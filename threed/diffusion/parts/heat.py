@@ -22,25 +22,22 @@ LABEL = 12  # pixels below a map for its word
 SIDE = 128  # of a map, at least
 
 
-def largest_maps(kept: Mapping[Layer, Tensor], height: int, width: int, limit: int) -> Tensor:
-    """[B, h, w, S] the mean of recorded weights [B, L, S] over the layers of one size.
+def largest_maps(kept: Mapping[Layer, Tensor], limit: int) -> Tensor:
+    """[B, h, w, S] the mean of recorded weights [B, h, w, S] over the layers of one size.
 
-    That is the largest with at most `limit` places, or the smallest there is; height and width are
-    those of the latents.
+    That is the largest with at most `limit` places, or the smallest there is.
     """
-    counts = {layer: weights.shape[1] for layer, weights in kept.items()}
+    counts = {layer: weights.shape[1] * weights.shape[2] for layer, weights in kept.items()}
     fitting = [count for count in counts.values() if count <= limit]
     best = max(fitting) if fitting else min(counts.values())
-    chosen = [layer for layer, count in counts.items() if count == best]
-    maps = torch.stack([kept[layer] for layer in chosen]).mean(0)
-    return maps.unflatten(1, chosen[0].shape(height, width))
+    return torch.stack([kept[layer] for layer, count in counts.items() if count == best]).mean(0)
 
 
 class Heat:
     """Watches a Score, and remembers the mean of the attention over its calls."""
 
     def __init__(self, limit: int = 1024) -> None:
-        self.record = Record(lambda layer: layer.cross)  # an edit of the watched conditions
+        self.record = Record(lambda site: site.layer.cross)  # an edit of the watched conditions
         self.limit, self.calls = limit, 0
         self.total = torch.zeros(())
 
@@ -49,8 +46,7 @@ class Heat:
 
         def noise(x: Tensor, t: Tensor) -> Tensor:
             out = score(x, t)
-            height, width = x.shape[-2:]
-            maps = largest_maps(self.record.kept, height, width, self.limit)
+            maps = largest_maps(self.record.kept, self.limit)
             self.total, self.calls = self.total + maps.detach(), self.calls + 1
             return out
 

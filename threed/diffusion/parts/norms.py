@@ -29,6 +29,13 @@ class NormEdit(Protocol):
         ...
 
 
+def normalised(edits: Sequence[NormEdit], norm: Norm, normalise: Normalise) -> Normalise:
+    """The norm with all edits around it, the first outermost."""
+    for edit in reversed(edits):
+        normalise = edit(norm, normalise)
+    return normalise
+
+
 def norm_hooks(unet: nn.Module, edits: Sequence[NormEdit]) -> list[RemovableHandle]:
     """Let the edits act on a net's norms, the first outermost, until the hooks are removed."""
     if not edits:
@@ -37,9 +44,7 @@ def norm_hooks(unet: nn.Module, edits: Sequence[NormEdit]) -> list[RemovableHand
     for name, module in unet.named_modules():
         if isinstance(module, nn.GroupNorm | nn.LayerNorm):
             plain: Normalise = module.forward
-            normalise = plain
-            for edit in reversed(edits):
-                normalise = edit(Norm(name, isinstance(module, nn.GroupNorm)), normalise)
+            normalise = normalised(edits, Norm(name, isinstance(module, nn.GroupNorm)), plain)
             if normalise is not plain:
                 handles.append(module.register_forward_hook(_instead(normalise)))
     return handles

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from threed.diffusion.parts.attention import AttentionEdit, Layer, Record, Rewrite
+from threed.diffusion.parts.attention import AttentionEdit, Change, Record, Rewrite
 from threed.diffusion.parts.heat import largest_maps
 from threed.diffusion.parts.words import Alignment
 
@@ -37,15 +37,15 @@ class Exchange:
         own = done <= self.self_until + slack
         edits: list[AttentionEdit] = []
         if bool(held.any()):
-            edits.append(Rewrite(lambda layer: layer.cross, self.cross(held)))
+            edits.append(Rewrite(lambda site: site.layer.cross, self.cross(held)))
         if bool(own.any()):
-            edits.append(Rewrite(lambda layer: not layer.cross, self.alike(own)))
+            edits.append(Rewrite(lambda site: not site.layer.cross, self.alike(own)))
         return tuple(edits)
 
-    def cross(self, held: Tensor) -> Callable[[Layer, Tensor], Tensor]:
+    def cross(self, held: Tensor) -> Change:
         """Equation 3 and its kin: the source's weights, mapped and weighed; held is [n, S]."""
 
-        def change(layer: Layer, weights: Tensor) -> Tensor:
+        def change(weights: Tensor) -> Tensor:
             source, edited = weights.unflatten(0, (-1, ROWS)).unbind(1)  # [n, heads, L, S]
             taken = self.alignment.taken.to(weights)
             mapped = torch.lerp(edited, source @ self.alignment.matrix.to(weights), taken)
@@ -54,10 +54,10 @@ class Exchange:
 
         return change
 
-    def alike(self, due: Tensor) -> Callable[[Layer, Tensor], Tensor]:
+    def alike(self, due: Tensor) -> Change:
         """The source's self-attention in small layers of the groups [n] in which it is due."""
 
-        def change(layer: Layer, weights: Tensor) -> Tensor:
+        def change(weights: Tensor) -> Tensor:
             if weights.shape[-2] > self.self_tokens:
                 return weights
             source, edited = weights.unflatten(0, (-1, ROWS)).unbind(1)
@@ -81,10 +81,9 @@ def keep_outside(mask: Tensor, noises: Tensor, x: Tensor, sigma: Tensor) -> Tens
 
 def looked_at(record: Record, words: Tensor, size: Sequence[int], threshold: float) -> Tensor:
     """[n, 1, h, w] 1 where one of the pair looks at the words: their tokens are words [2, S]."""
-    height, width = size
-    maps = largest_maps(record.kept, height, width, BLEND_TOKENS).unflatten(0, (-1, ROWS))
+    maps = largest_maps(record.kept, BLEND_TOKENS).unflatten(0, (-1, ROWS))
     looked = (maps * words[:, None, None]).sum(-1)  # [n, 2, h, w]
     looked = F.max_pool2d(looked, 3, stride=1, padding=1)
-    looked = F.interpolate(looked, (height, width), mode="bilinear")
+    looked = F.interpolate(looked, tuple(size), mode="bilinear")
     looked = looked / looked.amax((2, 3), keepdim=True).clamp_min(1e-12)
     return (looked > threshold).any(1, keepdim=True).to(looked.dtype)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from threed.diffusion.condition import Condition
 from threed.diffusion.noise import alpha_sigma
-from threed.diffusion.parts.attention import Attend, Change, Layer
+from threed.diffusion.parts.attention import Attend, Change, Site
 from threed.diffusion.parts.plans import Region
 from threed.diffusion.score import Combine
 
@@ -21,7 +21,7 @@ def joined(conditions: Sequence[Condition]) -> Condition:
     return replace(conditions[0], tokens=torch.cat([c.tokens for c in conditions], 1))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Regions:
     """Cross-attention to each region's tokens, where the region is.
 
@@ -32,19 +32,21 @@ class Regions:
 
     regions: tuple[Region, ...]
     base_ratio: float
-    height: int  # of the latents
-    width: int
 
-    def __call__(self, layer: Layer, attend: Attend) -> Attend:
+    def __call__(self, site: Site, attend: Attend) -> Attend:
         """Divide the tokens, and put the outputs together."""
-        if not layer.cross:
+        if not site.layer.cross:
             return attend
+        size, prompts = (site.rows, site.columns), len(self.regions) + 1
 
-        def regional(q: Tensor, k: Tensor, v: Tensor, change: Change | None = None) -> Tensor:
-            size = layer.shape(self.height, self.width)
-            keys, values = (x.chunk(len(self.regions) + 1, 1) for x in (k, v))
+        def regional(
+            q: Tensor, k: Tensor, v: Tensor, *,
+            bias: Tensor | None = None, change: Change | None = None,
+        ) -> Tensor:  # fmt: skip
+            biases = [None] * prompts if bias is None else bias.chunk(prompts, -1)
             whole, *parts = (
-                attend(q, key, value, change).unflatten(1, size) for key, value in zip(keys, values)
+                attend(q, key, value, bias=own, change=change).unflatten(1, size)
+                for key, value, own in zip(k.chunk(prompts, 1), v.chunk(prompts, 1), biases)
             )
             out = whole.clone()
             for region, part in zip(self.regions, parts):

@@ -75,7 +75,8 @@ def build(
     nets: list[tuple[Residuals, float, float]] = []
     for given in controls:
         check_window(given.start, given.end)
-        net = Control(base, Around(given.net), given.hint, strength * given.strength, guess)
+        hint = given.hint.expand(len(words), -1, -1, -1)
+        net = Control(base, Around(given.net), hint, strength * given.strength, guess)
         nets.append((net, max(start, given.start), min(end, given.end)))
 
     def guided(at_work: tuple[Residuals, ...]) -> Score:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
@@ -58,14 +57,10 @@ def build(
     if way == "latents":
         mixed = resized(plan.regions, base_ratio, scale, resize_until, backbone.alphas_cumprod)
         return score(backbone, [whole, *parts, other], mixed)
-    side_by_side = joined([whole, *parts]), joined([other] * (len(parts) + 1))
-
-    def noise(x: Tensor, t: Tensor) -> Tensor:
-        edit = Regions(plan.regions, base_ratio, x.shape[-2], x.shape[-1])
-        both = [replace(condition, attention=(edit,)) for condition in side_by_side]
-        return score(backbone, both, cfg(scale))(x, t)
-
-    return noise
+    regions = Regions(plan.regions, base_ratio)
+    both = [replace(joined(texts), attention=(regions,))
+            for texts in ([whole, *parts], [other] * (len(parts) + 1))]  # fmt: skip
+    return score(backbone, both, cfg(scale))
 
 
 def planned(request: Request) -> Plan:

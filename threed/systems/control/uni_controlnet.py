@@ -68,7 +68,7 @@ def build(
         other = with_content(other, adapters.world, torch.zeros_like(features), global_strength)
     nets = []
     if adapters.local is not None and maps:
-        hint = side_by_side(adapters.kinds, maps)
+        hint = side_by_side(adapters.kinds, maps).expand(len(words), -1, -1, -1)
         nets.append((Control(base, adapters.local, hint, strength), start, end))
     return within(
         lambda at_work: score(

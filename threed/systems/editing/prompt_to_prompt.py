@@ -82,7 +82,7 @@ def build(
         n = len(x) // ROWS
         done = 1 - t[::ROWS] / 1000
         blended = bool(blend) & (done >= blend_start)
-        record = Record(lambda layer: layer.cross)
+        record = Record(lambda site: site.layer.cross)
         seen = (*watch, record) if bool(blended.any()) else tuple(watch)
         pair = texts.select(torch.tensor([0, 1] * n, device=device))
         pair = replace(pair, attention=(*seen, *exchange.edits(done)))
