@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -17,7 +19,6 @@ from threed.core.mesh import Mesh
 from threed.core.render import RenderOutput
 
 PLAIN = 0.7  # sRGB grey of a mesh that has neither texture nor colours
-SAMPLES = 2**20  # rasterized together: memory of this size is reused, larger pieces are not
 # points, unit normals and unit directions to the camera, [M, 3] each, to sRGB [M, 3]
 Shade = Callable[[Tensor, Tensor, Tensor], Tensor]
 JUMP = 0.01  # relative change of depth within a pixel from which it is shaded sample by sample
@@ -89,7 +90,6 @@ def _flat_normals(vertices: Tensor, faces: Tensor, hits: Tensor) -> Tensor:
     return F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
 
 
-@torch.no_grad()
 def render_mesh(
     mesh: Mesh,
     cameras: Cameras,
@@ -100,16 +100,14 @@ def render_mesh(
     light: Light | None = None,
     relief: Tensor | None = None,
 ) -> RenderOutput:
-    """Look at a mesh through the cameras, over a background [3] or [B, 3] (None is white).
+    """Look at a finished mesh through the cameras, over a background [3] or [B, 3] (None is white).
 
-    antialias_factor² samples are taken in a pixel; they are shaded one by one where an outline
-    runs through the pixel, and as one elsewhere. Both sides of a face show, with the normal of the
-    side that is seen. Smooth vertex normals, or relief [h, w, 3] of them on the mesh's map; the
-    texture, else the vertex colours, else grey. For what the looks are see `renderers.shading`. On
-    the device of the mesh; no gradient.
+    Each pixel takes antialias_factor² samples. They are shaded one by one where an outline runs
+    through the pixel; elsewhere one of them is shaded for all. For look, light and relief see
+    `Subject`. On the device of the mesh; no gradient. ValueError for a factor below 1 and for
+    another shape of the background.
     """
-    device = mesh.vertices.device
-    cameras = cameras.to(device)
+    cameras = cameras.to(mesh.vertices.device)
     b, h, w = len(cameras), cameras.height, cameras.width
     if antialias_factor < 1:
         raise ValueError(f"antialias_factor must be at least 1, got {antialias_factor}")
@@ -117,43 +115,111 @@ def render_mesh(
         background = torch.ones(3)
     if background.shape not in ((3,), (b, 3)):
         raise ValueError(f"background must be [3] or [{b}, 3], got {list(background.shape)}")
-    a, _, _ = corners = mesh.vertices[mesh.faces].unbind(1)
-    flat = torch.linalg.cross(corners[1] - a, corners[2] - a)  # [F, 3] normals of the faces
-    smooth = torch.cat([mesh.vertices, mesh.vertex_normals()], 1)
-    clip = F.pad(mesh.vertices, (0, 1), value=1.0) @ cameras.mvp().mT
-    lamp, light = lamps(light or Light(), cameras), light or Light()
-
-    # colour, opacity, depth * opacity, normal
-    image = torch.zeros(b, h, w, 8, device=device)
-    per_pass = max(1, SAMPLES // (h * w * antialias_factor**2))
-    for first in range(0, b, per_pass):
-        here = clip[first : first + per_pass]
-        window = _window(here, h, w)
-        size = (window.height * antialias_factor, window.width * antialias_factor)
-        buffer = rasterize(window.zoom(here), mesh.faces, size)
-        for pixels, hits in _samples(buffer, antialias_factor):
-            view = pixels[0] + first
-            position, normal = torch.split(interpolate(smooth, hits, mesh.faces), 3, -1)
-            if relief is not None and mesh.uv is not None and mesh.uv_faces is not None:
-                normal = texture(relief, interpolate(mesh.uv, hits, mesh.uv_faces))
-            ray = position - cameras.position[view][:, None]
-            face = hits[..., 3].long() - 1  # [1, N, S]; -1 where the sample hits nothing
-            away = (flat[face] * ray).sum(-1, keepdim=True) > 0
-            normal = F.normalize(torch.where(away, -normal, normal), dim=-1)
-            color = shade(look, _albedo(mesh, hits), normal, lamp[view][:, None], light.ambient)
-            values = [color.clamp(0, 1), torch.ones_like(ray[..., :1]),
-                      ray.norm(dim=-1, keepdim=True), normal]  # fmt: skip
-            seen = (torch.cat(values, -1) * (face >= 0)[..., None]).mean(2)[0]
-            image[view, pixels[1] + window.top, pixels[2] + window.left] = seen
+    subject = Subject(mesh, look, light or Light(), antialias_factor, relief)
+    image = mesh.vertices.new_zeros(b, h, w, 8)
+    for view in range(b):
+        image[view] = subject.draw(cameras[view : view + 1])
     rgb, opacity, depth, normal = torch.split(image, [3, 1, 1, 3], -1)
-    behind = background.to(device).expand(b, 3)[:, None, None]
+    behind = background.to(image.device).expand(b, 3)[:, None, None]
     depth = torch.where(opacity > 0, depth / opacity.clamp(min=1e-6), depth)
     return RenderOutput(rgb + (1 - opacity) * behind, opacity, depth, F.normalize(normal, dim=-1))
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A finished mesh, and how its pictures are made.
+
+    Both sides of a face show, with the normal of the side that is seen. Normals are those of the
+    vertices, interpolated, or of `relief`; colours are the texture's, the vertices' or grey.
+    """
+
+    mesh: Mesh
+    look: Look = "albedo"  # see `renderers.shading.shade`
+    light: Light = field(default_factory=Light)
+    factor: int = 2  # samples along each side of a pixel
+    relief: Tensor | None = None  # [h, w, 3] world normals, on the map of a mesh that has uv
+
+    @functools.cached_property
+    def normals(self) -> Tensor:
+        """[V, 3] unit normals of the vertices."""
+        return self.mesh.vertex_normals()
+
+    @functools.cached_property
+    def planes(self) -> tuple[Tensor, Tensor]:
+        """Normals of the faces [F, 3], not unit, and how far along them the faces lie [F]."""
+        a, b, c = self.mesh.vertices[self.mesh.faces].unbind(1)
+        normal = torch.linalg.cross(b - a, c - a)
+        return normal, (normal * a).sum(-1)
+
+    @torch.no_grad()
+    def draw(self, camera: Cameras, *, solid: bool = False, rgb_only: bool = False) -> Tensor:
+        """Draw the view of one camera on the mesh's device: [H, W, 8], or [H, W, 4] if rgb_only.
+
+        The channels are means over a pixel's samples, 0 where they hit nothing: sRGB, opacity,
+        distance from the camera in world units, normal. `solid` says that the mesh is closed, its
+        faces look outwards and the camera stands outside, so that nobody can see the faces that
+        look away: they are left out.
+        """
+        mesh, height, width = self.mesh, camera.height, camera.width
+        normal, along = self.planes
+        ahead = normal @ camera.position[0] >= along
+        part = _Part(mesh.faces, mesh.uv_faces, ahead)
+        if solid:
+            part = part.of(ahead.nonzero()[:, 0])
+        clip = F.pad(mesh.vertices, (0, 1), value=1.0) @ camera.mvp().mT
+        window = _find_window(clip, height, width)
+        size = (window.height * self.factor, window.width * self.factor)
+        buffer = rasterize(window.zoom(clip), part.faces, size)[0]
+        lamp = lamps(self.light, camera)[0]
+        image = clip.new_zeros(height * width, 4 if rgb_only else 8)
+        for pixels, hits in _split_pixels(buffer, self.factor):
+            normal = self._find_normals(hits, part)
+            albedo = self._find_albedo(hits, part)
+            color = shade(self.look, albedo, normal, lamp, self.light.ambient)
+            seen = F.pad(color.clamp(0, 1), (0, 1), value=1.0)
+            if not rgb_only:
+                ray = interpolate(mesh.vertices, hits, part.faces) - camera.position[0]
+                seen = torch.cat([seen, ray.norm(dim=-1, keepdim=True), normal], -1)
+            seen = (seen * (hits[..., 3:] > 0)).mean(2)[0]
+            image.index_copy_(0, window.place(pixels), seen)
+        return image.view(height, width, -1)
+
+    def _find_normals(self, hits: Tensor, part: _Part) -> Tensor:
+        """Unit world normals [1, N, S, 3] at hits [1, N, S, 4], of the side that is seen."""
+        if self.relief is not None and self.mesh.uv is not None and part.uv_faces is not None:
+            normal = texture(self.relief, interpolate(self.mesh.uv, hits, part.uv_faces))
+        else:
+            normal = interpolate(self.normals, hits, part.faces)
+        ahead = part.ahead[hits[..., 3].long() - 1][..., None]
+        return F.normalize(torch.where(ahead, normal, -normal), dim=-1)
+
+    def _find_albedo(self, hits: Tensor, part: _Part) -> Tensor:
+        """sRGB [1, N, S, 3] at hits [1, N, S, 4]."""
+        image = self.mesh.material.albedo
+        if image is not None and self.mesh.uv is not None and part.uv_faces is not None:
+            return texture(image, interpolate(self.mesh.uv, hits, part.uv_faces))
+        if self.mesh.colors is not None:
+            return interpolate(self.mesh.colors, hits, part.faces)
+        return hits.new_full((*hits.shape[:3], 3), PLAIN)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The faces of a mesh that a picture is drawn of."""
+
+    faces: Tensor  # [F, 3] int64
+    uv_faces: Tensor | None  # [F, 3] int64
+    ahead: Tensor  # [F] bool: they look towards the camera
+
+    def of(self, rows: Tensor) -> _Part:
+        """Only the faces of these rows [N]."""
+        uv_faces = None if self.uv_faces is None else self.uv_faces[rows]
+        return _Part(self.faces[rows], uv_faces, self.ahead[rows])
+
+
+@dataclass(frozen=True)
 class _Window:
-    """A part of pictures of full_height x full_width pixels."""
+    """A part of a picture of full_height x full_width pixels."""
 
     top: int
     left: int
@@ -163,7 +229,7 @@ class _Window:
     full_width: int
 
     def zoom(self, clip: Tensor) -> Tensor:
-        """Clip coordinates [B, V, 4] of the whole picture to those of the part."""
+        """Turn clip coordinates [B, V, 4] of the whole picture into those of the part."""
         x, y, z, w = clip.unbind(-1)
         right = self.full_width - 2 * self.left - self.width
         down = self.full_height - 2 * self.top - self.height
@@ -171,9 +237,14 @@ class _Window:
         y = (y * self.full_height - w * down) / self.height
         return torch.stack([x, y, z, w], -1)
 
+    def place(self, pixels: Tensor) -> Tensor:
+        """Turn indices [N] of pixels, counted row by row, in the part into those in the whole."""
+        row, column = pixels // self.width, pixels % self.width
+        return (row + self.top) * self.full_width + column + self.left
 
-def _window(clip: Tensor, height: int, width: int) -> _Window:
-    """The part of the pictures that the points [B, V, 4] can lie in: mostly air is left out."""
+
+def _find_window(clip: Tensor, height: int, width: int) -> _Window:
+    """Find the part of a picture that the points [B, V, 4] can lie in: the rest is empty."""
     x, y, _, w = clip.unbind(-1)
     whole = _Window(0, 0, height, width, height, width)
     if bool((w < 1e-3).any()):
@@ -186,31 +257,25 @@ def _window(clip: Tensor, height: int, width: int) -> _Window:
     return _Window(top, left, bottom - top, right - left, height, width)
 
 
-def _samples(buffer: Tensor, factor: int) -> list[tuple[tuple[Tensor, ...], Tensor]]:
-    """What to shade of a buffer [b, h * factor, w * factor, 4]: two lists of pixels and samples.
+def _split_pixels(buffer: Tensor, factor: int) -> list[tuple[Tensor, Tensor]]:
+    """Choose what to shade of a buffer [h * factor, w * factor, 4]: two lists of pixels and hits.
 
-    Each list holds pixels, as indices (view, row, column) [N], and their samples [1, N, S, 4]: one
-    sample of the pixels that one smooth surface fills, all of those that an outline cuts.
+    Pixels are indices [N], row by row; hits are their samples [1, N, S, 4]: one sample (S = 1) of
+    the pixels that one smooth surface fills, all of those that an outline cuts.
     """
-    parts = [buffer[:, i::factor, j::factor] for i in range(factor) for j in range(factor)]
-    count = torch.stack([part[..., 3] > 0 for part in parts]).sum(0)
-    z = torch.stack([part[..., 2] for part in parts])
-    low, high = z.amin(0), z.amax(0)
+    width = buffer.shape[1] // factor
+    corners = list(itertools.product(range(factor), repeat=2))
+    samples = [buffer[i::factor, j::factor] for i, j in corners]
+    count = torch.stack([sample[..., 3] > 0 for sample in samples]).sum(0)
+    low = functools.reduce(torch.minimum, (sample[..., 2] for sample in samples))
+    high = functools.reduce(torch.maximum, (sample[..., 2] for sample in samples))
     # z / w = a - b / w, a nearly 1: so this is the relative change of w
-    whole = (count == len(parts)) & (high - low <= JUMP * (1 - high))
-    cut = (count > 0) & ~whole
-    one, many = torch.nonzero(whole, as_tuple=True), torch.nonzero(cut, as_tuple=True)
-    return [
-        (one, parts[0][one][None, :, None]),
-        (many, torch.stack([part[many] for part in parts], 1)[None]),
-    ]
-
-
-def _albedo(mesh: Mesh, hits: Tensor) -> Tensor:
-    """sRGB [1, N, S, 3] at the entries of a buffer [1, N, S, 4]."""
-    image = mesh.material.albedo
-    if image is not None and mesh.uv is not None and mesh.uv_faces is not None:
-        return texture(image, interpolate(mesh.uv, hits, mesh.uv_faces))
-    if mesh.colors is not None:
-        return interpolate(mesh.colors, hits, mesh.faces)
-    return hits.new_full((*hits.shape[:3], 3), PLAIN)
+    smooth = (count == factor**2) & (high - low <= JUMP * (1 - high))
+    places = torch.tensor([i * width * factor + j for i, j in corners], device=buffer.device)
+    found = []
+    for chosen, used in ((smooth, places[:1]), ((count > 0) & ~smooth, places)):
+        pixels = chosen.flatten().nonzero()[:, 0]
+        first = pixels // width * (factor**2 * width) + pixels % width * factor
+        hits = buffer.view(-1, 4).index_select(0, (first[:, None] + used).flatten())
+        found.append((pixels, hits.view(1, -1, len(used), 4)))
+    return found

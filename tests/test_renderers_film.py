@@ -1,4 +1,4 @@
-"""The fast pictures for films against those of render_mesh, which define them."""
+"""Pictures for films against those of render_mesh."""
 
 from __future__ import annotations
 
