@@ -1,9 +1,9 @@
 """What a turntable costs: `python benchmarks/turntable.py asset.glb`.
 
-Processor seconds of a frame, by `film`, which turntables use, and by render_mesh, on as many threads
-as numba and torch are told to use, compilation apart; then of the whole video. And
-what a texture taken as small as the pixels need gains: PSNR against means of 8 x 8 pixels in each
-one, for the asset's texture and for noise in its place.
+Processor seconds of a frame, by `film`, which turntables use, and by render_mesh, on as many
+threads as numba and torch are told to use, compilation apart; then of the whole video. And what a
+texture taken as small as the pixels need gains: PSNR against means of 8 x 8 pixels in each one, for
+the asset's texture and for noise in its place.
 """
 
 from __future__ import annotations

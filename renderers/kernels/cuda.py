@@ -105,7 +105,7 @@ def texture(texels: Tensor, sizes: list[tuple[int, int]], uv: Tensor, level: Ten
     b, h, w = uv.shape[:3]
     areas = [height * width for height, width in sizes]
     levels = [part.reshape(len(texels), *size, texels.shape[2]).contiguous()
-              for part, size in zip(texels.split(areas, 1), sizes)]  # fmt: skip
+              for part, size in zip(torch.split(texels, areas, 1), sizes)]  # fmt: skip
     # v = 0 is the first row there
     place = torch.stack([uv[..., 0], 1 - uv[..., 1]], -1).view(b, 1, h * w, 2)
     options: dict[str, Any] = {"filter_mode": "linear"}

@@ -150,10 +150,9 @@ class _HashEncode(torch.autograd.Function):
 def hash_encode(points: Tensor, table: Tensor, resolutions: Tensor, active_levels: int) -> Tensor:
     """Features [N, L * F] of points [N, 3] in [0, 1]; differentiable in the table only."""
     points, table = _plain(points.detach()), _plain(table)
-    features: Tensor = _HashEncode.apply(
-        points, table, resolutions.long().contiguous(), min(active_levels, len(resolutions))
-    )
-    return features
+    cells, active = resolutions.long().contiguous(), min(active_levels, len(resolutions))
+    apply: Callable[..., Tensor] = _HashEncode.apply
+    return apply(points, table, cells, active)
 
 
 @inlined
@@ -353,7 +352,8 @@ def composite(
     density: Tensor, values: Tensor, samples: Samples, n_rays: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """weights [M], sums [n_rays, C], opacity and depth [n_rays, 1]."""
-    weights, sums, totals = _Composite.apply(
+    apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Composite.apply
+    weights, sums, totals = apply(
         _plain(density), _plain(values), samples.t, samples.dt, samples.packed
     )
     return weights, sums, totals[:, :1], totals[:, 1:]

@@ -55,7 +55,7 @@ def march(
     longest = float((far - near).max()) if len(near) else 0.0
     k = torch.arange(max(int(longest / step) + 1, 1), device=near.device)
     rays = (origins, directions, near, far, jitter)
-    pieces = zip(*(value.split(max(1, PLACES // len(k))) for value in rays))
+    pieces = zip(*(torch.split(value, max(1, PLACES // len(k))) for value in rays))
     found = [_occupied(occupancy, step, k, *piece) for piece in pieces]
     counts, t = (torch.cat(part) for part in zip(*found))
     ray_index = torch.arange(len(near), device=near.device).repeat_interleave(counts)

@@ -32,22 +32,26 @@ def exact(function: Function) -> Function:
 
 def _compiled(function: Function, parallel: bool, fastmath: bool = True) -> Function:
     options = {"parallel": parallel, "fastmath": fastmath, "nogil": True, "error_model": "numpy"}
+    made: Function
     try:
-        return numba.njit(cache=True, **options)(function)
+        made = numba.njit(cache=True, **options)(function)
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
-        return numba.njit(**options)(function)
+        made = numba.njit(**options)(function)
+    return made
 
 
 def inlined(function: Function) -> Function:
     """A piece of such a function, for use inside it (same file: the cache follows the file)."""
-    return numba.njit(fastmath=True, error_model="numpy")(function)
+    made: Function = numba.njit(fastmath=True, error_model="numpy")(function)
+    return made
 
 
 def inlined_exact(function: Function) -> Function:
     """A piece of an `exact` function."""
-    return numba.njit(error_model="numpy")(function)
+    made: Function = numba.njit(error_model="numpy")(function)
+    return made
 
 
 def array(tensor: Tensor) -> Any:

@@ -8,6 +8,7 @@ threads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,7 @@ from torch import Tensor
 from renderers.kernels.jit import array, compiled
 from renderers.kernels.raster_cpu_outline import antialias, twins
 from renderers.kernels.raster_cpu_texture import texture
-from renderers.kernels.raster_cpu_triangles import (
-    SHIFT,
-    derivatives,
-    draw,
-    rasterize_backward,
-)
+from renderers.kernels.raster_cpu_triangles import SHIFT, derivatives, draw, rasterize_backward
 
 __all__ = ["antialias", "derivatives", "interpolate", "rasterize", "texture", "twins"]
 
@@ -57,8 +53,8 @@ class _Rasterize(torch.autograd.Function):
 
 def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
     """[B, height, width, 4] from clip [B, V, 4] float32 and faces [F, 3]."""
-    buffer: Tensor = _Rasterize.apply(clip, faces, height, width)
-    return buffer
+    apply: Callable[..., Tensor] = _Rasterize.apply
+    return apply(clip, faces, height, width)
 
 
 @compiled
@@ -142,5 +138,5 @@ class _Interpolate(torch.autograd.Function):
 
 def interpolate(attributes: Tensor, buffer: Tensor, faces: Tensor) -> Tensor:
     """[B, H, W, C] from attributes [1 or B, V, C]."""
-    values: Tensor = _Interpolate.apply(attributes, buffer, faces)
-    return values
+    apply: Callable[..., Tensor] = _Interpolate.apply
+    return apply(attributes, buffer, faces)

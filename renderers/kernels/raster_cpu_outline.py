@@ -5,6 +5,7 @@ The work of `raster_cpu` that is not about what lies inside of triangles.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,8 @@ def twins(faces: Tensor) -> Tensor:
 @inlined
 def _line(clip: Array, i: int, j: int) -> tuple[float, float, float]:
     """The line through two vertices: x, y and constant part of a function that is 0 on it."""
-    ax, ay, aw = np.float64(clip[i, 0]), np.float64(clip[i, 1]), np.float64(clip[i, 3])
-    bx, by, bw = np.float64(clip[j, 0]), np.float64(clip[j, 1]), np.float64(clip[j, 3])
+    ax, ay, aw = _point(clip, i)
+    bx, by, bw = _point(clip, j)
     return ay * bw - aw * by, aw * bx - ax * bw, ax * by - ay * bx
 
 
@@ -125,6 +126,12 @@ def _follow(
 def _point(clip: Array, vertex: int) -> tuple[float, float, float]:
     """x, y and w of a vertex."""
     return np.float64(clip[vertex, 0]), np.float64(clip[vertex, 1]), np.float64(clip[vertex, 3])
+
+
+@inlined
+def _center(pixel: int, height: int, width: int) -> tuple[float, float]:
+    """x and y in [-1, 1] of the centre of a pixel, counted row by row, view by view."""
+    return 2 * (pixel % width + 0.5) / width - 1, 1 - 2 * (pixel // width % height + 0.5) / height
 
 
 @compiled
@@ -237,19 +244,16 @@ def _move_backward(
         i, j = faces[face, (side + 1) % 3], faces[face, (side + 2) % 3]
         lx, ly, l1 = _line(clip, i, j)
         near, far = index[n, 0], index[n, 1]
-        px, py = (
-            2 * (near % width + 0.5) / width - 1,
-            1 - 2 * (near // width % height + 0.5) / height,
-        )
-        qx, qy = 2 * (far % width + 0.5) / width - 1, 1 - 2 * (far // width % height + 0.5) / height
+        px, py = _center(near, height, width)
+        qx, qy = _center(far, height, width)
         here, there = lx * px + ly * py + l1, lx * qx + ly * qy + l1
         scale = slope[n] / ((here - there) * (here - there))
         # of the line: the place of the crossing is here / (here - there)
         gx = scale * (here * qx - there * px)
         gy = scale * (here * qy - there * py)
         g1 = scale * (here - there)
-        ax, ay, aw = np.float64(clip[i, 0]), np.float64(clip[i, 1]), np.float64(clip[i, 3])
-        bx, by, bw = np.float64(clip[j, 0]), np.float64(clip[j, 1]), np.float64(clip[j, 3])
+        ax, ay, aw = _point(clip, i)
+        bx, by, bw = _point(clip, j)
         out[i, 0] += by * g1 - bw * gy
         out[i, 1] += bw * gx - bx * g1
         out[i, 3] += bx * gy - by * gx
@@ -290,5 +294,5 @@ def antialias(
 ) -> Tensor:
     """[B, H, W, C] from color of that shape."""
     twin = twins(faces) if twin is None else twin
-    blended: Tensor = _Antialias.apply(color, buffer, clip, faces, twin)
-    return blended
+    apply: Callable[..., Tensor] = _Antialias.apply
+    return apply(color, buffer, clip, faces, twin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -144,5 +145,5 @@ def texture(texels: Tensor, sizes: list[tuple[int, int]], uv: Tensor, level: Ten
     shapes = torch.tensor(sizes)
     areas = shapes.prod(1)
     table = torch.cat([shapes, (areas.cumsum(0) - areas)[:, None]], 1)
-    values: Tensor = _Texture.apply(texels, table, uv, level)
-    return values
+    apply: Callable[..., Tensor] = _Texture.apply
+    return apply(texels, table, uv, level)

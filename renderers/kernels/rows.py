@@ -20,7 +20,7 @@ _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _FAST = ("fast",)
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def read_rows(
     typing: Any,
     grid: Any,
@@ -49,7 +49,7 @@ def read_rows(
     return types.void(grid, row, part, p, out, place, features, block), generate
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def add_to_rows(
     typing: Any,
     grid: Any,

@@ -6,6 +6,7 @@ What is not here runs as the torch reference on the device. Nothing has to be co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def _corner(ix, iy, iz, side, rows, dense):  # type: ignore[no-untyped-def]
     return tl.where(dense, ix + side * (iy + side * iz), hashed)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _encode(  # type: ignore[no-untyped-def]
     points, table, cells, out, grad, n, rows, FEATURES: tl.constexpr, BACK: tl.constexpr,
     SIZE: tl.constexpr,
@@ -116,11 +117,36 @@ def _launch(
 
 def hash_encode(points: Tensor, table: Tensor, resolutions: Tensor, active_levels: int) -> Tensor:
     """Features [N, L * F] of points [N, 3] in [0, 1]; differentiable in the table."""
-    features: Tensor = _HashEncode.apply(points, table, resolutions, active_levels)
-    return features
+    apply: Callable[..., Tensor] = _HashEncode.apply
+    return apply(points, table, resolutions, active_levels)
 
 
 @triton.jit
+def _point(vertex):  # type: ignore[no-untyped-def]
+    """x, y and w of vertices of clip, in float64: there the products of float32 are exact.
+
+    So neighbours agree on their common edge.
+    """
+    x, y, w = tl.load(vertex), tl.load(vertex + 1), tl.load(vertex + 3)
+    return x.to(tl.float64), y.to(tl.float64), w.to(tl.float64)
+
+
+@triton.jit
+def _span(a, b, c, front, size):  # type: ignore[no-untyped-def]
+    """The first and last pixel of a row that triangles' corners a, b, c in [-1, 1] lie between.
+
+    All `size` of them for a triangle that is not in front of the camera as a whole.
+    """
+    least = tl.minimum(tl.minimum(a, b), c)
+    most = tl.maximum(tl.maximum(a, b), c)
+    # clamped before they become integers; a little wider for rounding
+    least, most = tl.maximum(tl.minimum(least, 2.0), -2.0), tl.maximum(tl.minimum(most, 2.0), -2.0)
+    first = tl.maximum(tl.ceil((least + 1) * 0.5 * size - 0.51), 0.0)
+    last = tl.minimum(tl.floor((most + 1) * 0.5 * size - 0.49), size - 1.0)
+    return tl.where(front, first, 0.0), tl.where(front, last, size - 1.0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _cover(  # type: ignore[no-untyped-def]
     clip, faces, nearest, n_faces, n_vertices, height, width, SIZE: tl.constexpr
 ):  # fmt: skip
@@ -135,22 +161,9 @@ def _cover(  # type: ignore[no-untyped-def]
     a = base + tl.load(faces + 3 * f, here, 0) * 4
     b = base + tl.load(faces + 3 * f + 1, here, 0) * 4
     c = base + tl.load(faces + 3 * f + 2, here, 0) * 4
-    # in float64 the products of float32 are exact: neighbours agree on their common edge
-    ax, ay, aw = (
-        tl.load(a).to(tl.float64),
-        tl.load(a + 1).to(tl.float64),
-        tl.load(a + 3).to(tl.float64),
-    )
-    bx, by, bw = (
-        tl.load(b).to(tl.float64),
-        tl.load(b + 1).to(tl.float64),
-        tl.load(b + 3).to(tl.float64),
-    )
-    cx, cy, cw = (
-        tl.load(c).to(tl.float64),
-        tl.load(c + 1).to(tl.float64),
-        tl.load(c + 3).to(tl.float64),
-    )
+    ax, ay, aw = _point(a)
+    bx, by, bw = _point(b)
+    cx, cy, cw = _point(c)
     ux, uy, u1 = by * cw - bw * cy, bw * cx - bx * cw, bx * cy - by * cx
     vx, vy, v1 = cy * aw - cw * ay, cw * ax - cx * aw, cx * ay - cy * ax
     tx, ty, t1 = ay * bw - aw * by, aw * bx - ax * bw, ax * by - ay * bx
@@ -162,21 +175,8 @@ def _cover(  # type: ignore[no-untyped-def]
     # the box of the triangle; of one that reaches behind the camera, the whole picture
     front = (aw > 1e-9) & (bw > 1e-9) & (cw > 1e-9)
     da, db, dc = tl.where(front, aw, 1.0), tl.where(front, bw, 1.0), tl.where(front, cw, 1.0)
-    left = tl.minimum(tl.minimum(ax / da, bx / db), cx / dc)
-    right = tl.maximum(tl.maximum(ax / da, bx / db), cx / dc)
-    low = tl.minimum(tl.minimum(ay / da, by / db), cy / dc)
-    high = tl.maximum(tl.maximum(ay / da, by / db), cy / dc)
-    # clamped before they become integers; a little wider for rounding
-    left, right = tl.maximum(tl.minimum(left, 2.0), -2.0), tl.maximum(tl.minimum(right, 2.0), -2.0)
-    low, high = tl.maximum(tl.minimum(low, 2.0), -2.0), tl.maximum(tl.minimum(high, 2.0), -2.0)
-    x0 = tl.where(front, tl.maximum(tl.ceil((left + 1) * 0.5 * width - 0.51), 0.0), 0.0)
-    x1 = tl.where(
-        front, tl.minimum(tl.floor((right + 1) * 0.5 * width - 0.49), width - 1.0), width - 1.0
-    )
-    y0 = tl.where(front, tl.maximum(tl.ceil((1 - high) * 0.5 * height - 0.51), 0.0), 0.0)
-    y1 = tl.where(
-        front, tl.minimum(tl.floor((1 - low) * 0.5 * height - 0.49), height - 1.0), height - 1.0
-    )
+    x0, x1 = _span(ax / da, bx / db, cx / dc, front, width)
+    y0, y1 = _span(-ay / da, -by / db, -cy / dc, front, height)  # row 0 is the top
     columns = tl.maximum(x1 - x0 + 1, 0.0).to(tl.int32)
     lines = tl.maximum(y1 - y0 + 1, 0.0).to(tl.int32)
     count = tl.where(good, columns * lines, 0)
