@@ -1,4 +1,4 @@
-"""How a surface's colour becomes a pixel's."""
+"""Shading: the colour of a pixel from the colour, gloss and normal of a surface under light."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _sky_share(rough: Tensor, over: Tensor) -> tuple[Tensor, Tensor]:
-    """What an even sky adds to a mirror: its strength times the first, and the second."""
+    """Scale and shift [N, 1] from a mirror's strength to its share of an even sky (Karis)."""
     x, y = 1 - rough, 0.0425 - 0.0275 * rough
     z, w = 1.04 - 0.572 * rough, 0.022 * rough - 0.04
     most = torch.minimum(x * x, torch.exp2(-9.28 * over)) * x + y

@@ -46,13 +46,13 @@ def render(
     normals: bool = False,
     budget: int = BUDGET,
 ) -> RenderOutput:
-    """Look at the volume through the cameras; differentiable in what its functions depend on.
+    """Render the volume through the cameras; differentiable in what its functions depend on.
 
     The generator moves each ray's samples by a random part of a step; without one they stand at the
     middles. `losses` holds `sparsity` and `opaque`, and with normals also `orientation` and
     `smoothness`. Without normals the normal image is 0. Rays are rendered in pieces of at most
-    `budget` samples (or one ray); more pieces than one compute a gradient's intermediate values
-    twice instead of keeping them. The pieces do not change the picture.
+    `budget` samples (or one ray), which do not change the picture. Where there is more than one
+    piece, a gradient's intermediate values are computed twice instead of kept.
     """
     shape = (len(cameras), cameras.height, cameras.width)
     origins, directions = (v.reshape(-1, 3) for v in cameras.rays())
@@ -127,7 +127,11 @@ def random_background(n: int, generator: torch.Generator, *, shared: bool = True
 def _look(
     volume: Volume, directions: Tensor, origins: Tensor, samples: Samples, normals: bool
 ) -> tuple[Tensor, ...]:
-    """Of n rays: colour [n, 3], opacity, depth · opacity, summed normals, turned-away penalty."""
+    """Render n rays: colour [n, 3], opacity and depth * opacity [n, 1], and with normals their sum.
+
+    Last comes the penalty [n, 1] for normals that look away from the camera, squared cosines by
+    weight (Ref-NeRF's orientation loss, Verbin et al. 2022).
+    """
     n = len(origins)
     points = _points(origins, directions, samples)
     density, color = volume.density_and_color(points)
@@ -162,12 +166,13 @@ def normals_at(
 
 
 def _points(origins: Tensor, directions: Tensor, samples: Samples) -> Tensor:
+    """[M, 3] where the samples lie, in world units."""
     index = samples.ray_index
     return torch.addcmul(origins[index], directions[index], samples.t[:, None])
 
 
 def _pieces(samples: Samples, budget: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rays that hold at most `budget` samples each, or one ray."""
+    """Cut rays into ranges (first, end) of at most `budget` samples each, or of one ray."""
     ends = samples.packed.sum(1)
     start, n = 0, len(ends)
     while start < n:

@@ -1,11 +1,13 @@
 """The nearest triangle of each pixel in numba: a part of `raster_cpu`.
 
-A processor loses more time by guessing wrongly which way a short loop goes than by its sums, and by
-waiting for memory. So the screen is drawn by bands of rows (`raster_cpu_bands`), in short straight
-loops: which triangles, their planes, then all pixels of a row of a triangle's box at once, into one
-integer a pixel that is the lesser the nearer. What the nearest triangle leaves in the buffer is
-worked out at last, once a pixel. The nearer triangles are drawn first, about as many as a
-closed surface shows; most others then lie behind whole tiles of pixels, and are left out.
+Wrongly predicted branches and waiting for memory cost a processor more time than arithmetic. So the
+screen is drawn by bands of rows (`raster_cpu_bands`) that fit into a cache, in three passes without
+branches in their inner loops: choose the triangles (`_choose`), compute their planes (`_planes`),
+then test all pixels of each row of a triangle's box (`_cover`). A pixel is one integer, its key:
+the nearer the triangle, the smaller the key, so that the nearest is a minimum. The buffer's weights
+are computed last, once a pixel (`_resolve`). The nearer triangles, about as many as a closed
+surface shows, are drawn in a first turn; most of the others then lie behind whole tiles of pixels,
+and are left out of the second.
 """
 
 from __future__ import annotations

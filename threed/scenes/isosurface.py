@@ -1,4 +1,4 @@
-"""From a field to a mesh: the isosurface whose pictures are most like the field's own."""
+"""Turn a field into a mesh: the isosurface whose pictures are most like the field's own."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ class Views:
     background: Tensor  # [3]
 
     def compare(self, mesh: Mesh) -> Likeness:
-        """How much a mesh looks like the field."""
+        """Compare pictures of a mesh with the field's."""
         return likeness(self._look(mesh), self.pictures)
 
     def error(self, mesh: Mesh) -> float:
-        """How unlike the field a mesh looks: 1 for each of WANTED_IOU and WANTED_PSNR just met.
+        """Say how unlike the field a mesh looks: 2 if WANTED_IOU and WANTED_PSNR are just met.
 
-        A mesh without colours is compared in its opacity instead.
+        Of a mesh without colours the opacity is compared instead of the colour.
         """
         seen = self._look(mesh)
         outline = 1 - likeness(seen, self.pictures).iou
@@ -105,7 +105,7 @@ class Views:
 
 
 def likeness(seen: RenderOutput, truth: RenderOutput) -> Likeness:
-    """PSNR of the colours and intersection over union of what is more than half opaque."""
+    """Compute the PSNR of the colours, and the IoU of what is more than half opaque."""
     error = float(F.mse_loss(seen.rgb, truth.rgb))
     a, b = seen.opacity > 0.5, truth.opacity > 0.5
     union = int((a | b).sum())
@@ -115,7 +115,7 @@ def likeness(seen: RenderOutput, truth: RenderOutput) -> Likeness:
 
 @torch.no_grad()
 def views_of(scene: Visible, *, views: int = 9, size: int = 96) -> Views:
-    """Pictures of a scene from around it, at the heights of ELEVATIONS_DEG in turn."""
+    """Render a scene from around it, at the heights of ELEVATIONS_DEG in turn; size² pixels."""
     ring = [
         orbit(views, size, elevation_deg=e, start_deg=360 / views / 3)[i :: len(ELEVATIONS_DEG)]
         for i, e in enumerate(ELEVATIONS_DEG)
@@ -130,7 +130,7 @@ def views_of(scene: Visible, *, views: int = 9, size: int = 96) -> Views:
 
 @torch.no_grad()
 def isosurface(field: Radiance, views: Views, *, resolution: int = 128) -> Isosurface:
-    """The mesh at the density whose mesh looks most like the field's pictures.
+    """Find the density at which the field's mesh looks most like its pictures, and that mesh.
 
     The density is looked up once, at the corners of resolution³ cells (an even number a side) of
     [-1, 1]³, where the field is occupied.
@@ -185,11 +185,11 @@ def colors_at(field: Radiance, points: Tensor) -> Tensor:
 
 
 def surface_color(field: Radiance) -> Callable[[Tensor, Tensor], Tensor]:
-    """What a field shows to someone who looks at its surface squarely.
+    """Make a function that gives the colours of a field's surface as its pictures show them.
 
-    A function of points and outward unit normals, [N, 3] each, to sRGB [N, 3]: the field's colour
-    composited along the normal from just outside to just inside, as its pictures are, instead of
-    at the one point where the surface was put.
+    It maps points and outward unit normals, [N, 3] each, to sRGB [N, 3]. The field's colour is
+    composited along the normal from OUTSIDE to INSIDE the surface, as in a picture, instead of
+    looked up at the one point where the surface was put.
     """
 
     @torch.no_grad()
@@ -211,7 +211,7 @@ def surface_color(field: Radiance) -> Callable[[Tensor, Tensor], Tensor]:
 def _best(
     levels: list[float], make: Callable[[float], Mesh | None], views: Views
 ) -> tuple[float, Mesh]:
-    """The level, of those given, whose mesh looks most like the field, and that mesh."""
+    """Choose the level whose mesh looks most like the field. EmptySceneError if none has a mesh."""
     found: tuple[float, float, Mesh] | None = None
     for level in levels:
         mesh = make(level)
@@ -225,7 +225,7 @@ def _best(
 
 
 def _mesh(field: Radiance, grid: Tensor, level: float) -> Mesh | None:
-    """The isosurface of logarithms of density at a level, or None where there is none."""
+    """Mesh the logarithms of density [P, P, P] at a level; None where there is no surface."""
     vertices, faces = mcubes.marching_cubes(fill(F.pad(grid, (1,) * 6, value=EMPTY), level), level)
     if len(faces) == 0:
         return None
@@ -240,7 +240,7 @@ def _mesh(field: Radiance, grid: Tensor, level: float) -> Mesh | None:
 
 
 def smooth_logs(density: Tensor) -> Tensor:
-    """Logarithms of a grid of densities, at least EMPTY, with the grain of single cells blurred.
+    """Take logarithms of densities [P, P, P], at least EMPTY, and blur the grain of single cells.
 
     Densities are exponentials: between two points their logarithms are the straighter line.
     """
@@ -258,7 +258,7 @@ def _around(padding: list[int]) -> list[int]:
 
 
 def fill(logs: Tensor, level: float) -> Array:
-    """The grid with what nobody can see from outside made solid, for marching cubes at `level`.
+    """Make solid what cannot be seen from outside, for marching cubes of logs [P, P, P] at `level`.
 
     The inside of a field is noise that no picture has ever tested. Everything below the level that
     cannot be reached from outside through gaps of at least two cells becomes solid.
@@ -270,7 +270,7 @@ def fill(logs: Tensor, level: float) -> Array:
 
 
 def _grown(mask: Tensor) -> Tensor:
-    """[X, Y, Z] bool with the neighbours, also the diagonal ones, of what is marked."""
+    """Mark the neighbours, also the diagonal ones, of what is marked in [X, Y, Z] bool."""
     for axis in range(3):
         whole, size = mask.clone(), mask.shape[axis]
         whole.narrow(axis, 1, size - 1).logical_or_(mask.narrow(axis, 0, size - 1))

@@ -1,4 +1,4 @@
-"""Where a given mesh stood, and how it comes into the unit ball and back."""
+"""Where a given mesh stood: moves it into the unit ball and back."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Placement:
     scale: float = 1.0
 
     def into(self, mesh: Mesh) -> Mesh:
-        """A mesh of its own place, in ours."""
+        """Move a mesh from where it stood into the unit ball."""
         turned = mesh.vertices.double() @ self._turn().T
         unit = (turned - torch.tensor(self.center, dtype=torch.float64)) * self.scale
         return replace(mesh, vertices=unit.float())
 
     def out(self, mesh: Mesh) -> Mesh:
-        """The way back."""
+        """Move a mesh from the unit ball back to where it stood."""
         center = torch.tensor(self.center, dtype=torch.float64)
         place = (mesh.vertices.double() / self.scale + center) @ self._turn()
         return replace(mesh, vertices=place.float())

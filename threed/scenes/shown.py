@@ -1,4 +1,4 @@
-"""Pictures of a painted surface, as its stages of a run look at it."""
+"""Pictures of a painted surface for a stage of a run: in pieces, and under a lamp if asked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def show(
     background: Tensor | None,
     budget: int,
 ) -> RenderOutput:
-    """`renderers.raster.render` in pieces of at most `budget` pixels, or one view.
+    """Call `renderers.raster.render` on pieces of at most `budget` pixels, or of one view.
 
     More pieces than one compute a gradient's intermediate values twice instead of keeping them.
     The pieces do not change the picture.
@@ -60,10 +60,11 @@ def lit(
     cameras: Cameras,
     generator: torch.Generator | None,
 ) -> Shade:
-    """The paint, and with a generator a lamp on it, up to `shading` of its brightness.
+    """Make a shade that shows the paint, with a generator under a lamp.
 
-    A new lamp a step, within CONE of the middle of the cameras, and a new strength, uniform in
-    [0, shading] (soft shading): so the shape learns from its pictures, not the outline alone.
+    The lamp is new at each call: its direction lies within CONE of the cameras' mean position, and
+    the share of the brightness that it decides is uniform in [0, shading] (soft shading). So a
+    shape learns from all of its pictures, not from their outlines alone.
     """
     if generator is None or shading == 0:
         return lambda points, normals, towards: paint(points)
@@ -82,7 +83,7 @@ def glossy(
     cameras: Cameras,
     generator: torch.Generator | None,
 ) -> Shade:
-    """As `lit`, of a paint [N, 5] that gives colour, roughness and metallic."""
+    """Make a shade as `lit` does, for a paint [N, 5] of colour, roughness and metallic."""
     if generator is None:
         return lambda points, normals, towards: paint(points)[:, :3]
     strength, lamp = _light(shading, cameras, generator)
@@ -95,13 +96,13 @@ def glossy(
 
 
 def _light(shading: float, cameras: Cameras, generator: torch.Generator) -> tuple[float, Tensor]:
-    """How strong a lamp is, up to `shading`, and the direction [3] towards it."""
+    """Draw how strong a lamp is, up to `shading`, and the unit direction [3] towards it."""
     strength = shading * float(torch.rand((), generator=generator))
     return strength, _near(cameras.position.mean(0), generator)
 
 
 def _near(direction: Tensor, generator: torch.Generator) -> Tensor:
-    """A unit vector within CONE of a direction [3], evenly on that part of the sphere."""
+    """Draw a unit vector within CONE of a direction [3], evenly on that part of the sphere."""
     height, turn = torch.rand(2, generator=generator).tolist()
     z = 1 - height * (1 - math.cos(CONE))
     side = math.sqrt(max(0.0, 1 - z * z))

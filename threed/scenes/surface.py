@@ -68,7 +68,7 @@ class Surface(nn.Module):
             )
 
     def march(self) -> tetrahedra.Marched:
-        """The surface as it is, with gradients to distances and moves; NoSurfaceError if none."""
+        """Mesh the surface, with gradients to distances and moves; NoSurfaceError if none."""
         cell = 2 / self.settings.grid
         places = self.points + tetrahedra.MOVE * cell * torch.tanh(self.move)
         if self.weights is not None:
@@ -110,7 +110,7 @@ class Surface(nn.Module):
 
     @torch.no_grad()
     def solid(self) -> Mesh:
-        """The surface as a mesh without colours."""
+        """Mesh the surface, without colours and without gradients, on the CPU."""
         found = self.march()
         return Mesh(found.vertices.float().cpu(), found.faces.cpu())
 
@@ -125,7 +125,7 @@ class Surface(nn.Module):
         self.paint.copy(spots, colors)
 
     def update_occupancy(self, step: int, generator: torch.Generator) -> None:
-        """Nothing: where a surface is, it knows."""
+        """Do nothing: a surface has no grid of empty cells to keep up to date."""
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: the paint's, and the shape at shape_lr times lr."""

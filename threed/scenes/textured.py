@@ -59,7 +59,7 @@ class Textured(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Everything, the mesh included, whatever its size."""
+        """Load a state with its mesh, which may be of another size than the one that is here."""
         for name in SHAPE:
             setattr(self, name, state_dict[name].to(self.vertices.device))
         return super().load_state_dict(state_dict, strict, assign)
@@ -109,7 +109,7 @@ class Textured(nn.Module):
         self.paint.copy(spots, colors)
 
     def update_occupancy(self, step: int, generator: torch.Generator) -> None:
-        """Nothing: where a mesh is, it knows."""
+        """Do nothing: a mesh has no grid of empty cells to keep up to date."""
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: the paint's."""
