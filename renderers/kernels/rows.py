@@ -1,9 +1,11 @@
 """Reading and adding whole rows of a table in numba: all features of a row are one vector.
 
-Numba makes one load for each feature, or gathers feature by feature, which costs up to twice the
-time (`benchmarks/kernels.py`, hash encoding). Here LLVM is told what is meant. Corner k of point p
-is row `row[k * block + p]` of the table, as `field_cpu._locate` leaves it; a point's place in its
-cell is `part[axis * block + p]`.
+Numba loads feature by feature; here LLVM is told what is meant. What that gains, by
+`python benchmarks/rows.py`, over all calls of a default run: plain numba takes 1.6 times the
+processor time forwards and 1.3 times backwards, and the whole run 4.7 % more.
+
+Corner k of point p is row `row[k * block + p]` of the table, as `field_cpu._locate` leaves it; a
+point's place in its cell is `part[axis * block + p]`.
 """
 
 from __future__ import annotations
