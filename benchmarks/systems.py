@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.plans import read_regions
 from threed.systems.control import rpg, self_guidance
 from threed.systems.editing import prompt_to_prompt
+from threed.systems.system import Guide
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.measure import pixels, turntable
 from threed.toybox.judge.net import load_judge
@@ -72,7 +72,13 @@ def prompt_to_prompt_recolours(backbone: Backbone, count: int, sheet: Path | Non
     rows, hits, fresh_hits, kinds = [], [], [], []
     for kind, old, new, seed in recolours(count):
         source, prompt = f"a {old} {kind}", f"a {new} {kind}"
-        score = prompt_to_prompt.build(backbone, prompt, source, scale=SCALE, blend=(kind,))
+        score = prompt_to_prompt.build(
+            backbone,
+            prompt,
+            source,
+            words=prompt_to_prompt.Words(blend=(kind,)),
+            guide=Guide(SCALE),
+        )
         pair = paint(backbone, Ready(score, rows=2), steps=STEPS, seed=seed)
         fresh = make_images(backbone, prompt, steps=STEPS, guidance_scale=SCALE, seed=seed)
         rows.append(torch.cat([pair, fresh]).cpu())
@@ -112,7 +118,9 @@ def self_guidance_moves(backbone: Backbone, count: int, sheet: Path | None) -> S
     """Single toys that are moved, and one toy of two: how far their centre is from the target."""
     rows, errors, moves, others = [], [], [], []
     for i, (prompt, word, colors, shift) in enumerate(movings(count)):
-        score = self_guidance.build(backbone, prompt, move=((word, shift),), scale=SCALE)
+        score = self_guidance.build(
+            backbone, prompt, asked=self_guidance.Asked(move=((word, shift),)), guide=Guide(SCALE)
+        )
         pair = paint(backbone, Ready(score, rows=2), steps=STEPS, seed=i).cpu()
         rows.append(pair)
         if len(colors) == 1:
@@ -191,14 +199,17 @@ def regional(backbone: Backbone, asked: Sequence[Asked], sheet: Path | None) -> 
     Every region is as large as the pictures that the backbone knows.
     """
     side, judge = backbone.image_size, load_judge(WEIGHTS / "judge")
-    ways: dict[str, dict[str, Any]] = {"the prompt alone": {"base_ratio": 1.0},
-                                       **{way: {"way": way} for way in rpg.WAYS}}  # fmt: skip
+    ways = {
+        "the prompt alone": rpg.Knobs(base_ratio=1.0),
+        "attention": rpg.Knobs(way="attention"),
+        "latents": rpg.Knobs(way="latents"),
+    }
     made: dict[str, list[Tensor]] = {name: [] for name in ways}
     for i, (layout, prompt, toys) in enumerate(asked):
         split, (columns, rows) = LAYOUTS[layout]
         plan = read_regions(prompt, [named(*toy) for toy in toys], split)
         for name, knobs in ways.items():
-            ready = Ready(rpg.build(backbone, plan, scale=SCALE, **knobs))
+            ready = Ready(rpg.build(backbone, plan, guide=Guide(SCALE), knobs=knobs))
             size = columns * side, rows * side
             picture = paint(backbone, ready, steps=STEPS, seed=i, size=size).cpu()
             cells = picture[0].unfold(1, side, side).unfold(2, side, side)

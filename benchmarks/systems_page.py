@@ -19,7 +19,9 @@ import torch
 
 from benchmarks.common import head, row
 from threed.diffusion.images import save_image
-from threed.systems import SYSTEMS, System
+from threed.settings.base import describe
+from threed.systems.system import System
+from threed.systems.table import SYSTEMS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "systems.md"
@@ -134,7 +136,7 @@ def section(system: System) -> str:
         f"- `--{item.name}`{' (needed)' if item.required else ''}: {item.about}\n"
         for item in system.inputs
     )
-    knobs = ", ".join(f"`{name}={value}`" for name, value in system.knobs().items())
+    knobs = ", ".join(f"`{knob.name}={knob.default}`" for knob in describe(system.knobs))
     picture = picture or "\n"
     return (
         f"## {system.name}\n\n{system.claim[0].upper()}{system.claim[1:]}. {system.paper}, "

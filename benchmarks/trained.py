@@ -28,6 +28,7 @@ from threed.diffusion.parts.clip import Clip, clip_of
 from threed.systems.control import controlnet, uni_controlnet
 from threed.systems.editing import instruct_pix2pix
 from threed.systems.editing.edit_pairs import Triple, likeness
+from threed.systems.system import Guide
 from threed.toybox.family.mix import truths
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import Judge, load_judge
@@ -71,7 +72,12 @@ def edited(backbone: Backbone, unet: Any, edits: Sequence[DrawnEdit], image_scal
         before = torch.stack([picture(drawn.before) for drawn in part])
         words = [drawn.edit.instruction for drawn in part]
         guided = instruct_pix2pix.build(
-            backbone, words, before, unet, text_scale=SCALE, image_scale=image_scale
+            backbone,
+            words,
+            before,
+            unet,
+            guide=Guide(SCALE),
+            knobs=instruct_pix2pix.Knobs(image_scale=image_scale),
         )
         made.append(paint(backbone, Ready(guided), n=len(part), steps=STEPS, seed=first))
     return torch.cat(made)
@@ -215,10 +221,17 @@ def edges_followed(backbone: Backbone, options: Options) -> Scores:
     wanted = maps("edges", views)
 
     def with_strength(strength: float) -> Tensor:
-        return painted(backbone, prompts, lambda part: controlnet.build(
-            backbone, prompts[part], [controlnet.Given(net, wanted[part])], scale=SCALE,
-            strength=strength,
-        ))  # fmt: skip
+        return painted(
+            backbone,
+            prompts,
+            lambda part: controlnet.build(
+                backbone,
+                prompts[part],
+                [controlnet.Given(net, wanted[part])],
+                guide=Guide(SCALE),
+                knobs=controlnet.Knobs(strength=strength),
+            ),
+        )
 
     made, free = with_strength(1.0), with_strength(0.0)
     real = torch.stack([picture(view) for view in views])
@@ -248,9 +261,17 @@ def all_in_one(backbone: Any, options: Options) -> Scores:
     rows, scores = [edge, near], {}
 
     def told(which: Any, given: dict[str, Tensor]) -> Tensor:
-        return painted(backbone, prompts, lambda part: uni_controlnet.build(
-            backbone, prompts[part], which, {k: v[part] for k, v in given.items()}, scale=SCALE,
-        ))  # fmt: skip
+        return painted(
+            backbone,
+            prompts,
+            lambda part: uni_controlnet.build(
+                backbone,
+                prompts[part],
+                which,
+                {k: v[part] for k, v in given.items()},
+                guide=Guide(SCALE),
+            ),
+        )
 
     cases = {"both": {"edges": edge, "depth": near}, "edges alone": {"edges": edge},
              "depth alone": {"depth": near}, "nothing": {}}  # fmt: skip
@@ -281,9 +302,13 @@ def content_shown(backbone: Backbone, adapters: Any, views: Sequence[View], clip
     """Pictures of a picture's content and no text: colour and kind as the judge reads them."""
     features = clip.images(torch.stack([picture(view) for view in views]))
     empty = [""] * len(views)
-    made = painted(backbone, empty, lambda part: uni_controlnet.build(
-        backbone, empty[part], adapters, content=features[part], scale=SCALE
-    ))  # fmt: skip
+    made = painted(
+        backbone,
+        empty,
+        lambda part: uni_controlnet.build(
+            backbone, empty[part], adapters, content=features[part], guide=Guide(SCALE)
+        ),
+    )
     rows.append(made)
     verdict = load_judge(WEIGHTS / "judge").read(made)
     toys: list[Any] = [view.scene.subject for view in views]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import replace
 
 import torch
@@ -10,35 +9,10 @@ from torch import Tensor
 
 from guidance.views import NEGATIVES, Blend, negative_weights, shares
 from threed.core.cameras import VIEWS, Cameras
-from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import KNOWN
 from threed.diffusion.condition import Condition
 from threed.diffusion.score import Score, cfg, perp_neg, rescaled, score
-
-MAX_LENGTH = 1000  # characters; models read a few hundred at most
-
-
-def check_prompt(prompt: str) -> str:
-    """The prompt without the blanks around it. InputError if it cannot be meant.
-
-    Any script is fine; empty, longer than MAX_LENGTH characters, or with control characters is not.
-    """
-    stripped = prompt.strip()
-    if not stripped:
-        raise InputError('the prompt is empty; say what to make, such as "a red mug"')
-    if len(stripped) > MAX_LENGTH:
-        raise InputError(
-            f"the prompt has {len(stripped):,} characters; at most {MAX_LENGTH:,} are allowed "
-            "(a model reads about 300)"
-        )
-    for place, character in enumerate(stripped):
-        if unicodedata.category(character) in ("Cc", "Cs"):
-            raise InputError(
-                f"the prompt holds a control character (U+{ord(character):04X}, at position "
-                f"{place + 1}); remove it"
-            )
-    return stripped
 
 
 def prompt_warnings(backbone: Backbone, prompt: str) -> list[str]:

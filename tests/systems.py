@@ -6,12 +6,13 @@ A new system joins by one entry of CASES.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from threed.core.pictures import Size
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.inversion import Nulls, levels
 from threed.diffusion.paint import Ready
@@ -19,9 +20,11 @@ from threed.diffusion.parts.channels import widened
 from threed.diffusion.parts.control import new_controlnet
 from threed.diffusion.parts.local_adapter import LocalAdapter
 from threed.diffusion.parts.plans import Plan, Region
+from threed.diffusion.parts.uni_adapters import Adapters
 from threed.diffusion.score import Score, cfg, dual_cfg, score
 from threed.systems.control import controlnet, rpg, self_guidance, uni_controlnet
 from threed.systems.editing import instruct_pix2pix, prompt_to_prompt
+from threed.systems.system import Guide, Request, System
 
 Leaf = tuple[Tensor, Score]
 
@@ -35,6 +38,29 @@ class Case:
     plain: Callable[[Backbone], Score]  # ... so that this is the same Score
     gradient: Callable[[Backbone], Leaf] | None = None  # an input that learns through the Score
     gentle: Callable[[Backbone], Ready] | None = None  # the typical one where that is at its limits
+
+
+def asked(
+    prompt: str, size: Size = 64, guide: Guide = Guide(), knobs: Any = None, steps: int = 30,
+    **inputs: Any,
+) -> Request:  # fmt: skip
+    """A request; inputs that are said once may be given by themselves."""
+    given = {name: value if isinstance(value, tuple) else (value,)
+             for name, value in inputs.items()}  # fmt: skip
+    return Request(prompt, guide, steps, size, given, knobs)
+
+
+def telling(request: Request, **inputs: Any) -> Request:
+    """The request with other inputs; None takes one away."""
+    other = asked(request.prompt, **{k: v for k, v in inputs.items() if v is not None}).inputs
+    kept = {name: value for name, value in request.inputs.items() if name not in inputs}
+    return replace(request, inputs={**kept, **other})
+
+
+def prepared(system: System, backbone: Backbone, request: Request) -> Ready:
+    """What a system makes of a request, with the weights that it loads for it."""
+    system.check(request)
+    return system.prepare(backbone, request, system.load(backbone, request))
 
 
 def sampled(backbone: Backbone, *prompts: str, scale: float = 5.0) -> Score:
@@ -77,17 +103,29 @@ def _instructed(backbone: Backbone, *, taught: bool, image_scale: float) -> Read
         unet.conv_in.weight[:, 4:] = 0.1 * unet.conv_in.weight[:, :4]
     return Ready(
         instruct_pix2pix.build(
-            backbone, "a red mug", _picture(backbone), unet, text_scale=5.0,
-            image_scale=image_scale,
+            backbone,
+            "a red mug",
+            _picture(backbone),
+            unet,
+            guide=Guide(5.0),
+            knobs=instruct_pix2pix.Knobs(image_scale=image_scale),
         )
-    )  # fmt: skip
+    )
 
 
 def _controlled(backbone: Backbone, strength: float, hint: Tensor | None = None) -> Ready:
     base: Any = backbone
     hint = _picture(backbone) if hint is None else hint
     given = controlnet.Given(_taught(lambda: new_controlnet(base)), hint)
-    return Ready(controlnet.build(backbone, "a red mug", [given], scale=5.0, strength=strength))
+    return Ready(
+        controlnet.build(
+            backbone,
+            "a red mug",
+            [given],
+            guide=Guide(5.0),
+            knobs=controlnet.Knobs(strength=strength),
+        )
+    )
 
 
 def _learned_hint(backbone: Backbone) -> Leaf:
@@ -97,17 +135,26 @@ def _learned_hint(backbone: Backbone) -> Leaf:
 
 def _divided(backbone: Backbone, base_ratio: float) -> Ready:
     halves = Region("a red mug", (0, 0, 0.5, 1)), Region("a blue hat", (0.5, 0, 1, 1))
-    return Ready(rpg.build(backbone, Plan("a red mug", halves), base_ratio=base_ratio))
+    return Ready(
+        rpg.build(backbone, Plan("a red mug", halves), knobs=rpg.Knobs(base_ratio=base_ratio))
+    )
 
 
 def _adapted(backbone: Backbone, strength: float) -> Ready:
     """A map only: tokens of a global adapter that has learned nothing are no direction to go in."""
     base: Any = backbone
     local = _taught(lambda: LocalAdapter(base, 2))
-    adapters = uni_controlnet.Adapters(("edges", "depth"), local)
+    adapters = Adapters(("edges", "depth"), local)
     maps = {"depth": _picture(backbone)}
     return Ready(
-        uni_controlnet.build(backbone, "a red mug", adapters, maps, scale=5.0, strength=strength)
+        uni_controlnet.build(
+            backbone,
+            "a red mug",
+            adapters,
+            maps,
+            guide=Guide(5.0),
+            knobs=uni_controlnet.Knobs(strength=strength),
+        )
     )
 
 
@@ -121,13 +168,19 @@ CASES = {
     "prompt_to_prompt": Case(
         typical=lambda backbone: Ready(
             prompt_to_prompt.build(
-                backbone, "a blue mug", "a red mug", blend=("mug",), weigh=(("blue", 2.0),)
+                backbone,
+                "a blue mug",
+                "a red mug",
+                words=prompt_to_prompt.Words(blend=("mug",), weigh=(("blue", 2.0),)),
             ),
             rows=2,
         ),
         neutral=lambda backbone: Ready(
             prompt_to_prompt.build(
-                backbone, "a blue mug", "a red mug", cross_replace=0.0, self_replace=0.0
+                backbone,
+                "a blue mug",
+                "a red mug",
+                knobs=prompt_to_prompt.Knobs(cross_replace=0.0, self_replace=0.0),
             ),
             rows=2,
         ),
@@ -158,12 +211,19 @@ CASES = {
     "self_guidance": Case(
         typical=lambda backbone: Ready(
             self_guidance.build(
-                backbone, "a red mug", move=(("mug", (0.2, 0.0)),), resize=(("mug", 0.5),)
+                backbone,
+                "a red mug",
+                asked=self_guidance.Asked(move=(("mug", (0.2, 0.0)),), resize=(("mug", 0.5),)),
             ),
             rows=2,
         ),
         neutral=lambda backbone: Ready(
-            self_guidance.build(backbone, "a red mug", move=(("mug", (0.2, 0.0)),), strength=0.0),
+            self_guidance.build(
+                backbone,
+                "a red mug",
+                asked=self_guidance.Asked(move=(("mug", (0.2, 0.0)),)),
+                knobs=self_guidance.Knobs(strength=0.0),
+            ),
             rows=2,
         ),
         plain=lambda backbone: sampled(backbone, "a red mug", "a red mug"),
@@ -172,9 +232,8 @@ CASES = {
             self_guidance.build(
                 backbone,
                 "a red mug",
-                move=(("mug", (0.2, 0.0)),),
-                resize=(("mug", 0.5),),
-                strength=0.1,
+                asked=self_guidance.Asked(move=(("mug", (0.2, 0.0)),), resize=(("mug", 0.5),)),
+                knobs=self_guidance.Knobs(strength=0.1),
             ),
             rows=2,
         ),

@@ -84,7 +84,7 @@ def test_mistakes_are_refused(
     assert_refused(threed("repair", two, "--out", out, "--timeout", 0), "timeout must be above 0")
     answer = threed("repair", two, "--out", out, "--solid", "perhaps")
     assert answer.status == 2
-    assert "'perhaps' is not one of" in answer.err
+    assert "solid must be one of auto, never, poisson, wrap, got 'perhaps'" in answer.err
     monkeypatch.setattr(meshlab, "installed", lambda: False)
     assert_refused(threed("repair", two, "--out", out), "pip install 'threed[repair]'")
     assert not out.exists()

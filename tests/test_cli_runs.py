@@ -33,7 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     calls: list[dict[str, Any]] = []
 
     class Made:
-        folder = tmp_path
+        folder, glb = tmp_path, tmp_path / "asset.glb"
 
     def note(*words: Any, **options: Any) -> type[Made]:
         calls.append({"words": words, **options})

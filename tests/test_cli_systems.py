@@ -14,7 +14,7 @@ from tests import tiny
 from tests.test_cli import Answer, assert_refused
 from threed.apps.cli import main as cli
 from threed.diffusion.images import save_image
-from threed.systems import SYSTEMS
+from threed.systems.table import SYSTEMS
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file
-from typer.testing import CliRunner, Result
 
 from tests.tiny import tiny_folder
 from threed.apps.cli.main import app
@@ -19,8 +19,9 @@ from threed.diffusion.parts.channels import opened
 from threed.diffusion.parts.local_adapter import LocalAdapter
 from threed.diffusion.parts.uni_adapters import load, save
 from threed.learning.data import ExamplesWarning, write_examples
-from threed.systems import SYSTEMS
-from threed.systems.lessons import LESSONS, find_lesson, kinds_of, read_options
+from threed.settings.base import read_words
+from threed.systems.control.uni_controlnet import Options
+from threed.systems.table import SYSTEMS, find_training
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +148,15 @@ def test_a_training_goes_on_from_weights_of_before(
         assert json.loads(settings)["weights"] == str(first)
     with pytest.raises(InputError, match="was taught the maps edges, in this order; go on with"):
         train("uni_controlnet", data, tmp_path / "c", backbone, "kinds=image", "--weights", first)
-    lesson, model = find_lesson("uni_controlnet"), load_backbone(str(backbone), device="cpu")
+    training, model = find_training("uni_controlnet"), load_backbone(str(backbone), device="cpu")
     with pytest.raises(InputError, match="holds no global adapter to go on from"):
-        lesson.load(model, first, {**lesson.options, "part": "global"})
+        training.load(model, first, Options(part="global"))
 
 
 def test_toyboxs_own_examples_are_drawn_once(
     backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("threed.apps.cli.toybox.WORK", tmp_path / "work")
+    monkeypatch.setattr("threed.runs.train.WORK", tmp_path / "work/examples")
     result = train("controlnet", "toybox", tmp_path / "a", backbone, "--drawn", 3)
     assert "drawn 3 of 3 examples" in result.stderr
     assert "M parameters, 3 examples" in result.stderr
@@ -178,35 +179,37 @@ def test_bad_folders_are_refused_and_bad_pictures_skipped(
 
 def test_what_cannot_be_taught_is_refused(backbone: Path, data: Path, tmp_path: Path) -> None:
     for words, message in (
-        (("controlnot",), "there is no system 'controlnot'; the nearest is 'controlnet'"),
-        (("controlnet", "kinds=a"), "kinds=a: training 'controlnet' has no such option; it has ki"),
+        (("controlnot",), "there is no system 'controlnot'; did you mean 'controlnet'"),
+        (
+            ("controlnet", "kinds=a"),
+            "training of system 'controlnet': kinds: no such setting; did you mean 'kind'",
+        ),
         (("controlnet", "kind=depth"), "line 1, says no depth; each example needs image, depth, t"),
-        (("uni_controlnet", "part=all"), "part must be local or global, got 'all'"),
-        (("uni_controlnet", "kinds=a,,b"), "kinds must name each map once, as in edges,depth; got"),
-        (("controlnet", "--steps", 0), "steps must be at least 1, got 0"),
+        (("uni_controlnet", "part=all"), "part must be one of local, global, got 'all'"),
+        (
+            ("uni_controlnet", "kinds=a,,b"),
+            "kinds: must name each map once, as in edges,depth; got",
+        ),
+        (("controlnet", "--steps", 0), "steps must be a whole number at least 1, or null, got 0"),
     ):
         with pytest.raises(InputError, match=message):
             train(str(words[0]), data, tmp_path / "out", backbone, *words[1:])
-    result = train("controlnet", data, tmp_path / "out", backbone, "--precision", "fp8")
-    assert result.exit_code == 2
-    assert "--precision must be no, bf16 or fp16, got fp8" in result.stderr
-    result = train("controlnet", data, tmp_path / "out", backbone, "--precision", "fp16")
-    assert result.exit_code == 2
-    assert "--precision fp16 needs a GPU" in result.stderr
+    for precision, message in (
+        ("fp8", "precision must be one of no, bf16, fp16"), ("fp16", "precision fp16 needs a GPU"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            train("controlnet", data, tmp_path / "out", backbone, "--precision", precision)
 
 
-def test_a_system_that_learns_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(LESSONS, "controlnet")
-    with pytest.raises(
-        InputError, match="'controlnet' has nothing to train; instruct_pix2pix, uni"
-    ):
-        find_lesson("controlnet")
+def test_a_system_that_learns_nothing_says_so() -> None:
+    with pytest.raises(InputError, match="'rpg' has nothing to train; instruct_pix2pix, contr"):
+        find_training("rpg")
 
 
-def test_every_lesson_is_of_a_system_that_trains() -> None:
-    assert set(LESSONS) <= set(SYSTEMS)
-    assert all(SYSTEMS[name].trains != "nothing" for name in LESSONS)
-    options = read_options("uni_controlnet", ["dropout=false", "kinds=edges, depth"])
-    assert options == {"part": "local", "kinds": "edges, depth", "dropout": False}
-    assert kinds_of(options) == ("edges", "depth")
-    assert kinds_of({**options, "part": "global"}) == ()
+def test_every_system_that_trains_says_how() -> None:
+    for system in SYSTEMS.values():
+        assert (system.training is None) == (system.trains == "nothing")
+    options = read_words(Options, ["dropout=false", "kinds=edges, depth"])
+    assert (options.part, options.kinds, options.dropout) == ("local", "edges, depth", False)
+    assert options.maps == ("edges", "depth")
+    assert Options(part="global").maps == ()

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidance.prompts import Prompts, check_prompt, prompt_warnings
+from guidance.prompts import Prompts, prompt_warnings
 from guidance.views import negative_weights, shares
 from tests.tiny import tiny_folder
 from threed.core.cameras import Cameras, at
 from threed.core.errors import InputError
+from threed.core.words import check_prompt
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition

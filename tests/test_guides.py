@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from guidance import Frozen
 from guidance.dreamflow import DreamFlow

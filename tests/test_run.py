@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from threed.core.errors import InputError
+from threed.core.files import default_folder
 from threed.runs import folder as runs
-from threed.runs.folder import Checkpoint, RunFolder, RunWarning, default_folder
+from threed.runs.folder import Checkpoint, RunFolder, RunWarning
 from threed.settings.run import Run
 
 

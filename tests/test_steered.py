@@ -15,6 +15,7 @@ from guidance import Frozen
 from guidance.prompts import Prompts
 from guidance.sds import SDS
 from tests import tiny
+from tests.systems import asked
 from threed.core.cameras import Cameras, orbit
 from threed.core.errors import InputError
 from threed.core.schedule import constant
@@ -27,7 +28,6 @@ from threed.runs.generate import generate, resume
 from threed.runs.guide import make_guide
 from threed.runs.steer import (
     LARGEST,
-    PICTURED,
     Pictured,
     Steered,
     kept,
@@ -35,7 +35,6 @@ from threed.runs.steer import (
     read_steering,
     reference,
     settled,
-    turn,
 )
 from threed.settings.asset import AssetSettings
 from threed.settings.base import replace
@@ -43,8 +42,10 @@ from threed.settings.presets import parse_run
 from threed.settings.run import Run, SystemSettings
 from threed.settings.scenes import FieldSettings
 from threed.settings.stage import Stage
-from threed.systems import Request
 from threed.systems.control import rpg
+from threed.systems.inputs import PICTURED, View
+from threed.systems.system import Guide
+from threed.systems.table import SYSTEMS
 
 SMALL = FieldSettings(
     levels=3, start_levels=3, log2_table=10, max_resolution=24, hidden=16, samples=24, occupancy=12
@@ -98,43 +99,48 @@ def noisy(n: int) -> tuple[Tensor, Tensor]:
 
 
 def test_left_is_right_from_behind_and_nothing_from_the_side() -> None:
-    request = Request("a cup and a hat", split="1,1", region=("a cup", "a hat"))
-    front = turn(request, "front", ", front view")
-    back = turn(request, "back", ", back view")
+    request = rpg.settle(asked("a cup and a hat", split="1,1", region=("a cup", "a hat")))
+    front = rpg.SYSTEM.of_view(request, View("front", ", front view"))
+    back = rpg.SYSTEM.of_view(request, View("back", ", back view"))
     assert front is not None
     assert back is not None
-    assert rpg.planned(front) == split_plan(
+    assert rpg.plan_of(front) == split_plan(
         "a cup and a hat, front view", "1,1", ["a cup, front view", "a hat, front view"]
     )
-    assert [r.box[0] for r in rpg.planned(back).regions] == [0.5, 0]
-    assert turn(request, "side", "") is None
-    assert turn(request, "overhead", "") is None
-    rows = dataclasses.replace(request, split="1;1")
-    assert turn(rows, "side", "") is not None
-    assert turn(rows, "overhead", "") is None
+    assert [r.box[0] for r in rpg.plan_of(back).regions] == [0.5, 0]
+    assert rpg.SYSTEM.of_view(request, View("side")) is None
+    assert rpg.SYSTEM.of_view(request, View("overhead")) is None
+    rows = rpg.settle(asked("a cup and a hat", split="1;1", region=("a cup", "a hat")))
+    assert rpg.SYSTEM.of_view(rows, View("side")) is not None
+    assert rpg.SYSTEM.of_view(rows, View("overhead")) is None
 
 
 def test_moves_turn_with_the_view() -> None:
-    request = Request("a ball", move=(("ball", (0.2, 0.1)),))
-    moves = {view: told and told.move for view in ("front", "back", "side", "overhead")
-             for told in [turn(request, view, "")]}  # fmt: skip
+    of_view = SYSTEMS["self_guidance"].of_view
+    request = asked("a ball", move=(("ball", (0.2, 0.1)),))
+    moves = {view: told and told.all("move") for view in ("front", "back", "side", "overhead")
+             for told in [of_view(request, View(view))]}  # fmt: skip
     assert moves == {
         "front": (("ball", (0.2, 0.1)),), "back": (("ball", (-0.2, 0.1)),),
         "side": (("ball", (0.0, 0.1)),), "overhead": None,
     }  # fmt: skip
-    assert turn(Request("a ball", move=(("ball", (0.2, 0.0)),)), "side", "") is None
+    assert of_view(asked("a ball", move=(("ball", (0.2, 0.0)),)), View("side")) is None
 
 
 def test_pictures_hold_for_the_camera_that_took_them() -> None:
-    request = Request("a ball", control=(("edges", Path("e.png")),))
-    assert turn(request, "front", "") is None
-    told = turn(request, PICTURED, ", front view")
+    system = SYSTEMS["controlnet"]
+    request = asked("a ball", control=(("edges", Path("e.png")),))
+    assert system.of_view(request, View("front")) is None
+    assert system.is_pictured(request)
+    told = system.of_view(request, View(PICTURED, ", front view"))
     assert told == dataclasses.replace(request, prompt="a ball, front view")
 
 
 def test_both_prompts_are_told_the_view() -> None:
-    told = turn(Request("a blue cup", source="a red cup"), "side", ", side view")
-    assert told == Request("a blue cup, side view", source="a red cup, side view")
+    system, request = SYSTEMS["prompt_to_prompt"], asked("a blue cup", source="a red cup")
+    told = system.of_view(request, View("side", ", side view"))
+    assert told == asked("a blue cup, side view", source="a red cup, side view")
+    assert not system.is_pictured(request)
 
 
 # whose Score guides
@@ -148,9 +154,10 @@ def test_each_view_gets_its_own_score(backbone: StableDiffusion) -> None:
     noise = steered.score(cameras, 4.0)(x, t)
     ordinary = plain.score(cameras, 4.0)(x, t)
     assert torch.allclose(noise[[1, 3]], ordinary[[1, 3]], atol=1e-5)
-    plan = split_plan("a cup and a hat", "1,1", ["a cup", "a hat"])
-    for row, view, seen in ((0, "front", plan), (2, "back", plan.mirrored())):
-        own = rpg.build(backbone, seen.saying(f", {view} view"), scale=4.0)
+    for row, view, things in ((0, "front", ("cup", "hat")), (2, "back", ("hat", "cup"))):
+        told = [f"a {thing}, {view} view" for thing in things]
+        plan = split_plan(f"a cup and a hat, {view} view", "1,1", told)
+        own = rpg.build(backbone, plan, guide=Guide(4.0))
         assert torch.allclose(noise[[row]], own(x[[row]], t[[row]]), atol=1e-5)
         assert (noise[row] - ordinary[row]).abs().max() > 1e-3
 
@@ -323,12 +330,12 @@ def test_a_picture_that_is_too_large_is_not_kept(folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("system", "changes", "message"),
     [
-        (SystemSettings(name="rgp"), {}, "no system 'rgp'; the nearest is 'rpg'"),
+        (SystemSettings(name="rgp"), {}, "no system 'rgp'; did you mean 'rpg'"),
         (SystemSettings(name=None, inputs={"move": ("cup:1,0",)}), {}, "--move is for a system"),
         (SystemSettings(name="rpg", inputs={"move": ("cup:1,0",)}), {}, "takes no --move"),
         (
             SystemSettings(name="rpg", inputs={}, knobs=("base=1",)),
-            {}, "base=1: no such knob of system 'rpg'",
+            {}, "knobs of system 'rpg': base: no such setting",
         ),
         (
             SystemSettings(name="rpg", inputs={"split": ("1", "1,1")}),
@@ -364,5 +371,5 @@ def test_several_views_at_once_cannot_be_steered(tmp_path: Path) -> None:
 
 
 def test_a_system_without_a_name_is_none() -> None:
-    with pytest.raises(InputError, match=r"say which by system\.name"):
+    with pytest.raises(InputError, match=r"say which by system\.name, or --system"):
         read_steering(SystemSettings(), "a cup")

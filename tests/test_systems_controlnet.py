@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests import ldm
+from tests.systems import asked, prepared, telling
 from tests.test_diffusion_mvdream import SHAPE, base_folder
 from tests.tiny import tiny_folder
 from threed.core.errors import InputError
@@ -36,8 +37,8 @@ from threed.learning.data import read_examples, write_examples
 from threed.learning.loop import train
 from threed.learning.recipe import Recipe
 from threed.systems.control import controlnet
-from threed.systems.control.controlnet import Given
-from threed.systems.system import Request
+from threed.systems.control.controlnet import SYSTEM, Given
+from threed.systems.system import Guide, Lesson
 
 CPU = torch.device("cpu")
 PROMPT = "a red mug"
@@ -106,11 +107,16 @@ def test_a_sample_is_diffusers_sample(
                       guess_mode=guess)  # fmt: skip
     controls = [Given(net, hint, strength)
                 for net, hint, strength in zip(nets, hints, strengths)]  # fmt: skip
-    guided = controlnet.build(backbone, PROMPT, controls, scale=6.0, negative="grey", guess=guess,
-                              start=window[0], end=window[1])  # fmt: skip
+    guided = controlnet.build(
+        backbone,
+        PROMPT,
+        controls,
+        guide=Guide(6.0, "grey"),
+        knobs=controlnet.Knobs(guess=guess, start=window[0], end=window[1]),
+    )
     ours = paint(backbone, Ready(guided, start=noise), steps=5, size=32)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
-    plain = controlnet.build(backbone, PROMPT, scale=6.0, negative="grey")
+    plain = controlnet.build(backbone, PROMPT, guide=Guide(6.0, "grey"))
     without = paint(backbone, Ready(plain, start=noise), steps=5, size=32)
     assert float((ours - without).abs().max()) > 1e-3, "it made a difference"
 
@@ -130,7 +136,7 @@ def test_each_control_has_its_own_window(backbone: StableDiffusion) -> None:
     assert not like([one], 450)
     for start, end in ((0.5, 0.5), (-0.1, 1), (0, 1.5)):
         with pytest.raises(InputError, match="control must start and end within 0 and 1"):
-            controlnet.build(backbone, PROMPT, [one], start=start, end=end)
+            controlnet.build(backbone, PROMPT, [one], knobs=controlnet.Knobs(start=start, end=end))
 
 
 # ---------------------------------------------------------------- the original's files
@@ -192,7 +198,7 @@ def test_the_originals_file_has_the_published_equations(tmp_path: Path, whole: b
     if whole:
         state["model.diffusion_model.out.2.bias"] = torch.zeros(4)
     torch.save(state, tmp_path / "control.pth")
-    net = controlnet.load(backbone, tmp_path / "control.pth")
+    net = controlnet.load_net(backbone, tmp_path / "control.pth")
     x, t, hint = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.rand(2, 3, 64, 64)
     text = backbone.encode_text([PROMPT, ""])
     skips, middle = Control(backbone, Around(net), hint)(x, t, text)
@@ -206,7 +212,7 @@ def test_the_originals_file_has_the_published_equations(tmp_path: Path, whole: b
 def test_files_that_hold_no_such_net_are_refused(backbone: StableDiffusion, tmp_path: Path) -> None:
     def refused(name: str, message: str) -> None:
         with pytest.raises(InputError, match=message):
-            controlnet.load(backbone, tmp_path / name)
+            controlnet.load_net(backbone, tmp_path / name)
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     refused("other.pth", r"other.pth holds no ControlNet: no name in it begins with control_model.")
@@ -217,7 +223,7 @@ def test_files_that_hold_no_such_net_are_refused(backbone: StableDiffusion, tmp_
     (tmp_path / "empty").mkdir()
     refused("empty", r"empty/config.json is missing")
     controlnet.save(random_net(backbone), tmp_path / "net")
-    assert isinstance(controlnet.load(backbone, tmp_path / "net"), ControlNetModel)
+    assert isinstance(controlnet.load_net(backbone, tmp_path / "net"), ControlNetModel)
     config = (tmp_path / "net/config.json").read_text()
     (tmp_path / "net/config.json").write_text(config.replace("ControlNetModel", "Other"))
     refused("net", "net holds a Other, where a ControlNetModel is needed")
@@ -231,7 +237,7 @@ def test_a_net_of_another_backbone_is_refused(backbone: StableDiffusion, tmp_pat
     controlnet.save(random_net(backbone), tmp_path / "net")
     with pytest.raises(InputError, match=r"another backbone than .*: its block_out_channels is "
                        r"\[16, 32\], not \[32, 64\]"):  # fmt: skip
-        controlnet.load(other, tmp_path / "net")
+        controlnet.load_net(other, tmp_path / "net")
 
 
 # ---------------------------------------------------------------- training
@@ -242,7 +248,9 @@ def test_at_step_zero_nothing_is_changed_but_something_can_be_learned(
 ) -> None:
     net = new_controlnet(backbone)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
-    guided = controlnet.build(backbone, PROMPT, [Given(net, torch.rand(1, 3, 32, 32))], scale=5.0)
+    guided = controlnet.build(
+        backbone, PROMPT, [Given(net, torch.rand(1, 3, 32, 32))], guide=Guide(5.0)
+    )
     texts = [backbone.encode_text([words] * 2) for words in (PROMPT, "")]
     plain = score(backbone, texts, cfg(5.0))(x, t)
     assert torch.equal(guided(x, t), plain)
@@ -267,7 +275,7 @@ def test_other_backbones_are_controlled_too(tmp_path: Path, kind: Any) -> None:
     plain = score(other, texts, cfg(5.0))(x, t)
     for net, same in ((new_controlnet(other), True), (random_net(other), False)):
         frozen = net.eval().requires_grad_(False)
-        guided = controlnet.build(other, [PROMPT] * 4, [Given(frozen, hint)], scale=5.0)
+        guided = controlnet.build(other, [PROMPT] * 4, [Given(frozen, hint)], guide=Guide(5.0))
         assert torch.equal(guided(x, t), plain) is same
 
 
@@ -291,7 +299,9 @@ def test_training_lowers_the_loss_and_only_the_copy_learns(
     examples = read_examples(data(tmp_path / "data"), 32, pictures=("image", "place"),
                              texts=("text",))  # fmt: skip
     before = {name: value.clone() for name, value in backbone.unet.state_dict().items()}
-    task = controlnet.learn(backbone, examples, {"system": "controlnet"}, False, kind="place")
+    task = controlnet.learn(
+        backbone, Lesson(examples, {"system": "controlnet"}, controlnet.Options(kind="place"))
+    )
     with torch.no_grad():
         first = float(task.loss(task.net, 32, torch.Generator().manual_seed(5)))
     recipe = Recipe(steps=20, batch=8, lr=3e-3, warmup=1, ema=0.5)
@@ -301,7 +311,7 @@ def test_training_lowers_the_loss_and_only_the_copy_learns(
     assert last < 0.97 * first
     assert all(torch.equal(before[name], value)
                for name, value in backbone.unet.state_dict().items())  # fmt: skip
-    loaded = controlnet.load(backbone, tmp_path / "out")
+    loaded = controlnet.load_net(backbone, tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), net.parameters()))
     picture = task.sheet(net) if task.sheet else None
     assert picture is not None
@@ -311,19 +321,19 @@ def test_training_lowers_the_loss_and_only_the_copy_learns(
 def test_a_net_says_what_maps_it_was_taught(backbone: StableDiffusion, tmp_path: Path) -> None:
     examples = read_examples(data(tmp_path / "data", 2), 32, pictures=("image", "place"),
                              texts=("text",))  # fmt: skip
-    task = controlnet.learn(backbone, examples, {}, False, kind="place")
+    task = controlnet.learn(backbone, Lesson(examples, {}, controlnet.Options(kind="place")))
     train(replace(task, sheet=None), Recipe(steps=1, batch=1, lr=1e-3), tmp_path / "out",
           device=CPU)  # fmt: skip
     pack(tmp_path / "out", tmp_path / "small")
     picture = tmp_path / "data/0-map.png"
     for folder in (tmp_path / "out", tmp_path / "small"):
-        said = Request(PROMPT, size=32, weights=folder, control=(("place-map", picture),))
-        controlnet.prepare(backbone, said)  # a warning would be an error
+        said = asked(PROMPT, 32, weights=folder, control=(("place-map", picture),))
+        prepared(SYSTEM, backbone, said)  # a warning would be an error
         with pytest.warns(MapWarning, match="kind 'place', and is given one of 'depth'"):
-            controlnet.prepare(backbone, replace(said, control=(("depth-map", picture),)))
+            prepared(SYSTEM, backbone, telling(said, control=(("depth-map", picture),)))
         assert ControlNetModel.from_pretrained(folder).config[controlnet.KIND] == "place"
     controlnet.save(random_net(backbone), tmp_path / "silent")
-    controlnet.prepare(backbone, replace(said, weights=tmp_path / "silent"))
+    prepared(SYSTEM, backbone, telling(said, weights=tmp_path / "silent"))
 
 
 def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: Path) -> None:
@@ -335,21 +345,32 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
     bar.save(tmp_path / "bar.png")
     hint = torch.zeros(1, 3, 32, 32)
     hint[..., 8:20] = 1
-    said = Request(PROMPT, size=32, scale=3.0, weights=tmp_path / "nets",
-                   control=tuple((f"{kind}-map", tmp_path / "bar.png") for kind in nets),
-                   knobs={"strength": 0.5})  # fmt: skip
+    said = asked(
+        PROMPT, 32, Guide(3.0), controlnet.Knobs(strength=0.5), weights=tmp_path / "nets",
+        control=tuple((f"{kind}-map", tmp_path / "bar.png") for kind in nets),
+    )  # fmt: skip
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([400])
-    expected = controlnet.build(backbone, PROMPT, [Given(net, hint) for net in nets.values()],
-                                scale=3.0, strength=0.5)  # fmt: skip
-    assert torch.equal(controlnet.prepare(backbone, said).score(x, t), expected(x, t))
+    expected = controlnet.build(
+        backbone,
+        PROMPT,
+        [Given(net, hint) for net in nets.values()],
+        guide=Guide(3.0),
+        knobs=controlnet.Knobs(strength=0.5),
+    )
+    assert torch.equal(prepared(SYSTEM, backbone, said).score(x, t), expected(x, t))
     bar.resize((64, 32)).save(tmp_path / "wide.png")
-    wide = replace(said, size=(64, 32), control=(("edges-map", tmp_path / "wide.png"),))
-    pictures = paint(backbone, controlnet.prepare(backbone, wide), steps=2, size=wide.size)
+    wide = telling(replace(said, size=(64, 32)), control=(("edges-map", tmp_path / "wide.png"),))
+    pictures = paint(backbone, prepared(SYSTEM, backbone, wide), steps=2, size=wide.size)
     assert pictures.shape == (1, 3, 32, 64)
-    one = replace(said, control=said.control[:1], weights=tmp_path / "nets/edges")
-    alone = controlnet.build(backbone, PROMPT, [Given(nets["edges"], hint)], scale=3.0,
-                             strength=0.5)  # fmt: skip
-    assert torch.equal(controlnet.prepare(backbone, one).score(x, t), alone(x, t))
-    other = replace(said, control=(("depth-map", tmp_path / "bar.png"),))
+    one = telling(said, control=said.all("control")[:1], weights=tmp_path / "nets/edges")
+    alone = controlnet.build(
+        backbone,
+        PROMPT,
+        [Given(nets["edges"], hint)],
+        guide=Guide(3.0),
+        knobs=controlnet.Knobs(strength=0.5),
+    )
+    assert torch.equal(prepared(SYSTEM, backbone, one).score(x, t), alone(x, t))
+    other = telling(said, control=(("depth-map", tmp_path / "bar.png"),))
     with pytest.raises(InputError, match=r"holds no net for 'depth'.*\(there are: edges, place\)"):
-        controlnet.prepare(backbone, other)
+        prepared(SYSTEM, backbone, other)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tests.tiny import tiny_folder
-from threed.apps.cli.train import edit_pairs
+from threed.apps.cli.weights import EditPairs
+from threed.apps.cli.weights import make_pairs as make_pairs_of
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
@@ -21,6 +22,7 @@ from threed.learning.data import read_examples
 from threed.systems.editing.edit_pairs import (
     Filter,
     Likeness,
+    Search,
     Triple,
     likeness,
     make_pairs,
@@ -99,8 +101,9 @@ def test_the_first_picture_is_the_sources_and_chance_is_decided(backbone: Backbo
 def test_the_best_pairs_become_a_training_folder(backbone: Backbone, tmp_path: Path) -> None:
     triples = [TRIPLE, Triple("a blue mug", "make it red", "a red mug")]
     told: list[tuple[int, int]] = []
-    count = write_pairs(backbone, PLANE, triples, tmp_path / "out", keep=ANY, tries=3, most=2,
-                        steps=2, progress=lambda *n: told.append(n))  # fmt: skip
+    search = Search(ANY, tries=3, most=2, steps=2)
+    count = write_pairs(backbone, PLANE, triples, tmp_path / "out", search,
+                        progress=lambda *n: told.append(n))  # fmt: skip
     assert count == 4
     assert told == [(1, 2), (2, 4)]
     examples = read_examples(tmp_path / "out", 32, pictures=ROLES, texts=TEXTS)
@@ -119,20 +122,20 @@ def test_the_best_pairs_become_a_training_folder(backbone: Backbone, tmp_path: P
 
 def test_a_folder_that_was_cut_is_continued(backbone: Backbone, tmp_path: Path) -> None:
     triples = [TRIPLE, TRIPLE, TRIPLE]
-    options = {"keep": ANY, "tries": 1, "steps": 2}
-    write_pairs(backbone, PLANE, triples, tmp_path / "whole", **options)
-    write_pairs(backbone, PLANE, triples[:1], tmp_path / "parts", **options)
+    search = Search(ANY, tries=1, steps=2)
+    write_pairs(backbone, PLANE, triples, tmp_path / "whole", search)
+    write_pairs(backbone, PLANE, triples[:1], tmp_path / "parts", search)
     told: list[tuple[int, int]] = []
-    write_pairs(backbone, PLANE, triples, tmp_path / "parts", **options,
+    write_pairs(backbone, PLANE, triples, tmp_path / "parts", search,
                 progress=lambda *n: told.append(n))  # fmt: skip
     assert told == [(2, 2), (3, 3)]
     whole, parts = ({str(p.relative_to(tmp_path / name)): p.read_bytes()
                      for p in sorted((tmp_path / name).rglob("*")) if p.is_file()}
                     for name in ("whole", "parts"))  # fmt: skip
     assert whole == parts
+    search = Search(Filter(image=1.5), tries=1, steps=1)
     with pytest.raises(InputError, match=r"none of 3 pairs passed the filter .*; lower it"):
-        write_pairs(backbone, PLANE, triples, tmp_path / "none", keep=Filter(image=1.5), tries=1,
-                    steps=1)  # fmt: skip
+        write_pairs(backbone, PLANE, triples, tmp_path / "none", search)
 
 
 def test_triples_are_read_and_refused(tmp_path: Path) -> None:
@@ -166,11 +169,10 @@ def test_the_command_makes_a_folder_that_trains(tmp_path: Path) -> None:
                                 "output": "a blue mug"}))  # fmt: skip
     options = {"tries": 1, "most": 1, "steps": 1, "seed": 0, "device": "cpu", "count": 1}
     low = {"image": -2.0, "direction": -2.0, "text": -2.0}
-    edit_pairs(str(path), tmp_path / "out", "toybox", **options, **low)
+    make_pairs_of(EditPairs(triples=str(path), out=tmp_path / "out", **options, **low))
     examples = read_examples(tmp_path / "out", 64, pictures=ROLES, texts=TEXTS)
     assert examples.texts("instruction", [0]) == ["make it blue"]
-    edit_pairs("toybox", tmp_path / "made up", "toybox", **options, **low)
+    make_pairs_of(EditPairs(triples="toybox", out=tmp_path / "made up", **options, **low))
     assert len(read_examples(tmp_path / "made up", 64, pictures=ROLES, texts=TEXTS)) == 1
     with pytest.raises(InputError, match="none of 1 pairs passed the filter"):
-        edit_pairs(str(path), tmp_path / "none", "toybox", **options, image=1.5, direction=0.2,
-                   text=0.2)  # fmt: skip
+        make_pairs_of(EditPairs(triples=str(path), out=tmp_path / "none", **options, image=1.5))

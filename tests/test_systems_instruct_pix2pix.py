@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests import ldm
+from tests.systems import asked, prepared, telling
 from tests.test_diffusion_mvdream import SHAPE, base_folder
 from tests.tiny import tiny_folder
 from threed.core.errors import InputError
@@ -26,7 +27,8 @@ from threed.learning.data import read_examples, write_examples
 from threed.learning.loop import train
 from threed.learning.recipe import Recipe
 from threed.systems.editing import instruct_pix2pix as ip2p
-from threed.systems.system import Request
+from threed.systems.editing.instruct_pix2pix import SYSTEM
+from threed.systems.system import Guide, Lesson
 
 CPU = torch.device("cpu")
 WORDS = "make it blue"
@@ -60,7 +62,7 @@ def test_a_sample_is_diffusers_sample(backbone: StableDiffusion) -> None:
         image_guidance_scale=1.7, negative_prompt="grey", output_type="pt",
     ).images  # fmt: skip
     guided = ip2p.build(
-        backbone, WORDS, image, unet, text_scale=6.0, image_scale=1.7, negative="grey"
+        backbone, WORDS, image, unet, guide=Guide(6.0, "grey"), knobs=ip2p.Knobs(image_scale=1.7)
     )
     start = Ready(guided, start=noise)
     ours = paint(backbone, start, steps=5, size=32)
@@ -71,7 +73,9 @@ def test_a_sample_is_diffusers_sample(backbone: StableDiffusion) -> None:
 def test_before_training_it_is_the_plain_model(backbone: StableDiffusion) -> None:
     image = torch.rand(2, 3, 32, 32)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([5, 800])
-    guided = ip2p.build(backbone, [WORDS, "a hat"], image, text_scale=4.0, image_scale=3.0)
+    guided = ip2p.build(
+        backbone, [WORDS, "a hat"], image, guide=Guide(4.0), knobs=ip2p.Knobs(image_scale=3.0)
+    )
     texts = [backbone.encode_text(words) for words in ([WORDS, "a hat"], ["", ""])]
     torch.testing.assert_close(guided(x, t), score(backbone, texts, cfg(4.0))(x, t),
                                atol=1e-5, rtol=1e-5)  # fmt: skip
@@ -83,7 +87,14 @@ def test_the_two_scales_weigh_what_they_say(backbone: StableDiffusion) -> None:
     unet = wide_unet(backbone)
 
     def at(text: float, image_scale: float, words: str = WORDS) -> Tensor:
-        guided = ip2p.build(backbone, words, image, unet, text_scale=text, image_scale=image_scale)
+        guided = ip2p.build(
+            backbone,
+            words,
+            image,
+            unet,
+            guide=Guide(text),
+            knobs=ip2p.Knobs(image_scale=image_scale),
+        )
         return guided(x, t)
 
     neither, only, both = at(0, 0), at(0, 1), at(1, 1)
@@ -91,7 +102,9 @@ def test_the_two_scales_weigh_what_they_say(backbone: StableDiffusion) -> None:
     torch.testing.assert_close(at(3, 2), neither + 2 * (only - neither) + 3 * (both - only),
                                atol=1e-5, rtol=1e-4)  # fmt: skip
     # without the picture there is nothing of it left: another picture, the same noise
-    other = ip2p.build(backbone, WORDS, 1 - image, unet, text_scale=0, image_scale=0)
+    other = ip2p.build(
+        backbone, WORDS, 1 - image, unet, guide=Guide(0), knobs=ip2p.Knobs(image_scale=0)
+    )
     torch.testing.assert_close(other(x, t), neither)
 
 
@@ -104,7 +117,7 @@ def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
     state = {f"model.diffusion_model.{name}": value for name, value in weights.items()}
     ema = {"model_ema.diffusion_modelout2bias": torch.zeros(4), "global_step": 7}
     torch.save({"state_dict": {**state, **ema}}, tmp_path / "ip2p.ckpt")
-    unet = ip2p.load(backbone, tmp_path / "ip2p.ckpt")
+    unet = ip2p.load_unet(backbone, tmp_path / "ip2p.ckpt")
     silent = {name: torch.zeros_like(value) for name, value in camera.items()}
     x, t = torch.randn(2, 8, 8, 8), torch.tensor([3, 700])
     tokens = backbone.encode_text([WORDS, ""]).tokens
@@ -117,7 +130,7 @@ def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
     cut = {name: value for name, value in state.items() if "input_blocks.0.0.weight" not in name}
     torch.save({"state_dict": cut}, tmp_path / "cut.ckpt")
     with pytest.raises(InputError, match=r"does not fit: conv_in.weight is None"):
-        ip2p.load(backbone, tmp_path / "cut.ckpt")
+        ip2p.load_unet(backbone, tmp_path / "cut.ckpt")
 
 
 def lessons(folder: Path, n: int = 6) -> Path:
@@ -149,9 +162,9 @@ def test_training_lowers_the_loss_and_resumes_to_the_bit(
     recipe = Recipe(steps=4, batch=4, lr=1e-3, warmup=1, ema=0.5)
 
     def run(out: str, steps: int, resume: bool = False) -> UNet2DConditionModel:
-        task = replace(ip2p.learn(backbone, examples, {"system": "ip2p"}, False), sheet=None)
+        task = replace(ip2p.learn(backbone, Lesson(examples, {"system": "ip2p"}, None)), sheet=None)
         train(task, replace(recipe, steps=steps), tmp_path / out, device=CPU, resume=resume)
-        return ip2p.load(backbone, tmp_path / out)
+        return ip2p.load_unet(backbone, tmp_path / out)
 
     whole, _ = run("whole", 4), run("parts", 2)
     parts = run("parts", 4, resume=True)
@@ -163,12 +176,12 @@ def test_training_lowers_the_loss_and_resumes_to_the_bit(
     assert not torch.equal(whole.conv_in.weight[:, :4], backbone.unet.conv_in.weight)
 
     def loss(unet: UNet2DConditionModel) -> float:
-        task = ip2p.learn(with_unet(backbone, backbone.unet), examples, {}, False)
+        task = ip2p.learn(with_unet(backbone, backbone.unet), Lesson(examples, {}, None))
         task.net.load_state_dict(unet.state_dict())
         with torch.no_grad():
             return float(task.loss(task.net, 32, torch.Generator().manual_seed(9)))
 
-    fresh = ip2p.learn(backbone, examples, {}, False).net
+    fresh = ip2p.learn(backbone, Lesson(examples, {}, None)).net
     assert loss(whole) < loss(fresh)
 
 
@@ -177,20 +190,21 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
     assert str(tmp_path) not in (tmp_path / "trained/unet/config.json").read_text()
     assert str(backbone.folder) not in (tmp_path / "trained/unet/config.json").read_text()
     Image.new("RGB", (64, 32), "red").save(tmp_path / "red.png")
-    said = Request(WORDS, size=32, image=tmp_path / "red.png", weights=tmp_path / "trained",
-                   scale=3.0, negative="grey", knobs={"image_scale": 2.0})  # fmt: skip
+    said = asked(WORDS, 32, Guide(3.0, "grey"), ip2p.Knobs(image_scale=2.0),
+                 image=tmp_path / "red.png", weights=tmp_path / "trained")  # fmt: skip
     with pytest.warns(PictureWarning, match="64×32: its middle, 32×32, is resized to 32×32"):
-        ready = ip2p.prepare(backbone, said)
+        ready = prepared(SYSTEM, backbone, said)
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([400])
-    unet = ip2p.load(backbone, tmp_path / "trained")
+    unet = ip2p.load_unet(backbone, tmp_path / "trained")
     red = torch.zeros(1, 3, 32, 32)
     red[:, 0] = 1
-    expected = ip2p.build(backbone, WORDS, red, unet, text_scale=3.0, image_scale=2.0,
-                          negative="grey")  # fmt: skip
+    expected = ip2p.build(
+        backbone, WORDS, red, unet, guide=Guide(3.0, "grey"), knobs=ip2p.Knobs(image_scale=2.0)
+    )
     assert torch.equal(ready.score(x, t), expected(x, t))
-    wide = ip2p.prepare(backbone, replace(said, size=(64, 32)))
+    wide = prepared(SYSTEM, backbone, replace(said, size=(64, 32)))
     assert paint(backbone, wide, steps=2, size=(64, 32)).shape == (1, 3, 32, 64)
     with pytest.raises(InputError, match=r"needs --weights: its backbone comes without. Train"):
-        ip2p.prepare(backbone, replace(said, weights=None))
+        prepared(SYSTEM, backbone, telling(said, weights=None))
     with pytest.raises(InputError, match=r"there are no weights at .*/nowhere"):
-        ip2p.prepare(backbone, replace(said, weights=tmp_path / "nowhere"))
+        prepared(SYSTEM, backbone, telling(said, weights=tmp_path / "nowhere"))

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from threed.diffusion.images import FORMATS
-from threed.systems import SYSTEMS
+from threed.core.pictures import FORMATS
+from threed.systems.table import SYSTEMS
 
 ROOT = Path(__file__).resolve().parent.parent
 

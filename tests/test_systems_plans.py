@@ -81,7 +81,7 @@ def test_regions_are_read_as_they_are_written() -> None:
     assert plan.regions == (
         Region("a red ball", (0, 0, 0.5, 1)), Region("a cube: blue", (0.5, 0.25, 1, 1))
     )  # fmt: skip
-    assert read_regions("two toys", plan.words()) == plan
+    assert read_regions("two toys", tuple(region.words() for region in plan.regions)) == plan
     assert read_regions("p", ["a", "b"], "1;1").regions[1] == Region("b", (0, 0.5, 1, 1))
     for text in ("a red ball", "0,0,1:a ball", "a,b,c,d:e"):
         with pytest.raises(InputError, match="write left,top,right,bottom:prompt"):
@@ -90,12 +90,12 @@ def test_regions_are_read_as_they_are_written() -> None:
 
 def test_from_behind_left_is_right() -> None:
     plan = split_plan("p", "1,1;2,1,3", ["a", "b", "c"])
-    there = plan.mirrored()
-    assert [r.prompt for r in there.regions] == ["a", "b", "c"]
-    assert there.regions[1].box == pytest.approx((0.75, 1 / 3, 1, 1))
-    assert there.mirrored().regions[2].box == pytest.approx(plan.regions[2].box)
-    assert not plan.in_rows
-    assert split_plan("p", "1;1", ["a", "b"]).in_rows
+    there = [region.mirrored() for region in plan.regions]
+    assert [r.prompt for r in there] == ["a", "b", "c"]
+    assert there[1].box == pytest.approx((0.75, 1 / 3, 1, 1))
+    assert there[2].mirrored().box == pytest.approx(plan.regions[2].box)
+    assert [r.whole_width for r in plan.regions] == [True, False, False]
+    assert all(r.whole_width for r in split_plan("p", "1;1", ["a", "b"]).regions)
 
 
 # rules

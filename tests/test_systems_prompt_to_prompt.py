@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.systems import sampled
+from tests.systems import asked, prepared, sampled
 from tests.tiny import Kind, tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
@@ -19,8 +20,8 @@ from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.prompt_edits import Exchange as Plan
 from threed.diffusion.parts.prompt_edits import keep_outside
 from threed.diffusion.parts.words import Alignment
-from threed.systems import Request
-from threed.systems.editing.prompt_to_prompt import build, prepare
+from threed.systems.editing.prompt_to_prompt import SYSTEM, Knobs, Words, build
+from threed.systems.system import Guide
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import load_judge
 from threed.toybox.world.silhouette import overlap, silhouettes
@@ -107,24 +108,24 @@ def test_outside_of_the_mask_a_step_gives_the_sources_latents() -> None:
 def test_the_source_is_never_changed(any_kind: Backbone) -> None:
     x, t = pair(any_kind)
     expected = sampled(any_kind, SOURCE, EDITED)(x, t)[0]
-    for options in (
-        {"cross_replace": 1.0, "self_replace": 1.0},
-        {"weigh": (("blue", 5.0),), "blend": ("mug",), "blend_start": 0.0},
-        {"hold": (("blue", (0.0, 0.2)),), "self_replace": 0.0},
+    for words, knobs in (
+        (Words(), Knobs(cross_replace=1.0, self_replace=1.0)),
+        (Words(weigh=(("blue", 5.0),), blend=("mug",)), Knobs(blend_start=0.0)),
+        (Words(hold=(("blue", (0.0, 0.2)),)), Knobs(self_replace=0.0)),
     ):
-        found = build(any_kind, EDITED, SOURCE, **options)(x, t)[0]  # type: ignore[arg-type]
+        found = build(any_kind, EDITED, SOURCE, words=words, knobs=knobs)(x, t)[0]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_identical_prompts_give_identical_pictures(any_kind: Backbone) -> None:
-    both = build(any_kind, SOURCE, SOURCE, cross_replace=0.5, self_replace=0.5)
+    both = build(any_kind, SOURCE, SOURCE, knobs=Knobs(cross_replace=0.5, self_replace=0.5))
     pictures = paint(any_kind, Ready(both, rows=2), n=2, steps=3)
     torch.testing.assert_close(pictures[1::2], pictures[::2], atol=1e-5, rtol=0)
     assert float((pictures[2] - pictures[0]).abs().max()) > 1e-3
 
 
 def test_zero_fractions_give_plain_samples(any_kind: Backbone) -> None:
-    none = build(any_kind, EDITED, SOURCE, cross_replace=0.0, self_replace=0.0)
+    none = build(any_kind, EDITED, SOURCE, knobs=Knobs(cross_replace=0.0, self_replace=0.0))
     x, t = pair(any_kind)
     assert torch.equal(none(x, t), sampled(any_kind, SOURCE, EDITED)(x, t))
 
@@ -133,8 +134,8 @@ def test_weights_of_one_change_nothing_and_others_do(backbone: Backbone) -> None
     x, t = pair(backbone)
 
     def edited(factor: float) -> Tensor:
-        options = {"weigh": (("red", factor),), "cross_replace": 1.0, "self_replace": 1.0}
-        return build(backbone, SOURCE, **options)(x, t)  # type: ignore[arg-type]
+        knobs = Knobs(cross_replace=1.0, self_replace=1.0)
+        return build(backbone, SOURCE, words=Words(weigh=(("red", factor),)), knobs=knobs)(x, t)
 
     same, more = edited(1.0), edited(4.0)
     torch.testing.assert_close(same[1], same[0], atol=1e-5, rtol=1e-5)
@@ -142,12 +143,22 @@ def test_weights_of_one_change_nothing_and_others_do(backbone: Backbone) -> None
 
 
 def test_a_word_has_its_own_fraction(backbone: Backbone) -> None:
-    held = build(backbone, EDITED, SOURCE, hold=(("a", (0.0, 0.0)), ("blue", (0.0, 0.0)),
-                 ("mug", (0.0, 0.0))), cross_replace=1.0, self_replace=0.0)  # fmt: skip
+    held = build(
+        backbone,
+        EDITED,
+        SOURCE,
+        words=Words(hold=(("a", (0.0, 0.0)), ("blue", (0.0, 0.0)), ("mug", (0.0, 0.0)))),
+        knobs=Knobs(cross_replace=1.0, self_replace=0.0),
+    )
     for t in (901, 301):
         x, times = pair(backbone, t=t)
-        late = build(backbone, EDITED, SOURCE, hold=(("blue", (0.5, 1.0)),), self_replace=0.0,
-                     cross_replace=0.0)(x, times)  # fmt: skip
+        late = build(
+            backbone,
+            EDITED,
+            SOURCE,
+            words=Words(hold=(("blue", (0.5, 1.0)),)),
+            knobs=Knobs(self_replace=0.0, cross_replace=0.0),
+        )(x, times)
         plain = sampled(backbone, SOURCE, EDITED)(x, times)
         # begins when the sampling is half done
         assert (float((late - plain).abs().max()) > 1e-5) == (t == 301)
@@ -158,7 +169,14 @@ def test_a_word_has_its_own_fraction(backbone: Backbone) -> None:
 def test_any_size_and_no_guidance(backbone: Backbone) -> None:
     for height, width in ((16, 8), (8, 24)):
         x = torch.randn(1, 4, height, width).repeat(2, 1, 1, 1)
-        blended = build(backbone, EDITED, SOURCE, blend=("mug",), blend_start=0.0, scale=1.0)
+        blended = build(
+            backbone,
+            EDITED,
+            SOURCE,
+            words=Words(blend=("mug",)),
+            guide=Guide(1.0),
+            knobs=Knobs(blend_start=0.0),
+        )
         noise = blended(x, torch.tensor([901, 901]))
         expected = backbone.predict_noise(
             x[:1], torch.tensor([901]), backbone.encode_text([SOURCE])
@@ -176,7 +194,7 @@ def test_null_tokens_stand_for_the_negative_prompt_at_their_level(backbone: Back
         times = torch.tensor([t + 3, t + 3])
         with_nulls = build(backbone, EDITED, SOURCE, nulls=nulls)(x, times)
         torch.testing.assert_close(
-            with_nulls, build(backbone, EDITED, SOURCE, negative=negative)(x, times)
+            with_nulls, build(backbone, EDITED, SOURCE, guide=Guide(negative=negative))(x, times)
         )
 
 
@@ -192,7 +210,7 @@ def test_a_recoloured_toy_keeps_its_outline(toybox: Backbone) -> None:
     """A small version of `python benchmarks/systems.py prompt_to_prompt`."""
     kept, hits = [], []
     for kind, old, new in (("chair", "pink", "brown"), ("teapot", "blue", "purple")):
-        edited = build(toybox, f"a {new} {kind}", f"a {old} {kind}", blend=(kind,))
+        edited = build(toybox, f"a {new} {kind}", f"a {old} {kind}", words=Words(blend=(kind,)))
         pictures = paint(toybox, Ready(edited, rows=2), steps=12, seed=6)
         kept.append(float(overlap(silhouettes(pictures[:1]), silhouettes(pictures[1:]))))
         verdict = load_judge(WEIGHTS / "judge").read(pictures)
@@ -207,8 +225,8 @@ def test_a_real_picture_is_edited(toybox: Backbone, tmp_path: Path) -> None:
 
     image = drawn("mug", "red")
     save_image(image[0], tmp_path / "mug.png")
-    request = Request(EDITED, source=SOURCE, image=tmp_path / "mug.png", steps=8, blend=("mug",))
-    source, edited = paint(toybox, prepare(toybox, request), steps=8)
+    request = asked(EDITED, steps=8, source=SOURCE, image=tmp_path / "mug.png", blend="mug")
+    source, edited = paint(toybox, prepared(SYSTEM, toybox, request), steps=8)
     assert float((source - image[0]).square().mean()) < 0.02
     assert load_judge(WEIGHTS / "judge").read(edited[None]).names("color") == ["blue"]
     kept = overlap(silhouettes(source[None]), silhouettes(edited[None]))
@@ -221,19 +239,33 @@ def test_a_real_picture_is_edited(toybox: Backbone, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "swap", "source": "a mug"}, "'a mug' has 2, 'a blue mug' has 3"),
-        ({"mode": "swop"}, "mode must be auto, swap or refine, got 'swop'"),
         ({"weigh": (("green", 2.0),)}, "no word 'green' in the prompt 'a blue mug'"),
         ({"hold": (("red", (0.0, 1.0)),)}, "no word 'red' in the prompt 'a blue mug'"),
         ({"blend": ("hat",)}, "no word 'hat' in the prompt"),
-        ({"cross_replace": 1.2}, r"cross_replace must be in 0\.\.1, got 1.2"),
-        ({"self_replace": -0.1}, r"self_replace must be in 0\.\.1, got -0.1"),
         ({"hold": (("mug", (0.6, 0.5)),)}, "hold mug: two shares.*got 0.6 and 0.5"),
     ],
 )
-def test_what_cannot_be_meant(backbone: Backbone, options: dict[str, object], message: str) -> None:
+def test_what_cannot_be_meant(backbone: Backbone, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build(backbone, **{"prompt": EDITED, "source": SOURCE, **options})  # type: ignore[arg-type]
+        build(backbone, EDITED, SOURCE, words=Words(**options))
+
+
+def test_a_swap_needs_equally_many_words(backbone: Backbone) -> None:
+    with pytest.raises(InputError, match="'a mug' has 2, 'a blue mug' has 3"):
+        build(backbone, EDITED, "a mug", knobs=Knobs(mode="swap"))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"mode": "swop"}, "mode must be one of auto, swap, refine, got 'swop'; did you mean"),
+        ({"cross_replace": 1.2}, r"cross_replace must be .*in 0\.\.1, got 1.2"),
+        ({"self_replace": -0.1}, r"self_replace must be .*in 0\.\.1, got -0.1"),
+    ],
+)
+def test_knobs_that_cannot_be(knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Knobs(**knobs)
 
 
 def test_mistakes_show_before_the_picture_is_inverted(
@@ -242,8 +274,8 @@ def test_mistakes_show_before_the_picture_is_inverted(
     def never(*_: object, **__: object) -> None:
         pytest.fail("inverted before the request was checked")
 
-    monkeypatch.setattr("threed.systems.editing.prompt_to_prompt.invert_picture", never)
+    monkeypatch.setattr("threed.diffusion.inversion.invert_picture", never)
     save_image(torch.rand(3, 32, 32), tmp_path / "x.png")
-    request = Request(EDITED, source=SOURCE, image=tmp_path / "x.png", size=32, blend=("hat",))
+    request = asked(EDITED, 32, source=SOURCE, image=tmp_path / "x.png", blend="hat")
     with pytest.raises(InputError, match="no word 'hat'"):
-        prepare(backbone, request)
+        prepared(SYSTEM, backbone, request)

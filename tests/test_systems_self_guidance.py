@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.systems import sampled
+from tests.systems import asked, prepared, sampled
 from tests.tiny import tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
@@ -20,8 +21,7 @@ from threed.diffusion.parts import energies
 from threed.diffusion.parts.goals import Goals as Plan
 from threed.diffusion.parts.goals import Term, Weights, Wrong
 from threed.diffusion.parts.words import phrases
-from threed.systems import Request
-from threed.systems.control.self_guidance import build, prepare
+from threed.systems.control.self_guidance import SYSTEM, Asked, Knobs, build
 from threed.toybox.world.silhouette import centroids, silhouettes
 
 PROMPT = "a red ball and a blue cube"
@@ -159,18 +159,26 @@ def test_the_original_is_never_changed_and_what_stays_is_left_alone(backbone: Ba
     x = torch.randn(1, 4, 8, 8).repeat(2, 1, 1, 1)
     t = torch.tensor([801, 801])
     plain = sampled(backbone, PROMPT, PROMPT)(x, t)
-    moved = build(backbone, PROMPT, move=(("ball", (0.3, 0.0)),), strength=5.0)(x, t)
+    moved = build(
+        backbone, PROMPT, asked=Asked(move=(("ball", (0.3, 0.0)),)), knobs=Knobs(strength=5.0)
+    )(x, t)
     assert torch.equal(moved[0], plain[0])
     assert float((moved[1] - plain[1]).norm()) > 1e-3 * float(plain[1].norm())
-    still = build(backbone, PROMPT, keep=("ball", "cube"), strength=5.0)(x, t)
+    still = build(backbone, PROMPT, asked=Asked(keep=("ball", "cube")), knobs=Knobs(strength=5.0))(
+        x, t
+    )
     torch.testing.assert_close(still, plain, atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_added_is_limited_and_ends(backbone: Backbone) -> None:
     x, t = torch.randn(1, 4, 8, 8).repeat(2, 1, 1, 1), torch.tensor([801, 801])
     plain = sampled(backbone, PROMPT, PROMPT)
-    strong = build(backbone, PROMPT, move=(("ball", (0.3, 0.0)),), strength=1e6, limit=0.25,
-                   until=0.5)  # fmt: skip
+    strong = build(
+        backbone,
+        PROMPT,
+        asked=Asked(move=(("ball", (0.3, 0.0)),)),
+        knobs=Knobs(strength=1e6, limit=0.25, until=0.5),
+    )
     added = (strong(x, t) - plain(x, t))[1]
     assert float(added.norm()) == pytest.approx(0.25 * float(plain(x, t)[1].norm()), rel=1e-3)
     late = torch.tensor([401, 401])
@@ -184,8 +192,8 @@ def test_pictures_are_copied(backbone: Backbone) -> None:
     seen = []
     for name in ("appearance", "layout"):
         for picture in pictures:
-            options = {name: (("ball", picture),), "strength": 5.0}
-            noise = build(backbone, PROMPT, **options)(x, t)  # type: ignore[arg-type]
+            told = Asked(**{name: (("ball", picture),)})
+            noise = build(backbone, PROMPT, asked=told, knobs=Knobs(strength=5.0))(x, t)
             assert torch.equal(noise[0], plain[0])
             seen.append(noise[1] - plain[1])
     for i, one in enumerate(seen):
@@ -196,7 +204,7 @@ def test_pictures_are_copied(backbone: Backbone) -> None:
 def test_a_toy_moves(tmp_path: Path) -> None:
     """A small version of `python benchmarks/systems.py self_guidance`."""
     toybox = load_backbone("toybox", device="cpu")
-    moved = build(toybox, "a red mug", move=(("mug", (0.2, 0.0)),))
+    moved = build(toybox, "a red mug", asked=Asked(move=(("mug", (0.2, 0.0)),)))
     original, edited = centroids(
         silhouettes(paint(toybox, Ready(moved, rows=2), steps=12, seed=3))
     )  # fmt: skip
@@ -214,21 +222,27 @@ def test_a_toy_moves(tmp_path: Path) -> None:
         ({"move": (("mug", (0.1, 0.0)),)}, "no word 'mug' in the prompt"),
         ({"move": (("ball", (1.0, 0.0)),)}, r"move ball: fractions of the picture in -1\.\.1"),
         ({"resize": (("ball", 0.0),)}, "resize ball: a factor in 0.05..20 is needed, got 0"),
-        ({"source": "a mug"}, "equally many words: 'a mug' has 2"),
         ({"keep": ("hat",)}, "no word 'hat'"),
     ],
 )
-def test_what_cannot_be_meant(backbone: Backbone, options: dict[str, object], message: str) -> None:
+def test_what_cannot_be_meant(backbone: Backbone, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build(backbone, **{"prompt": PROMPT, **options})  # type: ignore[arg-type]
+        build(backbone, PROMPT, asked=Asked(**options))
+
+
+def test_a_source_has_as_many_words(backbone: Backbone) -> None:
+    with pytest.raises(InputError, match="equally many words: 'a mug' has 2"):
+        build(backbone, PROMPT, "a mug")
 
 
 def test_maps_that_are_too_large_are_said(backbone: Backbone) -> None:
-    small = build(backbone, PROMPT, move=(("ball", (0.1, 0.0)),), tokens=3)
+    small = build(
+        backbone, PROMPT, asked=Asked(move=(("ball", (0.1, 0.0)),)), knobs=Knobs(tokens=3)
+    )
     with pytest.raises(InputError, match="has at most 3 places; tokens must be larger"):
         small(torch.randn(2, 4, 8, 8), torch.tensor([901, 901]))
 
 
 def test_something_has_to_be_asked(backbone: Backbone) -> None:
     with pytest.raises(InputError, match="needs something to do: --move, --resize"):
-        prepare(backbone, Request(PROMPT))
+        prepared(SYSTEM, backbone, asked(PROMPT))

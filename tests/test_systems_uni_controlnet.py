@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from tests import ldm
+from tests.systems import asked, prepared, telling
 from tests.test_diffusion_mvdream import SHAPE, base_folder
 from tests.tiny import LENGTH, WIDTH, tiny_folder
 from threed.core.errors import InputError
@@ -24,13 +25,14 @@ from threed.diffusion.parts.clip import Clip
 from threed.diffusion.parts.control import Control
 from threed.diffusion.parts.image_tokens import GlobalAdapter, appended
 from threed.diffusion.parts.local_adapter import Denormalise, LocalAdapter, dropped_maps
-from threed.diffusion.parts.uni_adapters import Adapters
+from threed.diffusion.parts.uni_adapters import Adapters, load_adapters, save
 from threed.diffusion.score import cfg, score
 from threed.learning.data import read_examples, write_examples
 from threed.learning.loop import train
 from threed.learning.recipe import Recipe
 from threed.systems.control import uni_controlnet as uni
-from threed.systems.system import Request
+from threed.systems.control.uni_controlnet import SYSTEM
+from threed.systems.system import Guide, Lesson
 
 CPU = torch.device("cpu")
 PROMPT = "a red mug"
@@ -184,7 +186,7 @@ def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
                 **{f"global_adapter.{name}": value for name, value in other.items()},
                 "model.diffusion_model.out.2.bias": torch.zeros(4)},
                tmp_path / "uni.ckpt")  # fmt: skip
-    loaded = uni.load(backbone, tmp_path / "uni.ckpt")
+    loaded = load_adapters(backbone, tmp_path / "uni.ckpt")
     assert loaded.kinds == ("canny", "mlsd", "hed", "sketch", "openpose", "midas", "seg")
     x, t, hint = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.rand(2, 21, 64, 64)
     text = backbone.encode_text([PROMPT, ""])
@@ -201,7 +203,7 @@ def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
                                atol=1e-5, rtol=1e-5)  # fmt: skip
     torch.save({"local_adapter.a": torch.zeros(1)}, tmp_path / "half.ckpt")
     with pytest.raises(InputError, match=r"half.ckpt holds no adapters: no names in it begin"):
-        uni.load(backbone, tmp_path / "half.ckpt")
+        load_adapters(backbone, tmp_path / "half.ckpt")
 
 
 def test_denormalising_begins_as_the_norm_in_its_place() -> None:
@@ -220,8 +222,15 @@ def test_denormalising_begins_as_the_norm_in_its_place() -> None:
 def test_an_untrained_adapter_changes_nothing(backbone: StableDiffusion) -> None:
     fresh = Adapters(KINDS, LocalAdapter(backbone, 2), GlobalAdapter(24, WIDTH).eval())
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
-    guided = uni.build(backbone, PROMPT, fresh, maps(), torch.randn(1, 24), scale=5.0,
-                       global_strength=0.0)  # fmt: skip
+    guided = uni.build(
+        backbone,
+        PROMPT,
+        fresh,
+        maps(),
+        torch.randn(1, 24),
+        guide=Guide(5.0),
+        knobs=uni.Knobs(global_strength=0.0),
+    )
     texts = [backbone.encode_text([words] * 2) for words in (PROMPT, "")]
     assert torch.equal(guided(x, t), score(backbone, texts, cfg(5.0))(x, t))
 
@@ -231,8 +240,15 @@ def test_both_strengths_are_live(backbone: StableDiffusion) -> None:
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
 
     def at(strength: float, global_strength: float, scale: float = 5.0) -> Tensor:
-        return uni.build(backbone, PROMPT, trained, shown, content, scale=scale,
-                         strength=strength, global_strength=global_strength)(x, t)  # fmt: skip
+        return uni.build(
+            backbone,
+            PROMPT,
+            trained,
+            shown,
+            content,
+            guide=Guide(scale),
+            knobs=uni.Knobs(strength=strength, global_strength=global_strength),
+        )(x, t)
 
     seen = [at(s, g) for s, g in ((0, 0), (0.5, 0), (1, 0), (1, 0.5), (1, 1))]
     for one, other in zip(seen, seen[1:]):  # noqa: RUF007
@@ -250,10 +266,10 @@ def test_the_unconditional_half_keeps_the_maps_and_sees_no_content(
     trained, shown, content = adapters(backbone), maps(), torch.randn(1, 24)
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
     # at scale 0 only the unconditional half is left
-    alone = uni.build(backbone, PROMPT, trained, shown, content, scale=0.0)(x, t)
-    same = uni.build(backbone, "other", trained, shown, torch.randn(1, 24), scale=0.0)(x, t)
+    alone = uni.build(backbone, PROMPT, trained, shown, content, guide=Guide(0.0))(x, t)
+    same = uni.build(backbone, "other", trained, shown, torch.randn(1, 24), guide=Guide(0.0))(x, t)
     assert torch.equal(alone, same)
-    other = uni.build(backbone, PROMPT, trained, maps(), content, scale=0.0)(x, t)
+    other = uni.build(backbone, PROMPT, trained, maps(), content, guide=Guide(0.0))(x, t)
     assert float((alone - other).abs().max()) > 1e-4
 
 
@@ -302,7 +318,10 @@ def test_training_lowers_the_loss_and_what_is_written_loads(
     kinds = KINDS if part == "local" else ()
     examples = read_examples(data(tmp_path / "data"), 32, pictures=("image", *kinds),
                              texts=("text",))  # fmt: skip
-    task = uni.learn(backbone, examples, {"system": "uni"}, False, part=part, kinds=kinds)
+    task = uni.learn(
+        backbone,
+        Lesson(examples, {"system": "uni"}, uni.Options(part=part, kinds=",".join(kinds or KINDS))),
+    )
     with torch.no_grad():
         task.net.eval()
         first = float(task.loss(task.net, 32, torch.Generator().manual_seed(5)))
@@ -311,7 +330,7 @@ def test_training_lowers_the_loss_and_what_is_written_loads(
     with torch.no_grad():
         last = float(task.loss(net, 32, torch.Generator().manual_seed(5)))
     assert last < (0.98 if part == "local" else 0.995) * first
-    loaded = uni.load(backbone, tmp_path / "out")
+    loaded = load_adapters(backbone, tmp_path / "out")
     again: Any = loaded.local if part == "local" else loaded.world
     assert (loaded.local is None) == (part == "global")
     assert loaded.kinds == kinds
@@ -324,8 +343,8 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
     trained = adapters(backbone)
     assert trained.local is not None
     assert trained.world is not None
-    uni.save(trained.local, tmp_path / "w/local", {"kinds": KINDS})
-    said = Request(PROMPT, size=32, scale=3.0, weights=tmp_path / "w", knobs={"strength": 0.7})
+    save(trained.local, tmp_path / "w/local", {"kinds": KINDS})
+    said = asked(PROMPT, 32, Guide(3.0), uni.Knobs(strength=0.7), weights=tmp_path / "w")
     bar = Image.new("RGB", (32, 32))
     bar.paste((255, 255, 255), (8, 0, 20, 32))
     bar.save(tmp_path / "bar.png")
@@ -333,23 +352,30 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
     hint[..., 8:20] = 1
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([400])
     with pytest.raises(InputError, match="'uni_controlnet' needs --control, --image or both"):
-        uni.prepare(backbone, said)
+        prepared(SYSTEM, backbone, said)
     with pytest.raises(InputError, match=r"/w holds no global adapter: train one with threed tra"):
-        uni.prepare(backbone, replace(said, image=tmp_path / "bar.png"))
-    uni.save(trained.world, tmp_path / "w/global", {"inputs": 24})
-    both = replace(said, image=tmp_path / "bar.png",
+        prepared(SYSTEM, backbone, telling(said, image=tmp_path / "bar.png"))
+    save(trained.world, tmp_path / "w/global", {"inputs": 24})
+    both = telling(said, image=tmp_path / "bar.png",
                    control=(("depth-map", tmp_path / "bar.png"),))  # fmt: skip
     content = Clip(backbone.folder / "clip", CPU).images(hint)
-    expected = uni.build(backbone, PROMPT, trained, {"depth": hint}, content, scale=3.0,
-                         strength=0.7)  # fmt: skip
-    torch.testing.assert_close(uni.prepare(backbone, both).score(x, t), expected(x, t))
+    expected = uni.build(
+        backbone,
+        PROMPT,
+        trained,
+        {"depth": hint},
+        content,
+        guide=Guide(3.0),
+        knobs=uni.Knobs(strength=0.7),
+    )
+    torch.testing.assert_close(prepared(SYSTEM, backbone, both).score(x, t), expected(x, t))
     bar.resize((64, 32)).save(tmp_path / "wide.png")
-    wide = replace(both, size=(64, 32), control=(("depth-map", tmp_path / "wide.png"),))
-    pictures = paint(backbone, uni.prepare(backbone, wide), steps=2, size=wide.size)
+    wide = telling(replace(both, size=(64, 32)), control=(("depth-map", tmp_path / "wide.png"),))
+    pictures = paint(backbone, prepared(SYSTEM, backbone, wide), steps=2, size=wide.size)
     assert pictures.shape == (1, 3, 32, 64)
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match=r"none holds no adapters: neither local nor global"):
-        uni.prepare(backbone, replace(both, weights=tmp_path / "none"))
+        prepared(SYSTEM, backbone, telling(both, weights=tmp_path / "none"))
 
 
 def test_clip_is_transformers_and_finds_its_size(backbone: StableDiffusion) -> None:

@@ -16,6 +16,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "generate": "threed.runs.generate",
     "texture": "threed.runs.generate",
+    "edit3d": "threed.runs.generate",
+    "resume": "threed.runs.generate",
+    "image": "threed.runs.image",
+    "train": "threed.runs.train",
+    "Job": "threed.runs.job",
+    "read_job": "threed.runs.job",
+    "do": "threed.runs.do",
     "Asset": "threed.runs.generate",
     "Run": "threed.settings.run",
     "load_run": "threed.settings.presets",

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+from threed.core.errors import InputError
+
+MAX_LENGTH = 1000  # characters; models read a few hundred at most
 
 
 def suggest(name: str, names: Iterable[object]) -> str:
@@ -16,3 +21,25 @@ def did_you_mean(name: str, names: Iterable[object]) -> str:
     """End an error about an unknown name: suggest the nearest one, then list all that exist."""
     known = [str(item) for item in names]
     return f"{suggest(name, known)} (there are: {', '.join(sorted(known))})"
+
+
+def check_prompt(prompt: str) -> str:
+    """The prompt without the blanks around it. InputError if it cannot be meant.
+
+    Any script is fine; empty, longer than MAX_LENGTH characters, or with control characters is not.
+    """
+    stripped = prompt.strip()
+    if not stripped:
+        raise InputError('the prompt is empty; say what to make, such as "a red mug"')
+    if len(stripped) > MAX_LENGTH:
+        raise InputError(
+            f"the prompt has {len(stripped):,} characters; at most {MAX_LENGTH:,} are allowed "
+            "(a model reads about 300)"
+        )
+    for place, character in enumerate(stripped):
+        if unicodedata.category(character) in ("Cc", "Cs"):
+            raise InputError(
+                f"the prompt holds a control character (U+{ord(character):04X}, at position "
+                f"{place + 1}); remove it"
+            )
+    return stripped

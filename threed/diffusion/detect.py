@@ -14,7 +14,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from threed.core.errors import InputError
-from threed.diffusion.images import Size, load_image
+from threed.core.pictures import Size
+from threed.diffusion.images import load_image
 
 MAP = "-map"  # after a kind: the file is the map, not a picture to find it in
 DEPTH_MODEL = "Intel/dpt-hybrid-midas"

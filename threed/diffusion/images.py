@@ -14,13 +14,10 @@ from torch import Tensor
 
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
+from threed.core.pictures import FORMATS, Size, sides
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import guided
-
-FORMATS = (".png", ".jpg", ".jpeg", ".webp")
-Size = int | tuple[int, int]
-"""Pixels a side of a square picture, or (width, height)."""
 
 
 class PictureWarning(UserWarning):
@@ -60,21 +57,6 @@ def make_images(
     scheduler = make_scheduler(sampler, backbone.scheduler_config)
     latents = sample(towards, scheduler, noise, steps=steps, generator=generator)
     return backbone.decode_latents(latents)
-
-
-def sides(size: Size) -> tuple[int, int]:
-    """(width, height) of a picture."""
-    return (size, size) if isinstance(size, int) else size
-
-
-def read_size(text: str) -> Size:
-    """Of "512", or of "768x512": the width first. InputError for anything else."""
-    numbers = text.lower().replace("×", "x").split("x")
-    if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
-        raise InputError(f"size must be pixels a side, such as 512, or WIDTHxHEIGHT, such as "
-                         f"768x512, got {text!r}")  # fmt: skip
-    width, height = int(numbers[0]), int(numbers[-1])
-    return width if width == height else (width, height)
 
 
 def latent_shape(backbone: Backbone, size: Size | None = None) -> tuple[int, int]:

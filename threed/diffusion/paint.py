@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from threed.core.errors import InputError
+from threed.core.pictures import Size
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.images import Size, latent_shape
+from threed.diffusion.images import latent_shape
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import Score
+
+
+Decode = Callable[[Tensor], Tensor]
+"""Latents [B, C, h, w] -> pictures [B, 3, H, W] in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +25,10 @@ class Ready:
     """A Score, and what else a sampler has to know about it."""
 
     score: Score  # over n groups of `rows` neighbours
-    rows: int = 1  # pictures of a group: they share their noise, and the last is the result
+    rows: int = 1  # pictures of a group: they share their noise
+    result: int = -1  # the row of a group that is the result; the others are shown beside it
     start: Tensor | None = None  # [1, C, h, w] to begin from, where noise is not what is meant
+    decode: Decode | None = None  # of all rows, in the place of the backbone's own
 
     def alone(self) -> Score:
         """The Score of the result only, for distillation: all rows of a group see the same x."""
@@ -31,9 +39,13 @@ class Ready:
             together = self.score(
                 x.repeat_interleave(self.rows, 0), t.repeat_interleave(self.rows, 0)
             )
-            return together[self.rows - 1 :: self.rows]
+            return together[self.result % self.rows :: self.rows]
 
         return noise
+
+    def results(self, pictures: Tensor) -> Tensor:
+        """The results [n, ...] among what `paint` gives, [n * rows, ...]."""
+        return pictures[self.result % self.rows :: self.rows]
 
 
 def paint(
@@ -46,7 +58,7 @@ def paint(
     size: Size | None = None,
     sampler: str = "ddim",
 ) -> Tensor:
-    """[n * rows, 3, H, W] in [0, 1]: n groups of neighbours, the last of each the result.
+    """[n * rows, 3, H, W] in [0, 1]: n groups of neighbours; `ready.results` finds the results.
 
     Noise is drawn as in make_images: with one row and neutral knobs the pictures are the same.
     """
@@ -64,4 +76,4 @@ def paint(
         steps=steps,
         generator=generator,
     )
-    return backbone.decode_latents(latents)
+    return (ready.decode or backbone.decode_latents)(latents)

@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from threed.core.errors import InputError
+from threed.core.pictures import FORMATS
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.images import FORMATS
 
 METADATA = "metadata.jsonl"
 IN_MEMORY = 2**29  # bytes of decoded pictures, and of latents, that are kept

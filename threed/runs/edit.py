@@ -23,6 +23,7 @@ from threed.settings.base import replace
 from threed.settings.run import Run
 from threed.settings.stage import Stage
 from threed.systems.editing import instruct_pix2pix
+from threed.systems.system import Guide
 
 # of a surface's shape, against edits that disagree about it
 SMOOTH = {"normal_consistency": constant(1.0), "laplacian": constant(0.05)}
@@ -61,7 +62,7 @@ def instructed(backbone: Backbone, instruction: str, run: Run, stage: Stage) -> 
     its weights are nowhere.
     """
     weights = run.system.inputs.get("weights")
-    unet = instruct_pix2pix.trained(backbone, Path(weights[0]) if weights else None)
+    unet = instruct_pix2pix.find_unet(backbone, Path(weights[0]) if weights else None)
     size = (backbone.image_size, backbone.image_size)
 
     def fitted(picture: Tensor) -> Tensor:
@@ -74,8 +75,9 @@ def instructed(backbone: Backbone, instruction: str, run: Run, stage: Stage) -> 
     @torch.no_grad()
     def edit(before: Tensor, now: Tensor, level: float, generator: Generator) -> Tensor:
         guided = instruct_pix2pix.build(
-            backbone, instruction, fitted(before), unet, text_scale=stage.guidance_scale,
-            image_scale=stage.edit.image_scale, negative=run.negative,
+            backbone, instruction, fitted(before), unet,
+            guide=Guide(stage.guidance_scale, run.negative),
+            knobs=instruct_pix2pix.Knobs(image_scale=stage.edit.image_scale),
         )  # fmt: skip
         clean = backbone.encode_image(fitted(now))
         made = sample(

@@ -12,10 +12,7 @@ import io
 import json
 import os
 import pickle
-import re
 import shutil
-import time
-import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -230,15 +227,6 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
             EOFError) as error:  # fmt: skip
         raise InputError(f"{path} is damaged or no checkpoint of threed; nothing in it "
                          f"was executed") from error  # fmt: skip
-
-
-def default_folder(prompt: str) -> Path:
-    """outputs/<slug>-<time>, not in use yet."""
-    words = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:40].rstrip("-") or "asset"
-    path = Path("outputs") / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
-    candidates = (path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000)))
-    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def refuse_used(path: Path) -> None:

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from guidance.edits import Edit
-from guidance.prompts import check_prompt, prompt_warnings
+from guidance.prompts import prompt_warnings
 from threed import __version__
 from threed.core.cameras import orbit, view_name
 from threed.core.errors import InputError
-from threed.core.files import write
+from threed.core.files import default_folder, write
+from threed.core.words import check_prompt
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.images import grid, make_images
 from threed.runs import choose as choice
 from threed.runs.asset import Asset, Say, build_asset
 from threed.runs.edit import shaped
-from threed.runs.folder import INIT, INPUTS, RunFolder, RunWarning, default_folder, refuse_used
+from threed.runs.folder import INIT, INPUTS, RunFolder, RunWarning, refuse_used
 from threed.runs.given import Given, Up, read_given
 from threed.runs.guide import Backbones, make_guide
 from threed.runs.memory import Chunk, is_short

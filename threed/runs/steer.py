@@ -7,8 +7,8 @@ side there is no left and right; a picture holds for the camera that took it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,12 @@ from threed.core.cameras import Cameras, orbit, view_name
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.score import Score, plain, rescaled, score
-from threed.settings.base import replace
+from threed.settings import base as settings
 from threed.settings.run import Run, SystemSettings
-from threed.systems import Request, System
-from threed.systems.control.rpg import planned
-from threed.systems.reading import read_request
+from threed.systems.inputs import PICTURED, View
+from threed.systems.system import Guide, Request, System
+from threed.systems.table import find_system
 
-PICTURED = "pictured"  # the view of the given pictures: as `threed image` shows a front
-PICTURES = ("image", "control", "layout")  # inputs that hold for one camera
-# inputs that name a file, alone or after a word
-FILES = {"image": "file", "weights": "file", "control": "word:file", "appearance": "word:file",
-         "layout": "word:file"}  # fmt: skip
 LARGEST = 64 * 2**20  # bytes of a picture that a run keeps
 
 
@@ -40,16 +35,20 @@ def reference(size: int) -> Cameras:
     return orbit(1, size)
 
 
-def read_steering(settings: SystemSettings, prompt: str) -> tuple[System, Request]:
-    """The system of a run and what it is told. InputError where that is wrong, or for pictures."""
-    system, request = read_request(settings.name, prompt, settings.inputs, settings.knobs)
-    if system is None:
-        raise InputError(
-            "system.inputs and system.knobs are for a system: say which by system.name"
-        )
-    if request.image is not None:
-        raise InputError(f"system {system.name!r} with --image changes one picture, and a scene "
-                         "has many: threed edit3d changes an asset")  # fmt: skip
+def read_steering(said: SystemSettings, prompt: str) -> tuple[System, Request]:
+    """Find the system of a run and what it is asked for.
+
+    InputError where that is wrong, or for what is about one picture.
+    """
+    if said.name is None:
+        told = f"--{next(iter(said.inputs))}" if said.inputs else "system.knobs"
+        raise InputError(f"{told} is for a system: say which by system.name, or --system")
+    system = find_system(said.name)
+    request = system.request(prompt, said.inputs, said.knobs)
+    for item in system.inputs:
+        if item.kind.flat and item.name in request.inputs:
+            raise InputError(f"system {system.name!r} with --{item.name} changes one picture, and "
+                             "a scene has many: threed edit3d changes an asset")  # fmt: skip
     return system, request
 
 
@@ -58,15 +57,15 @@ def settled(run: Run, prompt: str) -> Run:
 
     So it can be gone on with from any folder, and without the planner.
     """
-    full = _with_files(run, lambda name, path: path.resolve() if path.exists() else path)
-    settings = full.system
-    if settings.name is not None and all(stage.guidance != "edit" for stage in run.stages):
-        system, request = read_steering(settings, prompt)
-        if any(item.name == "region" for item in system.inputs):
-            others = {k: v for k, v in settings.inputs.items() if k not in ("planner", "split")}
-            regions = {"region": planned(request).words()}
-            settings = replace(settings, inputs=others | regions)
-    return replace(run, system=settings)
+    full = _with_files(run, lambda _, path: path.resolve() if path.exists() else path)
+    if full.system.name is None or any(stage.guidance == "edit" for stage in run.stages):
+        return full
+    system, request = read_steering(full.system, prompt)
+    told = system.settle(request)
+    if told is request:
+        return full
+    inputs = {name: tuple(map(str, values)) for name, values in told.inputs.items()}
+    return settings.replace(full, system=settings.replace(full.system, inputs=inputs))
 
 
 def kept(run: Run, folder: str) -> tuple[Run, dict[str, bytes]]:
@@ -77,35 +76,41 @@ def kept(run: Run, folder: str) -> tuple[Run, dict[str, bytes]]:
     files: dict[str, bytes] = {}
 
     def copied(name: str, path: Path) -> Path:
-        if name == "weights" or not path.is_file():
+        if not path.is_file():
             return path
-        if (size := path.stat().st_size) > LARGEST:
+        size = path.stat().st_size
+        if size > LARGEST:
             raise InputError(f"--{name}: {path} has {size / 2**20:.0f} MiB; a run keeps a copy of "
                              f"at most {LARGEST // 2**20}: make the picture smaller")  # fmt: skip
         place = Path(folder, f"{name}{len(files) + 1}{path.suffix}")
         files[place.as_posix()] = path.read_bytes()
         return place
 
-    return _with_files(run, copied), files
+    return _with_files(run, copied, copies=True), files
 
 
 def located(run: Run, folder: Path) -> Run:
     """The run with its pictures in the folder where it keeps them."""
-    return _with_files(run, lambda name, path: path if name == "weights" else folder / path)
+    return _with_files(run, lambda _, path: folder / path, copies=True)
 
 
-def _with_files(run: Run, change: Callable[[str, Path], Path]) -> Run:
-    """The run with other files: change is given an input's name and a path."""
+def _with_files(run: Run, change: Callable[[str, Path], Path], *, copies: bool = False) -> Run:
+    """The run with other files: change is given an input's name and a path.
 
-    def changed(name: str, word: str) -> str:
-        if name not in FILES:
-            return word
-        kind, colon, path = ("", "", word) if FILES[name] == "file" else word.partition(":")
-        return f"{kind}{colon}{change(name, Path(path)).as_posix()}" if path else word
+    copies: only the files that a run keeps copies of.
+    """
+    if run.system.name is None:
+        return run
 
-    inputs = {name: tuple(changed(name, word) for word in words)
-              for name, words in run.system.inputs.items()}  # fmt: skip
-    return replace(run, system=replace(run.system, inputs=inputs))
+    def changed(name: str, words: tuple[str, ...]) -> tuple[str, ...]:
+        kind = kinds.get(name)
+        if kind is None or (copies and not kind.copied):
+            return words
+        return tuple(kind.with_files(word, lambda path: change(name, path)) for word in words)
+
+    kinds = {item.name: item.kind for item in find_system(run.system.name).inputs}
+    inputs = {name: changed(name, words) for name, words in run.system.inputs.items()}
+    return settings.replace(run, system=settings.replace(run.system, inputs=inputs))
 
 
 class Steered(Prompts):
@@ -118,7 +123,7 @@ class Steered(Prompts):
         self,
         backbone: Backbone,
         prompt: str,
-        settings: SystemSettings,
+        said: SystemSettings,
         *,
         scale: float,
         negative: str = "",
@@ -129,15 +134,17 @@ class Steered(Prompts):
             raise InputError(f"a system guides one view at a time, and {backbone.name!r} sees "
                              f"{backbone.views}: use --backbone toybox, or another single-view "
                              "one")  # fmt: skip
-        self.system, request = read_steering(settings, prompt)
-        self.request = dataclasses.replace(request, negative=negative, size=backbone.image_size)
+        self.system, request = read_steering(said, prompt)
+        request = replace(request, guide=Guide(scale, negative), size=backbone.image_size)
+        self.request = self.system.settle(request)
+        self.weights = self.system.load(backbone, self.request)
         self._scores: dict[tuple[str, float], Score | None] = {}
         self._view_score(PICTURED, scale)  # mistakes show before any step
 
     @property
     def pictured(self) -> bool:
         """Whether something that the system is told holds for the reference camera only."""
-        return any(name in PICTURES for name in self.request.given())
+        return self.system.is_pictured(self.request)
 
     def score(self, cameras: Cameras, scale: float, rescale: float = 0.0) -> Score:
         """The system's noise of what B cameras see; the prompt's own from where it says nothing.
@@ -178,37 +185,16 @@ class Steered(Prompts):
         """What the system makes of one view, or None if it says nothing about it."""
         if (view, scale) not in self._scores:
             words = "front" if view == PICTURED else view
-            turned = turn(self.request, view, f", {words} view" if self.view_words else "")
-            ready = turned and self.system.prepare(
-                self.backbone, dataclasses.replace(turned, scale=scale)
-            )
+            tail = f", {words} view" if self.view_words else ""
+            asked = self.system.of_view(self.request, View(view, tail))
+            ready = None
+            if asked is not None:
+                guide = replace(asked.guide, scale=scale)
+                ready = self.system.prepare(
+                    self.backbone, replace(asked, guide=guide), self.weights
+                )
             self._scores[view, scale] = ready.alone() if ready else None
         return self._scores[view, scale]
-
-
-def turn(request: Request, view: str, tail: str) -> Request | None:
-    """What a request says about a view, with the words of the view added to its prompts.
-
-    None if it says nothing about it.
-    """
-    if view != PICTURED and any(name in PICTURES for name in request.given()):
-        return None
-    told: dict[str, Any] = {"prompt": request.prompt + tail}
-    if request.source is not None:
-        told["source"] = request.source + tail
-    level = view in ("front", PICTURED, "back")
-    if request.region:
-        plan = planned(request)
-        if not level and not (plan.in_rows and view == "side"):
-            return None
-        plan = (plan.mirrored() if view == "back" else plan).saying(tail)
-        told |= {"region": plan.words(), "split": None}
-    if request.move:
-        side = {"back": -1.0, "side": 0.0}.get(view, 1.0)
-        told["move"] = tuple((word, (side * dx, dy)) for word, (dx, dy) in request.move)
-        if view == "overhead" or (not level and not any(dy for _, (_, dy) in request.move)):
-            return None
-    return dataclasses.replace(request, **told)
 
 
 class Pictured:
@@ -220,7 +206,7 @@ class Pictured:
     def cameras(self, step: int, drawn: Cameras) -> Cameras:
         """The cameras that chance has drawn, the first in the place of the reference."""
         there = reference(drawn.height)
-        return dataclasses.replace(
+        return replace(
             drawn,
             c2w=torch.cat([there.c2w.to(drawn.c2w), drawn.c2w[1:]]),
             fov_y=torch.cat([there.fov_y.to(drawn.fov_y), drawn.fov_y[1:]]),

@@ -1,159 +1,169 @@
-"""What a system is to those who use it: a row of the table, a request, and a Score to sample."""
+"""What a system is to those who use it: a row of the table, and what it is asked for."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from threed.core.errors import InputError
-from threed.diffusion.backbone import Backbone
-from threed.diffusion.images import Size
-from threed.diffusion.paint import Ready
-from threed.diffusion.score import Score
+from threed.settings.base import Settings, describe, read_words
+from threed.systems.inputs import PICTURED, Input, Values, View, turn
 
-Knob = bool | int | float | str
+if TYPE_CHECKING:
+    from torch import nn
+
+    from threed.core.pictures import Size
+    from threed.diffusion.backbone import Backbone
+    from threed.diffusion.paint import Ready
+    from threed.learning.data import Examples
+    from threed.learning.loop import Task
+    from threed.learning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Guide:
+    """How strongly the prompt pulls, and away from what."""
+
+    scale: float = 5.0  # of classifier-free guidance; 1 is none
+    negative: str = ""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user may tell a system. Each field besides the first five is an input of some system.
-
-    Words are words of the prompt (of the source prompt where a system says so). Lengths are
-    fractions of the picture, to the right and down.
-    """
+    """What a system is asked for: what all are told, and its own inputs and knobs."""
 
     prompt: str
-    negative: str = ""
-    scale: float = 5.0  # of classifier-free guidance towards the prompt
+    guide: Guide = Guide()
     steps: int = 30  # of the sampler
-    size: Size = 64  # in pixels
-    source: str | None = None  # a prompt
-    image: Path | None = None
-    weights: Path | None = None  # what a trained system learned: a folder or a file
-    control: tuple[tuple[str, Path], ...] = ()  # (kind, picture)
-    weigh: tuple[tuple[str, float], ...] = ()  # (word, factor)
-    hold: tuple[tuple[str, tuple[float, float]], ...] = ()  # (word, (from, until)), of the sampling
-    blend: tuple[str, ...] = ()  # words
-    move: tuple[tuple[str, tuple[float, float]], ...] = ()  # (word, (dx, dy))
-    resize: tuple[tuple[str, float], ...] = ()  # (word, factor)
-    keep: tuple[str, ...] = ()  # words
-    appearance: tuple[tuple[str, Path], ...] = ()  # (word, picture)
-    layout: tuple[tuple[str, Path], ...] = ()  # (word, picture)
-    planner: str | None = None  # what divides the picture: see planners.find_planner
-    split: str | None = None  # regions in columns and rows: "1;2,1,1"
-    region: tuple[str, ...] = ()  # their prompts
-    knobs: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of build
+    size: Size = 64  # pixels
+    inputs: Mapping[str, Values] = field(default_factory=dict)  # by name, as their kinds read them
+    knobs: Any = None  # an instance of the system's own Knobs
 
-    def given(self) -> tuple[str, ...]:
-        """The names of the inputs that are there."""
-        return tuple(name for name in INPUTS if getattr(self, name) not in (None, ()))
+    def one(self, name: str) -> Any:
+        """The value of an input that is said once; None if it was not."""
+        return next(iter(self.inputs.get(name, ())), None)
 
-    def options(self) -> dict[str, Any]:
-        """What every build takes: how it is guided, and its knobs."""
-        return {"scale": self.scale, "negative": self.negative, **self.knobs}
+    def all(self, name: str) -> Any:
+        """The values of an input that may be said several times."""
+        return self.inputs.get(name, ())
 
 
-ALWAYS = ("prompt", "negative", "scale", "steps", "size", "knobs")
-INPUTS = tuple(f.name for f in fields(Request) if f.name not in ALWAYS)
+class NoKnobs(Settings):
+    """Knobs of a system that has none."""
 
 
 @dataclass(frozen=True)
-class Input:
-    """One thing that a system is told besides the prompt: a field of Request."""
+class Lesson:
+    """What a system's training is told."""
 
-    name: str
-    about: str
-    required: bool = False
+    examples: Examples
+    about: Mapping[str, str]  # system, backbone, data, options: the same when resumed
+    options: Any  # an instance of the training's own Options
+    debias: bool = False  # count errors where noise is strong for more: see learning.losses
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a system learns weights of its own."""
+
+    data: str  # of toybox.family.examples.SETS, what it is taught with there
+    texts: tuple[str, ...]  # of an example
+    paper: Recipe  # for a backbone like Stable Diffusion
+    small: Recipe  # for toybox on a CPU
+    learn: Callable[[Backbone, Lesson], Task]
+    load: Callable[[Backbone, Path, Any], nn.Module]  # a trained net to go on from, by its options
+    pictures: Callable[[Any], tuple[str, ...]]  # the roles of an example's pictures, by the options
+    options: type[Settings] = NoKnobs
+    folder: Callable[[Any], str] = lambda options: "."  # where in --out it writes
 
 
 @dataclass(frozen=True)
 class System:
-    """One published system. Its file holds `build`, and the training of its own weights."""
+    """One published system. Its file holds the functions named here, and nothing else knows it."""
 
     name: str  # as in `threed image --system NAME`
     paper: str  # its title
     arxiv: str  # "2208.01626"
     claim: str  # what it does, in one line
-    inputs: tuple[Input, ...]
-    trains: str  # what has to be trained: "nothing", or which nets
     seams: tuple[str, ...]  # where it touches a diffusion step; docs/architecture.md
-    build: Callable[..., Score]  # (backbone, inputs..., *, knobs...) -> Score
-    prepare: Callable[[Backbone, Request], Ready]  # builds it from what a user says
+    prepare: Callable[[Backbone, Request, Any], Ready]  # with what `load` gave
+    load: Callable[[Backbone, Request], Any] = lambda backbone, request: None  # its weights
+    inputs: tuple[Input, ...] = ()
+    knobs: type[Settings] = NoKnobs
+    trains: str = "nothing"  # which nets have to be trained
+    training: Training | None = None
+    needs: Literal["unet", "anything"] = "unet"  # of the backbone
+    check: Callable[[Request], None] = lambda request: None  # InputError for what does not fit
+    settle: Callable[[Request], Request] = lambda request: request
+    """The request with what is found out once and holds for all views of a scene."""
 
-    def knobs(self) -> dict[str, Knob]:
-        """The keyword arguments of build that are plain numbers or words, with their defaults.
+    def request(
+        self, prompt: str, inputs: Mapping[str, Sequence[str]], knobs: Sequence[str] = ()
+    ) -> Request:
+        """What the system is asked for, from texts as people type them.
 
-        Those that every request has are not among them: they have options of their own.
+        inputs: texts by the input's name; knobs: NAME=VALUE each. InputError for inputs that the
+        system does not take or lacks, and for what cannot be read.
         """
-        parameters = inspect.signature(self.build).parameters.values()
-        return {
-            p.name: p.default
-            for p in parameters
-            if p.kind is p.KEYWORD_ONLY
-            and p.name not in ALWAYS
-            and isinstance(p.default, bool | int | float | str)
-        }
-
-    def check(self, request: Request) -> None:
-        """InputError if an input is missing, or one is given that the system does not take."""
-        known, given = {i.name: i for i in self.inputs}, request.given()
-        takes = ", ".join(f"--{name}" for name in known) or "none"
-        for name in given:
+        known = {item.name: item for item in self.inputs}
+        for name in inputs:
             if name not in known:
+                takes = ", ".join(f"--{item}" for item in known) or "none"
                 raise InputError(f"system {self.name!r} takes no --{name}; its inputs: {takes}")
+        given = {name: known[name].read(words) for name, words in inputs.items() if words}
         for item in self.inputs:
             if item.required and item.name not in given:
                 raise InputError(f"system {self.name!r} needs --{item.name}: {item.about}")
+        turned = read_words(self.knobs, knobs, f"knobs of system {self.name!r}")
+        request = Request(prompt, inputs=given, knobs=turned)
+        self.check(request)
+        return request
 
-    def read_knobs(self, words: Sequence[str]) -> dict[str, Knob]:
-        """NAME=VALUE of the command line as keyword arguments of build. InputError if not one."""
-        known = self.knobs()
-        values = {}
-        for word in words:
-            name, equals, text = word.partition("=")
-            if not equals or name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else "."
-                lines = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
-                raise InputError(
-                    f"{word}: no such knob of system {self.name!r}{hint} There are, with their "
-                    f"defaults: {lines}"
-                )
-            values[name] = parsed(name, text, known[name])
-        return values
+    def of_view(self, request: Request, view: View) -> Request | None:
+        """The request as it is of a view of a scene; None if it says nothing about it."""
+        from dataclasses import replace
 
+        told = turn(self.inputs, request.inputs, view)
+        if told is None:
+            return None
+        return replace(request, prompt=request.prompt + view.tail, inputs=told)
 
-def parsed(name: str, text: str, default: Knob) -> Knob:
-    """The text as a value of the default's type."""
-    if isinstance(default, bool):
-        if text.lower() not in ("true", "false"):
-            raise InputError(f"{name} must be true or false, got {text!r}")
-        return text.lower() == "true"
-    if isinstance(default, str):
-        return text
-    try:
-        value = type(default)(text)
-    except ValueError:
-        kind = "whole number" if isinstance(default, int) else "number"
-        raise InputError(f"{name} must be a {kind}, got {text!r}") from None
-    if value != value or abs(value) == float("inf"):
-        raise InputError(f"{name} must be a finite number, got {text!r}")
-    return value
+    def is_pictured(self, request: Request) -> bool:
+        """Whether something that it is told holds for the camera of the given pictures only."""
+        return any(
+            item.kind.seen(request.all(item.name), View(PICTURED)) is not None
+            and item.kind.seen(request.all(item.name), View("front")) is None
+            for item in self.inputs
+            if item.name in request.inputs
+        )
 
+    def row(self) -> dict[str, Any]:
+        """A line of `threed list systems`."""
+        return {
+            "system": self.name,
+            "claim": self.claim,
+            "inputs": [f"--{i.name}{' (needed)' if i.required else ''}" for i in self.inputs],
+            "knobs": [f"{knob.name}={knob.default}" for knob in describe(self.knobs)],
+            "trains": self.trains,
+            "touches": list(self.seams),
+            "paper": f"{self.paper} (arXiv:{self.arxiv})",
+        }
 
-def describe(system: System) -> dict[str, Any]:
-    """A line of `threed list systems`."""
-    inputs = [f"--{i.name}{' (needed)' if i.required else ''}" for i in system.inputs]
-    return {
-        "system": system.name,
-        "claim": system.claim,
-        "inputs": inputs,
-        "knobs": [f"{name}={value}" for name, value in system.knobs().items()],
-        "trains": system.trains,
-        "touches": list(system.seams),
-        "paper": f"{system.paper} (arXiv:{system.arxiv})",
-    }
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of its inputs and knobs, for faces that show a form."""
+        return {
+            "title": self.name,
+            "description": self.claim,
+            "type": "object",
+            "properties": {
+                "inputs": {
+                    "type": "object",
+                    "properties": {item.name: item.schema() for item in self.inputs},
+                    "required": [item.name for item in self.inputs if item.required],
+                    "additionalProperties": False,
+                },
+                "knobs": self.knobs.model_json_schema(),
+            },
+        }

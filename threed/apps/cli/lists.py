@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import Annotated, Any
+from typing import Any, Literal
 
-import typer
+from pydantic import Field
 
+from threed.apps.cli.command import Command
 from threed.apps.cli.show import say
+from threed.runs.job import FIRST
+from threed.settings.base import Settings
 
 
-class What(str, Enum):
-    """What can be listed."""
-
-    presets = "presets"
-    backbones = "backbones"
-    toybox = "toybox"
-    settings = "settings"
-    systems = "systems"
-
-
-def show(
-    what: Annotated[What, typer.Argument(help="What to list.")] = What.presets,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-) -> None:
+class Listing(Settings):
     """List presets, backbones, systems, the words of toybox, or every setting."""
-    from threed.apps.cli.presets import rows as presets
 
-    rows = {
-        What.presets: presets,
-        What.backbones: _backbones,
-        What.toybox: _toybox,
-        What.settings: _settings,
-        What.systems: _systems,
-    }[what]()
-    if as_json:
+    what: Literal["presets", "backbones", "toybox", "settings", "systems"] = Field(
+        "presets", description="what to list", json_schema_extra=FIRST
+    )
+    as_json: bool = Field(False, description="as JSON")
+
+
+def show(job: Listing) -> None:
+    """Print a list."""
+    rows = {"presets": _presets, "backbones": _backbones, "toybox": _toybox,
+            "settings": _settings, "systems": _systems}[job.what]()  # fmt: skip
+    if job.as_json:
         say(json.dumps(rows, indent=2))
     else:
         print_table(rows)
@@ -103,8 +94,34 @@ def _settings() -> list[dict[str, Any]]:
              "meaning": item.meaning} for item in describe(Run)]  # fmt: skip
 
 
-def _systems() -> list[dict[str, Any]]:
-    from threed.systems import SYSTEMS
-    from threed.systems.system import describe
+def _presets() -> list[dict[str, Any]]:
+    from threed.apps.cli.presets import rows
 
-    return [describe(system) for system in SYSTEMS.values()]
+    return rows()
+
+
+def _systems() -> list[dict[str, Any]]:
+    from threed.systems.table import SYSTEMS
+
+    return [system.row() for system in SYSTEMS.values()]
+
+
+class Doctor(Settings):
+    """What this machine offers: devices, kernels, libraries, backbones, disk, memory."""
+
+    as_json: bool = Field(False, description="as JSON")
+
+
+def examine(job: Doctor) -> None:
+    """Print what this machine offers."""
+    from threed.apps.doctor import examine as look
+
+    findings = look()
+    if job.as_json:
+        say(json.dumps(findings, indent=2))
+    else:
+        print_findings(findings)
+
+
+LIST = Command("list", Listing, show)
+DOCTOR = Command("doctor", Doctor, examine)

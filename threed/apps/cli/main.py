@@ -3,72 +3,75 @@
 from __future__ import annotations
 
 import errno
-import importlib
-import json
 import sys
 import warnings
-from typing import Any, NoReturn, TextIO
+from importlib import import_module
+from typing import NoReturn, TextIO
 
-import typer
+import click
 
-from threed.apps.cli import backbones as cli_backbones
-from threed.apps.cli import files as cli_files
-from threed.apps.cli import image as cli_systems
-from threed.apps.cli import lists as cli_lists
-from threed.apps.cli import runs as cli_runs
-from threed.apps.cli import train as cli_train
-from threed.apps.cli.show import complain, say
+from threed.apps.cli.show import complain
 
-app = typer.Typer(
-    name="threed",
+COMMANDS = {  # in the order in which they are listed: where each is
+    "generate": "threed.apps.cli.jobs:GENERATE",
+    "texture": "threed.apps.cli.jobs:TEXTURE",
+    "edit3d": "threed.apps.cli.jobs:EDIT3D",
+    "resume": "threed.apps.cli.jobs:RESUME",
+    "image": "threed.apps.cli.jobs:IMAGE",
+    "train": "threed.apps.cli.jobs:TRAIN",
+    "export": "threed.apps.cli.jobs:EXPORT",
+    "schema": "threed.apps.cli.jobs:SCHEMA",
+    "repair": "threed.apps.cli.files:REPAIR",
+    "turntable": "threed.apps.cli.files:TURNTABLE",
+    "report": "threed.apps.cli.files:REPORT",
+    "blender": "threed.apps.cli.files:BLENDER",
+    "convert": "threed.apps.cli.weights:CONVERT",
+    "pack": "threed.apps.cli.weights:PACK",
+    "edit-pairs": "threed.apps.cli.weights:EDIT_PAIRS",
+    "list": "threed.apps.cli.lists:LIST",
+    "doctor": "threed.apps.cli.lists:DOCTOR",
+    "toybox": "threed.apps.cli.main:TOYBOX",
+    "evaluate": "threed.apps.cli.main:EVALUATE",
+}
+
+
+class Commands(click.Group):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name them all."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+def _pass_on(name: str, about: str) -> click.Command:
+    """A command whose line another application reads."""
+
+    def run(words: tuple[str, ...]) -> None:
+        import_module(f"threed.apps.cli.{name}").app(args=list(words), prog_name=f"threed {name}")
+
+    words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
+    settings = {"ignore_unknown_options": True, "help_option_names": []}
+    return click.Command(name, params=[words], callback=run, help=about, context_settings=settings)
+
+
+TOYBOX = _pass_on("toybox", "The small world and its diffusion family: draw, sample, train.")
+EVALUATE = _pass_on(
+    "evaluate", "Generate many prompts of toybox and judge the assets; can be cut and continued."
+)
+app = Commands(
+    "threed",
     help='Text to 3D assets: threed generate "a red mug".',
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(cli_runs.generate)
-app.command("texture")(cli_runs.texture)
-app.command("edit3d")(cli_runs.edit3d)
-app.command("resume")(cli_runs.resume)
-app.command("export")(cli_files.export)
-app.command("repair")(cli_files.repair)
-app.command("turntable")(cli_files.turntable)
-app.command("report")(cli_files.report)
-app.command("blender")(cli_files.blender)
-app.command("convert")(cli_backbones.convert)
-app.command("list")(cli_lists.show)
-app.command("image")(cli_systems.image)
-app.command("train")(cli_train.train)
-app.command("edit-pairs")(cli_train.edit_pairs)
-app.command("pack")(cli_train.pack)
-
-
-@app.command()
-def doctor(as_json: cli_runs.Json = False) -> None:
-    """What this machine offers: devices, kernels, libraries, backbones, disk, memory."""
-    from threed.apps.doctor import examine
-
-    findings = examine()
-    if as_json:
-        say(json.dumps(findings, indent=2))
-    else:
-        cli_lists.print_findings(findings)
-
-
-_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-
-
-@app.command(context_settings=_PASS_ON)
-def toybox(context: typer.Context) -> None:
-    """The small world and its diffusion family: draw, sample, train."""
-    _delegate("threed.apps.cli.toybox", context)
-
-
-@app.command(context_settings=_PASS_ON)
-def evaluate(context: typer.Context) -> None:
-    """Generate many prompts of toybox and judge the assets; can be cut and continued."""
-    _delegate("threed.apps.cli.evaluate", context)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -86,12 +89,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         complain(problem)
         sys.exit(2)
     sys.exit(0)
-
-
-def _delegate(module: str, context: typer.Context) -> None:
-    """Let another Typer application read the rest of the line."""
-    application: Any = importlib.import_module(module).app
-    application(args=context.args, prog_name=f"threed {context.info_name}")
 
 
 def _mistake(error: Exception) -> str | None:

@@ -78,8 +78,9 @@ def sample(
     import torch
     from torch.nn import functional as F
 
-    from guidance.prompts import check_prompt, prompt_warnings
+    from guidance.prompts import prompt_warnings
     from threed.core.cameras import orbit
+    from threed.core.words import check_prompt
     from threed.diffusion.catalog import load_backbone
     from threed.diffusion.images import grid, make_images, save_image
     from threed.toybox.family.nets import WEIGHTS

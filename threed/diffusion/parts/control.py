@@ -139,13 +139,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def check_window(start: float, end: float) -> None:
-    """InputError unless 0 <= start < end <= 1."""
-    if not 0 <= start < end <= 1:
-        raise InputError(f"control must start and end within 0 and 1, in this order, got "
-                         f"{start} and {end}")  # fmt: skip
-
-
 def within(
     make: Callable[[tuple[Residuals, ...]], Score],
     nets: Sequence[tuple[Residuals, float, float]],

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
+from threed.core.pictures import Size
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.images import Size
 from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.attention import Layer, Record
 from threed.diffusion.parts.words import word_spans

@@ -49,6 +49,20 @@ class Region:
         left, top, right, bottom = self.box
         return _cut(top, bottom, height), _cut(left, right, width)
 
+    @property
+    def whole_width(self) -> bool:
+        """Whether it is as wide as the picture, so that it is the same from all sides."""
+        return self.box[0] == 0 and self.box[2] == 1
+
+    def mirrored(self) -> Region:
+        """The same with left and right exchanged: what is seen from behind."""
+        left, top, right, bottom = self.box
+        return replace(self, box=(1 - right, top, 1 - left, bottom))
+
+    def words(self) -> str:
+        """The text that `read_region` reads."""
+        return f"{_numbers(self.box)}:{self.prompt}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -64,26 +78,6 @@ class Plan:
         """InputError for no region, or too many."""
         if not 1 <= len(self.regions) <= MOST:
             raise InputError(f"a plan has 1 to {MOST} regions, got {len(self.regions)}")
-
-    def mirrored(self) -> Plan:
-        """The same with left and right exchanged: what is seen from behind."""
-        turned = [replace(r, box=(1 - r.box[2], r.box[1], 1 - r.box[0], r.box[3]))
-                  for r in self.regions]  # fmt: skip
-        return replace(self, regions=tuple(turned))
-
-    @property
-    def in_rows(self) -> bool:
-        """Whether every region is as wide as the picture, so that it is the same from all sides."""
-        return all(region.box[0] == 0 and region.box[2] == 1 for region in self.regions)
-
-    def saying(self, tail: str) -> Plan:
-        """The same with some words added to every prompt."""
-        regions = [replace(r, prompt=r.prompt + tail) for r in self.regions]
-        return Plan(self.prompt + tail, tuple(regions))
-
-    def words(self) -> tuple[str, ...]:
-        """Its regions as `read_regions` takes them without a split."""
-        return tuple(f"{_numbers(r.box)}:{r.prompt}" for r in self.regions)
 
 
 def split_plan(prompt: str, split: str, prompts: Sequence[str]) -> Plan:
@@ -115,20 +109,22 @@ def read_regions(prompt: str, regions: Sequence[str], split: str | None = None) 
     """
     if split is not None:
         return split_plan(prompt, split, regions)
-    found = []
-    for text in regions:
-        numbers, colon, words = text.partition(":")
-        try:
-            left, top, right, bottom = map(float, numbers.split(","))
-        except ValueError:
-            colon = ""
-        if not colon:
-            raise InputError(
-                f"region {text!r}: write left,top,right,bottom:prompt with shares of the picture, "
-                "such as 0,0,0.5,1:a red ball, or give a split, such as 1,1"
-            )
-        found.append(Region(words.strip(), (left, top, right, bottom)))
-    return Plan(prompt, tuple(found))
+    return Plan(prompt, tuple(map(read_region, regions)))
+
+
+def read_region(text: str) -> Region:
+    """A region from "LEFT,TOP,RIGHT,BOTTOM:PROMPT". InputError for any other text."""
+    numbers, colon, words = text.partition(":")
+    try:
+        left, top, right, bottom = map(float, numbers.split(","))
+    except ValueError:
+        colon = ""
+    if not colon:
+        raise InputError(
+            f"region {text!r}: write left,top,right,bottom:prompt with shares of the picture, "
+            "such as 0,0,0.5,1:a red ball, or give a split, such as 1,1"
+        )
+    return Region(words.strip(), (left, top, right, bottom))
 
 
 def _ratios(split: str, row: str) -> list[float]:

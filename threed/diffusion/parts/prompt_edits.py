@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
 from threed.diffusion.parts.attention import AttentionEdit, Change, Record, Rewrite
 from threed.diffusion.parts.heat import largest_maps
-from threed.diffusion.parts.words import Alignment
+from threed.diffusion.parts.words import Alignment, refine, swap, word_tokens
 
 ROWS = 2  # source, edited
-
-
+Span = tuple[float, float]  # shares of the sampling, 0 its beginning and 1 its end
 BLEND_TOKENS = 576  # of the largest maps that the blend's mask is read from: 24×24
 
 
@@ -87,3 +88,47 @@ def looked_at(record: Record, words: Tensor, size: Sequence[int], threshold: flo
     looked = F.interpolate(looked, tuple(size), mode="bilinear")
     looked = looked / looked.amax((2, 3), keepdim=True).clamp_min(1e-12)
     return (looked > threshold).any(1, keepdim=True).to(looked.dtype)
+
+
+def align(backbone: Backbone, source: str, prompt: str, length: int, mode: str) -> Alignment:
+    """The prompts' alignment in one of the modes."""
+    if mode == "auto":
+        mode = "swap" if len(source.split()) == len(prompt.split()) else "refine"
+    return (swap if mode == "swap" else refine)(backbone, source, prompt, length)
+
+
+def factors_of(
+    backbone: Backbone, prompt: str, weigh: Sequence[tuple[str, float]], length: int
+) -> Tensor:
+    """[S] what each token's attention is multiplied by."""
+    factors = torch.ones(length)
+    for word, factor in weigh:
+        factors[word_tokens(backbone, prompt, word)] = factor
+    return factors
+
+
+def spans_of(
+    backbone: Backbone, prompt: str, hold: Sequence[tuple[str, Span]], length: int, until: float
+) -> Tensor:
+    """[2, S] from when and until when each token's attention is the source's."""
+    spans = torch.tensor([0.0, until])[:, None].repeat(1, length)
+    for word, span in hold:
+        spans[:, word_tokens(backbone, prompt, word)] = torch.tensor(span)[:, None]
+    return spans
+
+
+def tokens_of(
+    backbone: Backbone, prompts: tuple[str, str], words: Sequence[str], length: int
+) -> Tensor:
+    """[2, S] 1 at the words' tokens in each prompt. InputError if a word is in neither."""
+    chosen = torch.zeros(ROWS, length)
+    for word in words:
+        problems = []
+        for row, prompt in enumerate(prompts):
+            try:
+                chosen[row, word_tokens(backbone, prompt, word)] = 1
+            except InputError as error:
+                problems.append(error)
+        if len(problems) == ROWS:
+            raise problems[-1]
+    return chosen

@@ -56,8 +56,8 @@ def side_by_side(kinds: Sequence[str], maps: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([maps.get(kind, black) for kind in kinds], 1)
 
 
-def load(backbone: Backbone, path: Path) -> Adapters:
-    """The adapters of a training's folder (local, global or both), or of the official uni.ckpt."""
+def load_adapters(backbone: Backbone, path: Path) -> Adapters:
+    """Load the adapters of a training's folder (either or both), or of the official uni.ckpt."""
     base = opened(backbone, "uni_controlnet")
     if path.is_dir():
         there = [part for part in PARTS if (path / part / "config.json").is_file()]

@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from pydantic import Field, model_validator
 
 from threed.core.errors import InputError
-from threed.diffusion.backbone import Backbone
-from threed.diffusion.condition import Condition, Residuals
-from threed.diffusion.detect import MAP, MapWarning, read_map
-from threed.diffusion.images import grid
-from threed.diffusion.models.convert import controlnet_state, read_state
-from threed.diffusion.paint import Ready, paint
-from threed.diffusion.parts.attention import install
-from threed.diffusion.parts.channels import opened
-from threed.diffusion.parts.control import (
-    Around,
-    Control,
-    check_fits,
-    check_window,
-    new_controlnet,
-    within,
-)
-from threed.diffusion.score import Score, cfg, score
-from threed.diffusion.weights import filled, find_trained, frozen, load_folder
-from threed.learning.data import Examples, Latents
-from threed.learning.loop import Task
-from threed.learning.losses import chosen, denoising_loss, without_text
-from threed.systems.system import Input, Request, System
+from threed.learning.recipe import Recipe
+from threed.settings.base import Settings
+from threed.systems.inputs import MAP, WEIGHTS, Input
+from threed.systems.system import Guide, Lesson, Request, System, Training
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from threed.diffusion.backbone import Backbone
+    from threed.diffusion.condition import Condition, Residuals
+    from threed.diffusion.paint import Ready
+    from threed.diffusion.score import Score
+    from threed.learning.loop import Task
 
 NAME = "controlnet"
 SHOWN = 6  # examples of a sheet
 KIND = "_kind"  # in a net's config: the maps that it was taught; diffusers passes over the name
+
+
+class Window(Settings):
+    """When nets beside the UNet are at work."""
+
+    start: float = Field(0.0, ge=0, le=1, description="share of the sampling where they begin")
+    end: float = Field(1.0, ge=0, le=1, description="share of the sampling where they end")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Window:
+        if self.start >= self.end:
+            raise InputError("control must start and end within 0 and 1, in this order, got "
+                             f"{self.start} and {self.end}")  # fmt: skip
+        return self
+
+
+class Knobs(Window):
+    """How strongly, and when, all controls together are followed."""
+
+    strength: float = Field(1.0, description="of what the nets add")
+    guess: bool = Field(
+        False,
+        description="work without the help of a prompt; finer layers count less, and the "
+        "unconditional half is free",
+    )
+
+
+class Options(Settings):
+    """What a ControlNet is taught."""
+
+    kind: str = Field("edges", min_length=1, description="the maps that it is to follow")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +69,7 @@ class Given:
     net: Any
     hint: Tensor  # [1 or B, 3, H, W] in [0, 1], as large as the pictures to make
     strength: float = 1.0
-    start: float = 0.0  # of the sampling, 0 to 1
-    end: float = 1.0
+    window: Window = Window()  # of the sampling
 
 
 def build(
@@ -56,44 +77,49 @@ def build(
     prompt: str | Sequence[str],
     controls: Sequence[Given] = (),
     *,
-    scale: float = 7.5,
-    strength: float = 1.0,
-    start: float = 0.0,
-    end: float = 1.0,
-    guess: bool = False,
-    negative: str = "",
+    guide: Guide = Guide(7.5),
+    knobs: Knobs = Knobs(),
 ) -> Score:
-    """Guidance with nets beside the UNet, whose outputs are added up.
+    """Make guidance with nets beside the UNet, whose outputs are added up.
 
-    strength, start and end are of all controls together, beside their own. guess: the nets work
-    without the help of a prompt; finer layers count less, and the unconditional half is free.
+    The knobs are of all controls together, beside their own strength and window.
     """
+    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.parts.control import Around, Control, within
+    from threed.diffusion.score import cfg, score
+
     base = opened(backbone, NAME)
-    check_window(start, end)
     words = [prompt] if isinstance(prompt, str) else list(prompt)
-    text, other = base.encode_text(words), base.encode_text([negative] * len(words))
+    text, other = base.encode_text(words), base.encode_text([guide.negative] * len(words))
     nets: list[tuple[Residuals, float, float]] = []
     for given in controls:
-        check_window(given.start, given.end)
+        strength = knobs.strength * given.strength
         hint = given.hint.expand(len(words), -1, -1, -1)
-        net = Control(base, Around(given.net), hint, strength * given.strength, guess)
-        nets.append((net, max(start, given.start), min(end, given.end)))
+        net = Control(base, Around(given.net), hint, strength, knobs.guess)
+        start, end = max(knobs.start, given.window.start), min(knobs.end, given.window.end)
+        nets.append((net, start, end))
 
     def guided(at_work: tuple[Residuals, ...]) -> Score:
         first = replace(text, residuals=at_work)
-        second = other if guess else replace(other, residuals=at_work)
-        return score(base, [first, second], cfg(scale))
+        second = other if knobs.guess else replace(other, residuals=at_work)
+        return score(base, [first, second], cfg(guide.scale))
 
     return within(guided, nets)
 
 
-def load(backbone: Backbone, path: Path) -> Any:
-    """A ControlNetModel: from a folder in diffusers' layout, or from a file of the original's.
+def load_net(backbone: Backbone, path: Path) -> Any:
+    """Load a ControlNetModel from a folder in diffusers' layout, or from a file of the original's.
 
     The original's files are control_sd15_canny.pth, with the UNet beside it, and
     control_v11p_sd15_canny.pth, without.
     """
     from diffusers import ControlNetModel
+
+    from threed.diffusion.models.convert import controlnet_state, read_state
+    from threed.diffusion.parts.attention import install
+    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.parts.control import check_fits, new_controlnet
+    from threed.diffusion.weights import filled, frozen, load_folder
 
     base = opened(backbone, NAME)
     if path.is_dir():
@@ -107,25 +133,41 @@ def load(backbone: Backbone, path: Path) -> Any:
     return frozen(net, base.device, base.unet.dtype)
 
 
-def prepare(backbone: Backbone, request: Request) -> Ready:
-    """The Score of a request: each of its controls with the net of its kind.
+def load(backbone: Backbone, request: Request) -> dict[str, Any]:
+    """Load one ControlNet per kind of map.
 
     Weights are a net's file or folder, or a folder with one of those for each kind.
     """
+    from threed.diffusion.detect import MAP as READY
+    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.weights import find_trained
+
     base = opened(backbone, NAME)
-    place = find_trained(request.weights, base.folder, NAME, ("*.json", "*.safetensors"))
-    controls = []
-    for kind, picture in request.control:
-        name = kind.removesuffix(MAP)
-        source = of_kind(place, name, len(request.control))
-        net = load(base, source)
-        _warn_of_kind(net, name, source)
-        controls.append(Given(net, read_map(kind, picture, request.size)))
-    return Ready(build(base, request.prompt, controls, **request.options()))
+    place = find_trained(request.one("weights"), base.folder, NAME, ("*.json", "*.safetensors"))
+    nets: dict[str, Any] = {}
+    controls = request.all("control")
+    for kind, _ in controls:
+        name = kind.removesuffix(READY)
+        source = find_kind(place, name, len(controls))
+        nets[name] = load_net(base, source)
+        _warn_of_kind(nets[name], name, source)
+    return nets
 
 
-def of_kind(place: Path, kind: str, several: int) -> Path:
-    """The net for a kind of map: in a folder of nets the one of its name, else what is there.
+def prepare(backbone: Backbone, request: Request, weights: dict[str, Any]) -> Ready:
+    """Make the Score of a request: each of its maps with the net of its kind."""
+    from threed.diffusion.detect import MAP as READY
+    from threed.diffusion.detect import read_map
+    from threed.diffusion.paint import Ready
+
+    controls = [Given(weights[kind.removesuffix(READY)], read_map(kind, picture, request.size))
+                for kind, picture in request.all("control")]  # fmt: skip
+    return Ready(build(backbone, request.prompt, controls, guide=request.guide,
+                       knobs=request.knobs or Knobs()))  # fmt: skip
+
+
+def find_kind(place: Path, kind: str, several: int) -> Path:
+    """Find the net for a kind of map: in a folder of nets the one of its name, else what is there.
 
     several: how many kinds are asked for. InputError where there is no net for this one.
     """
@@ -144,20 +186,30 @@ def of_kind(place: Path, kind: str, several: int) -> Path:
 
 def _warn_of_kind(net: Any, kind: str, source: Path) -> None:
     """Warn of a net that says it was taught other maps than these; nets of others say nothing."""
+    from threed.diffusion.detect import MapWarning
+
     taught = net.config.get(KIND)
     if taught not in (None, kind):
         warnings.warn(f"{source} was taught maps of the kind {taught!r}, and is given one of "
                       f"{kind!r}: it will hardly follow it", MapWarning, stacklevel=3)  # fmt: skip
 
 
-def learn(
-    backbone: Backbone, examples: Examples, about: Mapping[str, str], debias: bool, *, kind: str
-) -> Task:
-    """Training of a copy of the encoder on (image, text, a map of this kind).
+def learn(backbone: Backbone, lesson: Lesson) -> Task:
+    """Train a copy of the encoder on (image, text, a map of the kind that the options name).
 
     Half of the prompts are left out, so that the map says what the text does not (section 3.4).
     """
-    base = opened(backbone, NAME)
+    import torch
+
+    from threed.diffusion.images import grid
+    from threed.diffusion.paint import Ready, paint
+    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.parts.control import Around, Control, new_controlnet
+    from threed.learning.data import Latents
+    from threed.learning.loop import Task
+    from threed.learning.losses import chosen, denoising_loss, without_text
+
+    base, examples, kind = opened(backbone, NAME), lesson.examples, lesson.options.kind
     latents, empty = Latents(base, examples, "image"), base.encode_text([""])
     copy = new_controlnet(base)
     copy.register_to_config(**{KIND: kind})
@@ -168,7 +220,7 @@ def learn(
         text = without_text(text, empty, chosen(n, 0.5, generator))
         control = Control(base, Around(net), examples.pictures(kind, indices))
         condition: Condition = replace(text, residuals=(control,))
-        return denoising_loss(base, latents(indices), condition, generator, debias=debias)
+        return denoising_loss(base, latents(indices), condition, generator, debias=lesson.debias)
 
     def sheet(net: nn.Module) -> Tensor:
         few = list(range(min(SHOWN, len(examples))))
@@ -178,7 +230,7 @@ def learn(
         real = examples.pictures("image", few).to(base.device)
         return grid(torch.cat([hint, made, real]), columns=len(few))
 
-    return Task(copy, loss, save, about, sheet)
+    return Task(copy, loss, save, lesson.about, sheet)
 
 
 def save(net: Any, out: Path) -> None:
@@ -186,19 +238,40 @@ def save(net: Any, out: Path) -> None:
     net.save_pretrained(out)
 
 
+TRAINING = Training(
+    data="scenes",
+    pictures=lambda options: ("image", options.kind),
+    texts=("text",),
+    paper=Recipe(steps=20_000, batch=4, lr=1e-5, accumulate=8),
+    small=Recipe(steps=700, batch=64, lr=1e-3, cooldown=0.4, muon=True),
+    learn=learn,
+    load=lambda backbone, path, options: load_net(backbone, find_kind(path, options.kind, 1)),
+    options=Options,
+)
 SYSTEM = System(
     name=NAME,
     paper="Adding Conditional Control to Text-to-Image Diffusion Models",
     arxiv="2302.05543",
     claim="pictures that follow edges, depth, a pose or another map",
     inputs=(
-        Input("control", "a map to follow, such as edges:photo.png (edges-map: the map itself)",
-              required=True),
-        Input("weights", "a training's folder, a file of the original's, a hub id, or a folder "
-              "with one for each kind"),
+        Input(
+            "control",
+            MAP,
+            "a map to follow, such as edges:photo.png (edges-map: the map itself)",
+            required=True,
+            many=True,
+        ),
+        Input(
+            "weights",
+            WEIGHTS,
+            "a training's folder, a file of the original's, a hub id, or a folder with one for "
+            "each kind",
+        ),
     ),
+    knobs=Knobs,
     trains="a copy of the UNet's encoder for each kind of map",
+    training=TRAINING,
     seams=("residuals",),
-    build=build,
+    load=load,
     prepare=prepare,
-)  # fmt: skip
+)

@@ -14,67 +14,89 @@ at `resize_until`, when it is decided what is where, and from then on the pictur
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
-import torch
+from pydantic import Field
 
 from threed.core.errors import InputError
-from threed.diffusion.backbone import Backbone
-from threed.diffusion.paint import Ready
 from threed.diffusion.parts.plans import Plan, read_regions
-from threed.diffusion.parts.regions import Regions, joined, resized
-from threed.diffusion.score import Score, cfg, score
+from threed.settings.base import Settings
 from threed.systems.control.planners import find_planner
-from threed.systems.system import Input, Request, System
+from threed.systems.inputs import REGION, TEXT, Input
+from threed.systems.system import Guide, Request, System
 
-WAYS = ("attention", "latents")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from threed.diffusion.backbone import Backbone
+    from threed.diffusion.paint import Ready
+    from threed.diffusion.score import Score
+
+
+class Knobs(Settings):
+    """How the regions' prompts and the whole prompt are mixed."""
+
+    way: Literal["attention", "latents"] = Field(
+        "attention", description="attention: as the published code; latents: as the paper"
+    )
+    base_ratio: float = Field(
+        0.2, ge=0, le=1, description="share of the whole prompt; 0 is the regions' prompts alone"
+    )
+    resize_until: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="noise level down to which way=latents makes pictures small",
+    )
 
 
 def build(
-    backbone: Backbone,
-    plan: Plan,
-    *,
-    negative: str = "",
-    scale: float = 5.0,
-    way: str = "attention",
-    base_ratio: float = 0.2,
-    resize_until: float = 0.7,
+    backbone: Backbone, plan: Plan, *, guide: Guide = Guide(), knobs: Knobs = Knobs()
 ) -> Score:
-    """The Score of a plan: base_ratio 1 is the whole prompt alone, 0 the regions' alone.
+    """Make the Score of a plan."""
+    import torch
 
-    resize_until (way "latents") is the noise level, as a share of the 1000, down to which whole
-    pictures are made small. InputError for another way, and for shares outside 0..1.
-    """
-    if way not in WAYS:
-        raise InputError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
-    for name, share in (("base_ratio", base_ratio), ("resize_until", resize_until)):
-        if not 0 <= share <= 1:
-            raise InputError(f"{name} must be in 0..1, got {share:g}")
+    from threed.diffusion.parts.regions import Regions, joined, resized
+    from threed.diffusion.score import cfg, score
+
     prompts = [region.prompt for region in plan.regions]
-    texts = backbone.encode_text([plan.prompt, *prompts, negative])
+    texts = backbone.encode_text([plan.prompt, *prompts, guide.negative])
     whole, *parts, other = (texts.select(torch.tensor([i])) for i in range(len(prompts) + 2))
-    if base_ratio == 1:
-        return score(backbone, [whole, other], cfg(scale))
-    if way == "latents":
-        mixed = resized(plan.regions, base_ratio, scale, resize_until, backbone.alphas_cumprod)
+    if knobs.base_ratio == 1:
+        return score(backbone, [whole, other], cfg(guide.scale))
+    if knobs.way == "latents":
+        mixed = resized(
+            plan.regions, knobs.base_ratio, guide.scale, knobs.resize_until, backbone.alphas_cumprod
+        )
         return score(backbone, [whole, *parts, other], mixed)
-    regions = Regions(plan.regions, base_ratio)
+    regions = Regions(plan.regions, knobs.base_ratio)
     both = [replace(joined(texts), attention=(regions,))
             for texts in ([whole, *parts], [other] * (len(parts) + 1))]  # fmt: skip
-    return score(backbone, both, cfg(scale))
+    return score(backbone, both, cfg(guide.scale))
 
 
-def planned(request: Request) -> Plan:
+def plan_of(request: Request) -> Plan:
     """The plan of a request: its own regions, or those that its planner finds for the prompt."""
-    if request.region:
-        return read_regions(request.prompt, request.region, request.split)
-    if request.split is not None:
-        raise InputError(f"the split {request.split!r} needs a --region for each of its regions")
-    return find_planner(request.planner or "rules")(request.prompt)
+    split = request.one("split")
+    if request.all("region"):
+        return read_regions(request.prompt, request.all("region"), split)
+    if split is not None:
+        raise InputError(f"the split {split!r} needs a --region for each of its regions")
+    return find_planner(request.one("planner") or "rules")(request.prompt)
 
 
-def prepare(backbone: Backbone, request: Request) -> Ready:
-    """The Score of a request's plan."""
-    return Ready(build(backbone, planned(request), **request.options()))
+def settle(request: Request) -> Request:
+    """The request with its plan's regions, so that nobody has to plan again."""
+    regions = tuple(region.words() for region in plan_of(request).regions)
+    return replace(request, inputs={"region": regions})
+
+
+def prepare(backbone: Backbone, request: Request, weights: None = None) -> Ready:
+    """Make the Score of a request's plan."""
+    from threed.diffusion.paint import Ready
+
+    return Ready(build(backbone, plan_of(request), guide=request.guide,
+                       knobs=request.knobs or Knobs()))  # fmt: skip
 
 
 SYSTEM = System(
@@ -83,12 +105,17 @@ SYSTEM = System(
     arxiv="2401.11708",
     claim="several things in one picture, each with its own attributes, where they belong",
     inputs=(
-        Input("planner", "rules, http://HOST/v1#MODEL, or a language model's name or folder"),
-        Input("split", "regions in columns and rows: 1,1 or 1;2,1,1"),
-        Input("region", "a prompt for each region of a split, or LEFT,TOP,RIGHT,BOTTOM:PROMPT"),
+        Input("planner", TEXT, "rules, http://HOST/v1#MODEL, or a language model's name or folder"),
+        Input("split", TEXT, "regions in columns and rows: 1,1 or 1;2,1,1"),
+        Input(
+            "region",
+            REGION,
+            "a prompt for each region of a split, or LEFT,TOP,RIGHT,BOTTOM:PROMPT",
+            many=True,
+        ),
     ),
-    trains="nothing",
+    knobs=Knobs,
     seams=("attention", "blend"),
-    build=build,
     prepare=prepare,
+    settle=settle,
 )

@@ -23,7 +23,8 @@ from threed.diffusion.images import save_image
 from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.prompt_edits import ROWS
 from threed.learning.data import Row, write_examples
-from threed.systems.editing import prompt_to_prompt
+from threed.systems.editing.prompt_to_prompt import Knobs, build
+from threed.systems.system import Guide
 
 EVERY = 2**16  # tokens: layers of any size take the source's self-attention
 TRIPLE = ("input", "edit", "output")  # of a file of triples: caption, instruction, new caption
@@ -72,6 +73,17 @@ class Filter:
         """Whether a pair is good enough."""
         return (seen.image >= self.image and seen.direction >= self.direction
                 and min(seen.source, seen.target) >= self.text)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Search:
+    """How pairs are looked for."""
+
+    keep: Filter = Filter()
+    tries: int = 100  # pairs made for each triple
+    most: int = 4  # of these, as many are kept at most
+    steps: int = 100  # of the sampler
+    seed: int = 0
 
 
 def likeness(clip: Space, pictures: Tensor, triple: Triple) -> Likeness:
@@ -125,10 +137,12 @@ def make_pairs(
     """
     for _ in range(tries):
         share, scale = rng.uniform(0.1, 0.9), rng.uniform(7.5, 15)
-        guided = prompt_to_prompt.build(
-            backbone, triple.target, triple.source, scale=float(scale), cross_replace=0.0,
-            self_replace=float(share), self_tokens=EVERY, mode="refine",
-        )  # fmt: skip
+        knobs = Knobs(
+            cross_replace=0.0, self_replace=float(share), self_tokens=EVERY, mode="refine"
+        )
+        guided = build(
+            backbone, triple.target, triple.source, guide=Guide(float(scale)), knobs=knobs
+        )
         ready = Ready(guided, rows=ROWS)
         pair = paint(backbone, ready, steps=steps, seed=int(rng.integers(2**31))).cpu()
         yield pair, likeness(clip, pair, triple)
@@ -139,15 +153,11 @@ def write_pairs(
     clip: Space,
     triples: Sequence[Triple],
     out: Path,
+    search: Search = Search(),
     *,
-    keep: Filter = Filter(),
-    tries: int = 100,
-    most: int = 4,
-    steps: int = 100,
-    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write a training folder of up to `most` pairs a triple, those of the best direction.
+    """Write a training folder of up to `search.most` pairs a triple, those of the best direction.
 
     A folder that was cut is continued: triples of which it knows are passed over. progress is told
     (triples done, pairs kept). Returns the number of pairs; InputError if none passed.
@@ -157,10 +167,12 @@ def write_pairs(
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     rows: list[Row] = [row for line in lines for row in json.loads(line)]
     for index in range(len(lines), len(triples)):
-        rng = np.random.default_rng([seed, index])
-        made = make_pairs(backbone, clip, triples[index], rng, tries=tries, steps=steps)
-        good = sorted(((seen, pair) for pair, seen in made if keep.passes(seen)),
-                      key=lambda item: -item[0].direction)[:most]  # fmt: skip
+        rng = np.random.default_rng([search.seed, index])
+        made = make_pairs(
+            backbone, clip, triples[index], rng, tries=search.tries, steps=search.steps
+        )
+        good = sorted(((seen, pair) for pair, seen in made if search.keep.passes(seen)),
+                      key=lambda item: -item[0].direction)[: search.most]  # fmt: skip
         found = [_write(out, index, number, triples[index], pair)
                  for number, (_, pair) in enumerate(good)]  # fmt: skip
         with log.open("a", encoding="utf-8") as file:
@@ -170,8 +182,8 @@ def write_pairs(
             progress(index + 1, len(rows))
     if not rows:
         raise InputError(
-            f"none of {len(triples) * tries} pairs passed the filter {keep}; lower it, or make "
-            "more tries"
+            f"none of {len(triples) * search.tries} pairs passed the filter {search.keep}; lower "
+            "it, or make more tries"
         )
     write_examples(out, rows)
     return len(rows)

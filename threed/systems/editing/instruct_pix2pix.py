@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from pydantic import Field
 
-from threed.diffusion.backbone import Backbone
-from threed.diffusion.condition import Condition
-from threed.diffusion.images import grid, load_image
-from threed.diffusion.models.convert import PREFIX, diffusers_name, read_state
-from threed.diffusion.paint import Ready, paint
-from threed.diffusion.parts.channels import opened, unscaled, widened, with_unet
-from threed.diffusion.score import Score, dual_cfg, score
-from threed.diffusion.weights import below, filled, find_trained, frozen, load_folder
-from threed.learning.data import Examples, Latents
-from threed.learning.loop import Task
-from threed.learning.losses import denoising_loss, without_text
-from threed.systems.system import Input, Request, System
+from threed.learning.recipe import Recipe
+from threed.settings.base import Settings
+from threed.systems.inputs import PICTURE, WEIGHTS, Input
+from threed.systems.system import Guide, Lesson, Request, System, Training
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from threed.diffusion.backbone import Backbone
+    from threed.diffusion.condition import Condition
+    from threed.diffusion.paint import Ready
+    from threed.diffusion.score import Score
+    from threed.learning.loop import Task
 
 NAME = "instruct_pix2pix"
 DROP = 0.05  # without text only, without picture only, and without both: each so often
 SHOWN = 6  # examples of a sheet
 ROLES, TEXTS = ("image", "edited"), ("instruction",)  # what an example consists of
+
+
+class Knobs(Settings):
+    """How strongly the instruction and the picture pull."""
+
+    text_scale: float | None = Field(
+        None, ge=0, description="towards the instruction; that of --guidance if not given"
+    )
+    image_scale: float = Field(1.5, ge=0, description="towards what the picture was")
 
 
 def build(
@@ -35,38 +45,51 @@ def build(
     image: Tensor,
     unet: Any = None,
     *,
-    text_scale: float = 7.5,
-    image_scale: float = 1.5,
-    negative: str = "",
+    guide: Guide = Guide(7.5),
+    knobs: Knobs = Knobs(),
 ) -> Score:
-    """e(0, 0) + s_I (e(I, 0) - e(0, 0)) + s_T (e(I, T) - e(I, 0)), the paper's equation 3.
+    """Make e(0, 0) + s_I (e(I, 0) - e(0, 0)) + s_T (e(I, T) - e(I, 0)), the paper's equation 3.
 
     image [B, 3, H, W] in [0, 1], as large as the pictures to make; one instruction, or B of them.
-    unet: of 8 channels, as load gives it; without one, the backbone's own, which knows no pictures.
+    unet: of 8 channels, as load_unet gives it; without one, the backbone's own, which knows no
+    pictures.
     """
+    import torch
+
+    from threed.diffusion.parts.channels import opened, unscaled, widened, with_unet
+    from threed.diffusion.score import dual_cfg, score
+    from threed.diffusion.weights import frozen
+
     base = opened(backbone, NAME)
-    wide = with_unet(base, frozen(widened(base.unet, base.latent_channels), base.device,
-                                  base.unet.dtype) if unet is None else unet)  # fmt: skip
+    if unet is None:
+        unet = widened(base.unet, base.latent_channels)
+        unet = frozen(unet, base.device, base.unet.dtype)
     with torch.no_grad():
         shown = unscaled(base, base.encode_image(image.to(base.device)))
     words = [instruction] * len(shown) if isinstance(instruction, str) else list(instruction)
     both, only = (
-        _shown(base.encode_text(texts), shown) for texts in (words, [negative] * len(shown))
+        _show(base.encode_text(texts), shown) for texts in (words, [guide.negative] * len(shown))
     )
-    neither = _shown(only, torch.zeros_like(shown))
-    return score(wide, [both, only, neither], dual_cfg(text_scale, image_scale))
+    neither = _show(only, torch.zeros_like(shown))
+    text_scale = guide.scale if knobs.text_scale is None else knobs.text_scale
+    combine = dual_cfg(text_scale, knobs.image_scale)
+    return score(with_unet(base, unet), [both, only, neither], combine)
 
 
-def _shown(text: Condition, latents: Tensor) -> Condition:
+def _show(text: Condition, latents: Tensor) -> Condition:
     return replace(text, channels=latents)
 
 
-def load(backbone: Backbone, path: Path) -> Any:
-    """The UNet of a training's folder, of a folder in diffusers' layout, or of the official file.
+def load_unet(backbone: Backbone, path: Path) -> Any:
+    """Load the UNet of a training's folder, of one in diffusers' layout, or of the official file.
 
     The file (instruct-pix2pix-00-22000.ckpt) has the names of the latent-diffusion code base.
     """
     from diffusers import UNet2DConditionModel
+
+    from threed.diffusion.models.convert import PREFIX, diffusers_name, read_state
+    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.weights import below, filled, frozen, load_folder
 
     base = opened(backbone, NAME)
     if path.is_dir():
@@ -81,34 +104,54 @@ def load(backbone: Backbone, path: Path) -> Any:
     return frozen(unet, base.device, base.unet.dtype)
 
 
-def trained(backbone: Backbone, weights: Path | None) -> Any:
-    """The UNet of these weights, or of those that came with the backbone; see find_trained."""
+def find_unet(backbone: Backbone, weights: Path | None) -> Any:
+    """Load the UNet of these weights, or of those that came with the backbone."""
+    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.weights import find_trained
+
     base = opened(backbone, NAME)
     patterns = ("unet/*.json", "unet/*.safetensors")
-    return load(base, find_trained(weights, base.folder, NAME, patterns))
+    return load_unet(base, find_trained(weights, base.folder, NAME, patterns))
 
 
-def prepare(backbone: Backbone, request: Request) -> Ready:
-    """The Score of a request: its prompt is the instruction."""
-    unet = trained(backbone, request.weights)
-    assert request.image is not None  # required
-    knobs: dict[str, Any] = {"text_scale": request.scale, "negative": request.negative}
-    image = load_image(request.image, request.size)
-    return Ready(build(backbone, request.prompt, image, unet, **(knobs | {**request.knobs})))
+def load(backbone: Backbone, request: Request) -> Any:
+    """Load the UNet of a request's weights."""
+    return find_unet(backbone, request.one("weights"))
+
+
+def prepare(backbone: Backbone, request: Request, weights: Any) -> Ready:
+    """Make the Score of a request: its prompt is the instruction."""
+    from threed.diffusion.images import load_image
+    from threed.diffusion.paint import Ready
+
+    image = load_image(request.one("image"), request.size)
+    return Ready(build(backbone, request.prompt, image, weights, guide=request.guide,
+                       knobs=request.knobs or Knobs()))  # fmt: skip
 
 
 def dropped(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which of n examples lose their text, and which their picture, both [n] bool."""
+    """Draw which of n examples lose their text, and which their picture, both [n] bool."""
+    import torch
+
     r = torch.rand(n, generator=generator)
     return r < 2 * DROP, (r >= DROP) & (r < 3 * DROP)
 
 
-def learn(backbone: Backbone, examples: Examples, about: Mapping[str, str], debias: bool) -> Task:
-    """Training of the whole 8-channel UNet, from the backbone's, on (image, instruction, edited).
+def learn(backbone: Backbone, lesson: Lesson) -> Task:
+    """Train the whole 8-channel UNet, from the backbone's, on (image, instruction, edited).
 
     Of 20 examples one loses its instruction, one its picture, and one both (section 3.2.1).
     """
-    base = opened(backbone, NAME)
+    import torch
+
+    from threed.diffusion.images import grid
+    from threed.diffusion.paint import Ready, paint
+    from threed.diffusion.parts.channels import opened, unscaled, widened, with_unet
+    from threed.learning.data import Latents
+    from threed.learning.loop import Task
+    from threed.learning.losses import denoising_loss, without_text
+
+    base, examples = opened(backbone, NAME), lesson.examples
     unet = widened(base.unet, base.latent_channels)
     wide = with_unet(base, unet)
     before, after = Latents(base, examples, "image"), Latents(base, examples, "edited")
@@ -119,10 +162,10 @@ def learn(backbone: Backbone, examples: Examples, about: Mapping[str, str], debi
         text = base.encode_text(examples.texts("instruction", indices))
         no_text, no_image = dropped(n, generator)
         kept = ~no_image[:, None, None, None].to(base.device)
-        condition = _shown(
+        condition = _show(
             without_text(text, empty, no_text), unscaled(base, before(indices)) * kept
         )
-        return denoising_loss(wide, after(indices), condition, generator, debias=debias)
+        return denoising_loss(wide, after(indices), condition, generator, debias=lesson.debias)
 
     def sheet(net: nn.Module) -> Tensor:
         few = list(range(min(SHOWN, len(examples))))
@@ -131,7 +174,7 @@ def learn(backbone: Backbone, examples: Examples, about: Mapping[str, str], debi
         made = paint(base, Ready(guided), n=len(few), steps=15, size=examples.size)
         return grid(torch.cat([shown, made, edited]), columns=len(few))
 
-    return Task(unet, loss, save, about, sheet)
+    return Task(unet, loss, save, lesson.about, sheet)
 
 
 def save(unet: Any, out: Path) -> None:
@@ -140,17 +183,30 @@ def save(unet: Any, out: Path) -> None:
     unet.save_pretrained(out / "unet")
 
 
+TRAINING = Training(
+    data="edits",
+    pictures=lambda options: ROLES,
+    texts=TEXTS,
+    paper=Recipe(steps=10_000, batch=32, lr=1e-4, accumulate=8),
+    small=Recipe(steps=3000, batch=64, lr=1e-3, cooldown=0.4, muon=True),
+    learn=learn,
+    load=lambda backbone, path, options: load_unet(backbone, path),
+)
 SYSTEM = System(
     name=NAME,
     paper="InstructPix2Pix: Learning to Follow Image Editing Instructions",
     arxiv="2211.09800",
     claim="a picture changed as the prompt says, the rest of it kept",
     inputs=(
-        Input("image", "the picture to change", required=True),
-        Input("weights", "a training's folder, the official file, or owner/name of the hub"),
+        Input("image", PICTURE, "the picture to change", required=True),
+        Input(
+            "weights", WEIGHTS, "a training's folder, the official file, or owner/name on the hub"
+        ),
     ),
+    knobs=Knobs,
     trains="a UNet that is shown the picture",
+    training=TRAINING,
     seams=("channels", "combine"),
-    build=build,
+    load=load,
     prepare=prepare,
 )

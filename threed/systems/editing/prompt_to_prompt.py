@@ -12,26 +12,58 @@ share of 1 - t / 1000.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
 from threed.core.errors import InputError
-from threed.diffusion.backbone import Backbone
-from threed.diffusion.images import latent_shape, load_image
-from threed.diffusion.inversion import Nulls, invert_picture
-from threed.diffusion.noise import alpha_sigma
-from threed.diffusion.paint import Ready
-from threed.diffusion.parts.attention import AttentionEdit, Record
-from threed.diffusion.parts.prompt_edits import ROWS, Exchange, keep_outside, looked_at
-from threed.diffusion.parts.words import Alignment, refine, swap, word_tokens
-from threed.diffusion.score import Score, guided
-from threed.systems.system import Input, Request, System
+from threed.settings.base import Settings
+from threed.systems.inputs import PICTURE, PROMPT, WORD, WORD_FACTOR, WORD_SPAN, Input
+from threed.systems.system import Guide, Request, System
 
-Mode = Literal["auto", "swap", "refine"]
-Span = tuple[float, float]  # shares of the sampling, 0 its beginning and 1 its end
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from threed.diffusion.backbone import Backbone
+    from threed.diffusion.inversion import Nulls
+    from threed.diffusion.paint import Ready
+    from threed.diffusion.parts.attention import AttentionEdit
+    from threed.diffusion.parts.prompt_edits import Span
+    from threed.diffusion.score import Score
+
+
+class Knobs(Settings):
+    """How much of the source's attention is taken, and for how long."""
+
+    mode: Literal["auto", "swap", "refine"] = Field(
+        "auto",
+        description="swap: word for word; refine: words may come or go; auto: whichever fits",
+    )
+    cross_replace: float = Field(
+        0.8, ge=0, le=1, description="share of the sampling in which all words' attention is taken"
+    )
+    self_replace: float = Field(
+        0.6, ge=0, le=1, description="share in which the picture's own attention is taken"
+    )
+    self_tokens: int = Field(
+        1024, ge=1, description="places of the largest layers whose own attention is taken"
+    )
+    blend_start: float = Field(
+        0.2, ge=0, le=1, description="share of the sampling from which --blend holds"
+    )
+    blend_threshold: float = Field(
+        0.3, ge=0, le=1, description="share of the most attention that counts as the word's place"
+    )
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is asked of words."""
+
+    weigh: Sequence[tuple[str, float]] = ()  # of the prompt: what their attention is multiplied by
+    hold: Sequence[tuple[str, Span]] = ()  # of the prompt: when they take the source's attention
+    blend: Sequence[str] = ()  # of either prompt: outside of them the source's picture is kept
 
 
 def build(
@@ -39,49 +71,44 @@ def build(
     prompt: str,
     source: str | None = None,
     *,
-    weigh: Sequence[tuple[str, float]] = (),
-    hold: Sequence[tuple[str, Span]] = (),
-    blend: Sequence[str] = (),
-    negative: str = "",
-    scale: float = 5.0,
+    words: Words = Words(),
     nulls: Nulls | None = None,
     watch: Sequence[AttentionEdit] = (),
-    mode: str = "auto",
-    cross_replace: float = 0.8,
-    self_replace: float = 0.6,
-    self_tokens: int = 1024,
-    blend_start: float = 0.2,
-    blend_threshold: float = 0.3,
+    guide: Guide = Guide(),
+    knobs: Knobs = Knobs(),
 ) -> Score:
-    """The Score of pairs [source, edited] of neighbours. The source is never changed.
+    """Make the Score of pairs [source, edited] of neighbours. The source is never changed.
 
-    weigh: words of the prompt and what their attention is multiplied by. hold: words of the prompt
-    and the span in which they take the source's attention, in the place of cross_replace. blend:
-    words of either prompt outside of which the source's picture is kept. nulls: what stands for
-    the negative prompt (real pictures). watch: further edits of both prompts' attention, outermost.
-
-    mode: swap, word for word; refine, where words come or go; auto, whichever fits. cross_replace
-    and self_replace: for how long all words, and the picture's layers of at most self_tokens, take
-    the source's attention. InputError for words that are not there, and for shares outside 0..1.
+    nulls: what stands for the negative prompt (of real pictures). watch: further edits of both
+    prompts' attention, outermost. InputError for words that are not there, and for spans of
+    `words.hold` that do not lie in 0..1.
     """
-    _check(hold, cross_replace=cross_replace, self_replace=self_replace, blend_start=blend_start,
-           blend_threshold=blend_threshold)  # fmt: skip
+    from dataclasses import replace
+
+    import torch
+
+    from threed.diffusion.noise import alpha_sigma
+    from threed.diffusion.parts import prompt_edits as edits
+    from threed.diffusion.parts.attention import Record
+    from threed.diffusion.score import guided
+
+    check_spans(words.hold)
     source = prompt if source is None else source
-    texts = backbone.encode_text([source, prompt, negative])
+    texts = backbone.encode_text([source, prompt, guide.negative])
     length, device = texts.tokens.shape[1], texts.tokens.device
-    exchange = Exchange(
-        _align(backbone, source, prompt, length, mode),
-        _factors(backbone, prompt, weigh, length).to(device),
-        _spans(backbone, prompt, hold, length, cross_replace).to(device),
-        self_replace,
-        self_tokens,
+    exchange = edits.Exchange(
+        edits.align(backbone, source, prompt, length, knobs.mode),
+        edits.factors_of(backbone, prompt, words.weigh, length).to(device),
+        edits.spans_of(backbone, prompt, words.hold, length, knobs.cross_replace).to(device),
+        knobs.self_replace,
+        knobs.self_tokens,
     )
-    words = _either(backbone, (source, prompt), blend, length).to(device)
+    chosen = edits.tokens_of(backbone, (source, prompt), words.blend, length).to(device)
 
     def noise(x: Tensor, t: Tensor) -> Tensor:
-        n = len(x) // ROWS
-        done = 1 - t[::ROWS] / 1000
-        blended = bool(blend) & (done >= blend_start)
+        n = len(x) // edits.ROWS
+        done = 1 - t[:: edits.ROWS] / 1000
+        blended = bool(words.blend) & (done >= knobs.blend_start)
         record = Record(lambda site: site.layer.cross)
         seen = (*watch, record) if bool(blended.any()) else tuple(watch)
         pair = texts.select(torch.tensor([0, 1] * n, device=device))
@@ -89,90 +116,48 @@ def build(
         other = texts.select(torch.full((len(x),), 2, device=device))
         if nulls is not None:
             other = replace(other, tokens=nulls.at(t))
-        noises = guided(backbone, pair, other, scale)(x, t)
+        noises = guided(backbone, pair, other, guide.scale)(x, t)
         if not bool(blended.any()):
             return noises
-        mask = looked_at(record, words, x.shape[-2:], blend_threshold)
+        mask = edits.looked_at(record, chosen, x.shape[-2:], knobs.blend_threshold)
         mask = torch.where(blended[:, None, None, None], mask, torch.ones_like(mask))
-        return keep_outside(mask, noises, x, alpha_sigma(backbone.alphas_cumprod, t)[1])
+        return edits.keep_outside(mask, noises, x, alpha_sigma(backbone.alphas_cumprod, t)[1])
 
     return noise
 
 
-def _align(backbone: Backbone, source: str, prompt: str, length: int, mode: str) -> Alignment:
-    """The prompts' alignment in one of the modes."""
-    if mode not in ("auto", "swap", "refine"):
-        raise InputError(f"mode must be auto, swap or refine, got {mode!r}")
-    if mode == "auto":
-        mode = "swap" if len(source.split()) == len(prompt.split()) else "refine"
-    return (swap if mode == "swap" else refine)(backbone, source, prompt, length)
-
-
-def _factors(
-    backbone: Backbone, prompt: str, weigh: Sequence[tuple[str, float]], length: int
-) -> Tensor:
-    """[S] what each token's attention is multiplied by."""
-    factors = torch.ones(length)
-    for word, factor in weigh:
-        factors[word_tokens(backbone, prompt, word)] = factor
-    return factors
-
-
-def _spans(
-    backbone: Backbone, prompt: str, hold: Sequence[tuple[str, Span]], length: int, until: float
-) -> Tensor:
-    """[2, S] from when and until when each token's attention is the source's."""
-    spans = torch.tensor([0.0, until])[:, None].repeat(1, length)
-    for word, span in hold:
-        spans[:, word_tokens(backbone, prompt, word)] = torch.tensor(span)[:, None]
-    return spans
-
-
-def _either(
-    backbone: Backbone, prompts: tuple[str, str], words: Sequence[str], length: int
-) -> Tensor:
-    """[2, S] 1 at the words' tokens in each prompt. InputError if a word is in neither."""
-    chosen = torch.zeros(ROWS, length)
-    for word in words:
-        problems = []
-        for row, prompt in enumerate(prompts):
-            try:
-                chosen[row, word_tokens(backbone, prompt, word)] = 1
-            except InputError as error:
-                problems.append(error)
-        if len(problems) == ROWS:
-            raise problems[-1]
-    return chosen
-
-
-def _check(hold: Sequence[tuple[str, Span]], **shares: float) -> None:
-    """InputError for shares outside 0..1, and for spans that end before they begin."""
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise InputError(f"{name} must be in 0..1, got {share}")
+def check_spans(hold: Sequence[tuple[str, Span]]) -> None:
+    """InputError for spans outside 0..1, or that end before they begin."""
     for word, (begin, end) in hold:
         if not 0 <= begin <= end <= 1:
             raise InputError(f"hold {word}: two shares of 0..1, the first not the larger, are "
                              f"needed, got {begin:g} and {end:g}")  # fmt: skip
 
 
-def prepare(backbone: Backbone, request: Request) -> Ready:
-    """The pair's Score; with a picture, the source is that picture, inverted."""
+def prepare(backbone: Backbone, request: Request, weights: None = None) -> Ready:
+    """Make the pair's Score; with a picture, the source is that picture, inverted."""
+    from threed.diffusion.images import latent_shape, load_image
+    from threed.diffusion.inversion import invert_picture
+    from threed.diffusion.paint import Ready
+    from threed.diffusion.parts.prompt_edits import ROWS
+
+    guide, knobs = request.guide, request.knobs or Knobs()
+    words = Words(request.all("weigh"), request.all("hold"), request.all("blend"))
+    source = request.one("source") or request.prompt
     inverted = None
-    source = request.prompt if request.source is None else request.source
-    options = request.options() | {
-        "weigh": request.weigh, "hold": request.hold, "blend": request.blend,
-    }  # fmt: skip
-    if request.image is not None:
+    if request.one("image") is not None:
         latent_shape(backbone, request.size)
-        image = load_image(request.image, request.size)
-        build(backbone, request.prompt, source, **options)  # mistakes show before the long step
+        image = load_image(request.one("image"), request.size)
+        # mistakes show before the long step
+        build(backbone, request.prompt, source, words=words, guide=guide, knobs=knobs)
         inverted = invert_picture(
-            backbone, image, source, steps=request.steps, scale=request.scale,
-            negative=request.negative,
+            backbone, image, source, steps=request.steps, scale=guide.scale,
+            negative=guide.negative,
         )  # fmt: skip
-        options["nulls"] = inverted.nulls
-    pair = build(backbone, request.prompt, source, **options)
+    nulls = None if inverted is None else inverted.nulls
+    pair = build(
+        backbone, request.prompt, source, words=words, nulls=nulls, guide=guide, knobs=knobs
+    )
     return Ready(pair, rows=ROWS, start=None if inverted is None else inverted.start)
 
 
@@ -182,14 +167,20 @@ SYSTEM = System(
     arxiv="2208.01626",
     claim="edits a picture by changing its prompt; what is where stays",
     inputs=(
-        Input("source", "the prompt of the picture to edit; the prompt itself if not given"),
-        Input("image", "a real picture that the source prompt describes"),
-        Input("weigh", "a word of the prompt, and how much more of it"),
-        Input("hold", "a word, and until when (or from, until) it takes the source's attention"),
-        Input("blend", "a word outside of which the picture stays"),
+        Input(
+            "source", PROMPT, "the prompt of the picture to edit; the prompt itself if not given"
+        ),
+        Input("image", PICTURE, "a real picture that the source prompt describes"),
+        Input("weigh", WORD_FACTOR, "a word of the prompt, and how much more of it", many=True),
+        Input(
+            "hold",
+            WORD_SPAN,
+            "a word, and until when (or from, until) it takes the source's attention",
+            many=True,
+        ),
+        Input("blend", WORD, "a word outside of which the picture stays", many=True),
     ),
-    trains="nothing",
+    knobs=Knobs,
     seams=("attention", "blend"),
-    build=build,
     prepare=prepare,
 )

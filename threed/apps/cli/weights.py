@@ -1,0 +1,106 @@
+"""Commands on weights and what they learn from: convert, pack, edit-pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from threed.apps.cli.command import Command
+from threed.apps.cli.show import complain, say
+from threed.runs.job import FIRST, SINGLE
+from threed.settings.base import Settings
+
+TOYBOX = "toybox"  # triples that are made up
+
+
+class Convert(Settings):
+    """Make a backbone of a multi-view checkpoint; nothing in the file is executed."""
+
+    source: Path = Field(
+        description="MVDream's file (.pt, .safetensors), or the folder of a conversion",
+        json_schema_extra=FIRST,
+    )
+    out: Path = Field(description="a new folder, to be named by --backbone")
+    like: str = Field(
+        "sd21-base", description="the backbone that it was fine-tuned from, such as sd15"
+    )
+
+
+class Pack(Settings):
+    """Copy a training's weights alone, in half precision: to keep, to pass on."""
+
+    folder: Path = Field(description="what `threed train` made", json_schema_extra=FIRST)
+    out: Path = Field(description="a new folder, to be named by --weights")
+
+
+class EditPairs(Settings):
+    """Make examples for InstructPix2Pix: pairs of pictures that CLIP says changed as told.
+
+    The likenesses are cosines; their defaults are the paper's, for CLIP ViT-L/14.
+    """
+
+    triples: str = Field(
+        description="a file of JSON lines with input, edit, output; or toybox: made up",
+        json_schema_extra=FIRST,
+    )
+    out: Path = Field(description="the training folder; one that was cut is continued")
+    backbone: str = Field(
+        SINGLE, description="a name of `threed list backbones`, a hub id, or a folder"
+    )
+    tries: int = Field(100, ge=1, description="pairs made for each triple")
+    most: int = Field(4, ge=1, description="of these, as many are kept at most")
+    steps: int = Field(100, ge=1, le=1000, description="of the sampler")
+    image: float = Field(0.7, description="least likeness of the two pictures")
+    direction: float = Field(0.2, description="least likeness of their change and the captions'")
+    text: float = Field(0.2, description="least likeness of picture and caption")
+    count: int = Field(100, ge=1, description="triples to make up")
+    seed: int = Field(0, ge=0, description="decides every random number")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+
+def convert(job: Convert) -> None:
+    """Make a backbone's folder."""
+    from threed.diffusion.catalog import find
+    from threed.diffusion.models.convert import convert_mvdream
+
+    convert_mvdream(job.source, find(job.like).folder, job.out)
+    say(str(job.out))
+
+
+def pack(job: Pack) -> None:
+    """Copy weights."""
+    from threed.diffusion.weights import pack as copy
+
+    say(str(copy(job.folder, job.out)))
+
+
+def make_pairs(job: EditPairs) -> None:
+    """Write a training folder of pairs."""
+    from threed.diffusion.catalog import load_backbone
+    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.parts.clip import clip_of
+    from threed.systems.editing.edit_pairs import Filter, Search, Triple, read_triples, write_pairs
+
+    if job.triples == TOYBOX:
+        from threed.toybox.family.examples import edit_triples
+
+        told = [Triple(*words) for words in edit_triples(job.count, job.seed)]
+    else:
+        told = read_triples(Path(job.triples).expanduser())
+    model = opened(load_backbone(job.backbone, device=job.device), "edit-pairs")
+    search = Search(
+        Filter(job.image, job.direction, job.text), job.tries, job.most, job.steps, job.seed
+    )
+
+    def show(done: int, pairs: int) -> None:
+        complain(f"{done} of {len(told)} triples, {pairs} pairs kept", "edit-pairs")
+
+    kept = write_pairs(model, clip_of(model), told, job.out, search, progress=show)
+    complain(f"{kept} pairs of {len(told) * job.tries} kept", "edit-pairs")
+    say(str(job.out))
+
+
+CONVERT = Command("convert", Convert, convert)
+PACK = Command("pack", Pack, pack)
+EDIT_PAIRS = Command("edit-pairs", EditPairs, make_pairs)

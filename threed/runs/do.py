@@ -1,0 +1,104 @@
+"""Doing a job: the one way for the command line, the web page, a queue and Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from threed.core.budget import Budget
+from threed.runs import job as jobs
+from threed.runs.job import Job
+
+if TYPE_CHECKING:
+    from threed.runs.asset import Asset
+    from threed.runs.watch import Report
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job has made."""
+
+    folder: Path
+    main: Path  # the file that was asked for first: the asset's GLB, the picture
+    files: tuple[Path, ...]  # all that it wrote, that one included
+
+
+def do(job: Job, folder: Path | str, report: Report | None = None) -> Result:
+    """Do a job; all that it writes is in `folder`.
+
+    report is told how far it is (runs.watch.Progress). InputError for what the user can change,
+    before anything heavy is loaded wherever that can be known. A run that is interrupted leaves a
+    checkpoint and raises KeyboardInterrupt; the job Resume goes on with it.
+    """
+    job.check()
+    return DOERS[job.kind](job, Path(folder), report)
+
+
+def _generate(job: jobs.Generate, folder: Path, report: Report | None) -> Result:
+    from threed.runs.generate import generate
+
+    return _made(generate(job.prompt, job.run(), init=job.init, up=job.up, front=job.front,
+                          preview=job.preview, out=folder, progress=report))  # fmt: skip
+
+
+def _texture(job: jobs.Texture, folder: Path, report: Report | None) -> Result:
+    from threed.runs.generate import texture
+
+    return _made(texture(job.mesh, job.prompt, job.run(), keep_uv=job.keep_uv, up=job.up,
+                         front=job.front, out=folder, progress=report))  # fmt: skip
+
+
+def _edit3d(job: jobs.Edit3d, folder: Path, report: Report | None) -> Result:
+    from threed.runs.generate import edit3d
+
+    return _made(edit3d(job.asset, job.instruction, job.run(), shape=job.shape, up=job.up,
+                        out=folder, progress=report))  # fmt: skip
+
+
+def _resume(job: jobs.Resume, folder: Path, report: Report | None) -> Result:
+    from threed.runs.generate import resume
+
+    return _made(resume(folder, progress=report))
+
+
+def _image(job: jobs.Image, folder: Path, report: Report | None) -> Result:
+    from threed.runs.image import make_pictures
+
+    files = make_pictures(job, folder, report)
+    return Result(folder, files[0], files)
+
+
+def _train(job: jobs.Train, folder: Path, report: Report | None) -> Result:
+    from threed.runs.train import train_job
+
+    train_job(job, folder, report)
+    return Result(folder, folder, _files(folder))
+
+
+def _export(job: jobs.Export, folder: Path, report: Report | None) -> Result:
+    from threed.runs.asset import export_file
+
+    budget = None if job.budget is None else Budget.parse(job.budget)
+    files = tuple(export_file(job.source, folder / job.file, budget=budget, lods=job.lods))
+    return Result(folder, files[0], files)
+
+
+def _made(asset: Asset) -> Result:
+    return Result(asset.folder, asset.glb, _files(asset.folder))
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in folder.iterdir() if path.is_file()))
+
+
+DOERS: dict[str, Callable[[Any, Path, Report | None], Result]] = {
+    "generate": _generate,
+    "texture": _texture,
+    "edit3d": _edit3d,
+    "resume": _resume,
+    "image": _image,
+    "train": _train,
+    "export": _export,
+}

@@ -1,0 +1,127 @@
+"""Training a system: its data, its recipe for a backbone, and the loop."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import load_backbone
+from threed.diffusion.detect import DETECTORS
+from threed.diffusion.models import half
+from threed.diffusion.weights import filled, find_trained
+from threed.learning import loop
+from threed.learning.data import Find, read_examples
+from threed.learning.recipe import Recipe
+from threed.runs.job import Train
+from threed.runs.watch import Progress, Report
+from threed.settings.base import Settings, plain, read_words
+from threed.systems.system import Lesson, Training
+from threed.systems.table import find_training
+
+TOYBOX = "toybox"  # the data that is drawn as needed
+WORK = Path("~/.cache/threed/toybox/examples")  # where it is kept
+SMALL = 128  # pixels a side of a backbone's pictures, up to which it is trained as toybox is
+DATA_SEED = 1  # of the world that toybox's family is trained on; others are for measuring
+
+
+def train_job(job: Train, out: Path, report: Report | None = None) -> None:
+    """Do a training job: write what was learned into the folder.
+
+    InputError, among others, for data that lacks what an example needs, and for a folder that holds
+    another training. Interrupted, it leaves a checkpoint, and the same job with `resume` goes on.
+    """
+    training = find_training(job.system)
+    options = read_words(training.options, job.options, f"training of system {job.system!r}")
+    model: Any = load_backbone(job.backbone, device=job.device, dtype=torch.float32)
+    half.norms_in_float32(model.unet)
+    given = None if job.weights is None else Path(job.weights)
+    start = None if given is None else find_trained(given, model.folder, job.system)
+    recipe, small = choose_recipe(training, model, job)
+    lesson = _lesson(job, training, options, model, small, report)
+    torch.manual_seed(recipe.seed)  # what a new net begins with
+    task = training.learn(model, lesson)
+    if start is not None:
+        filled(task.net, training.load(model, start, options).state_dict(), str(start))
+    count = sum(p.numel() for p in task.net.parameters() if p.requires_grad)
+    _say(report, f"{job.system}: {count / 1e6:.1f} M parameters, {len(lesson.examples)} examples, "
+                 f"{recipe.steps} steps of {recipe.batch * recipe.accumulate} on "
+                 f"{model.device}")  # fmt: skip
+    loop.train(task, recipe, out / training.folder(options), device=model.device,
+               resume=job.resume, minutes=job.minutes)  # fmt: skip
+
+
+def train(system: str, data: Path | str, out: Path | str, **options: Any) -> Path:
+    """Train a system's own weights on a folder of examples, or on "toybox"; returns `out`.
+
+    The options are the fields of `threed.runs.job.Train` (backbone, steps, batch, accumulate, lr,
+    seed, precision, size, weights, resume, minutes, device), and those of the system's own
+    training, such as kind="depth". InputError for what cannot be meant.
+    """
+    own = {name: value for name, value in options.items() if name in Train.model_fields}
+    told = tuple(f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+                 for name, value in options.items() if name not in own)  # fmt: skip
+    job = Train(system=system, data=str(data), options=told, **own)
+    job.check()
+    train_job(job, Path(out))
+    return Path(out)
+
+
+def choose_recipe(training: Training, model: Backbone, job: Train) -> tuple[Recipe, bool]:
+    """The recipe of a backbone's size with what the job says, and whether it is the small one."""
+    small = model.image_size <= SMALL
+    recipe = training.small if small else training.paper
+    names = ("steps", "batch", "accumulate", "lr", "seed", "precision")
+    changes = {name: getattr(job, name) for name in names if getattr(job, name) is not None}
+    if small and half.bfloat16_pays(model.device):
+        changes = {"precision": "bf16"} | changes
+    if changes.get("precision") == "fp16" and model.device.type == "cpu":
+        raise InputError("--precision fp16 needs a GPU; on a CPU take no or bf16")
+    return replace(recipe, **(asdict(recipe) | changes)), small
+
+
+def _lesson(
+    job: Train, training: Training, options: Settings, model: Backbone, small: bool,
+    report: Report | None,
+) -> Lesson:  # fmt: skip
+    """What the training is told: its examples, and what settings.json says of it."""
+    roles = training.pictures(options)
+    examples = read_examples(
+        _folder(training, job, report), job.size or model.image_size, pictures=roles,
+        texts=training.texts, found=found_for(roles),
+    )  # fmt: skip
+    about = {"system": job.system, "backbone": model.name, "data": job.data,
+             "size": str(examples.size)}  # fmt: skip
+    if job.weights is not None:
+        about["weights"] = job.weights
+    about |= {name: str(value) for name, value in plain(options).items()}
+    return Lesson(examples, about, options, debias=small)
+
+
+def found_for(roles: tuple[str, ...]) -> dict[str, Find]:
+    """What is found in a picture where a training folder has no file for it: the edges only.
+
+    A depth or a pose would take a model's time for every picture: make these maps once, beside it.
+    """
+    return {role: DETECTORS[role] for role in roles if role == "edges"}
+
+
+def _folder(training: Training, job: Train, report: Report | None) -> Path:
+    """The training folder; toybox's own is drawn where it is missing."""
+    if job.data != TOYBOX:
+        return Path(job.data).expanduser()
+    from threed.toybox.family.examples import draw_examples
+
+    return draw_examples(
+        training.data, WORK.expanduser() / training.data, job.drawn, DATA_SEED,
+        progress=lambda done: _say(report, f"drawn {done} of {job.drawn} examples"),
+    )  # fmt: skip
+
+
+def _say(report: Report | None, message: str) -> None:
+    if report is not None:
+        report(Progress(message))

@@ -1,0 +1,173 @@
+"""What systems are told besides the prompt: inputs, each of a kind.
+
+A kind knows how a value is written, which files it names, and what it says of another view of a
+scene. From a system's inputs come the options of its commands, YAML, the JSON schema, forms of
+other faces, `threed list systems` and the docs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from threed.core.errors import InputError
+from threed.diffusion.parts.plans import read_region
+
+Values = tuple[Any, ...]
+Change = Callable[[Path], Path]
+PICTURED = "pictured"  # the view of the given pictures: as `threed image` shows a front
+
+
+@dataclass(frozen=True)
+class View:
+    """A view of a scene, as a system is told it."""
+
+    name: str  # front, side, back, overhead, or PICTURED
+    tail: str = ""  # words of the view, which end its prompts: ", back view"
+
+    @property
+    def level(self) -> bool:
+        """Whether left and right are seen, as they are or exchanged."""
+        return self.name in ("front", "back", PICTURED)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of input. `read` raises InputError for text that is no value of this kind."""
+
+    name: str
+    metavar: str  # what is typed: "WORD:FACTOR"
+    read: Callable[[str], Any]
+    seen: Callable[[Values, View], Values | None] = lambda values, view: values
+    """What values say of a view of a scene; None where they say nothing of it at all."""
+    with_files: Callable[[str, Change], str] = lambda text, change: text
+    """The text of a value, with its file's path changed."""
+    copied: bool = False  # a run keeps a copy of the file
+    flat: bool = False  # is about one picture, and never of a scene, which has many
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing that a system is told, by the name of its option."""
+
+    name: str
+    kind: Kind
+    about: str
+    required: bool = False
+    many: bool = False  # may be said several times
+
+    def read(self, words: Sequence[str]) -> Values:
+        """The values of what was typed. InputError names the option, the text and what it takes."""
+        if len(words) > 1 and not self.many:
+            raise InputError(f"--{self.name} takes one value, got {', '.join(map(str, words))}")
+        try:
+            return tuple(self.kind.read(str(word)) for word in words)
+        except InputError as error:
+            raise InputError(f"--{self.name}{error}") from error
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of what may be typed, with the kind for faces that have forms."""
+        text = {"type": "string", "minLength": 1, "kind": self.kind.name,
+                "placeholder": self.kind.metavar}  # fmt: skip
+        many = {"type": "array", "items": text}
+        return (many if self.many else text) | {"description": self.about}
+
+
+def _split_word(text: str) -> tuple[str, str]:
+    word, colon, rest = text.partition(":")
+    if not word or not colon or not rest:
+        raise InputError(f" {text}: a word, a colon and a value are needed")
+    return word, rest
+
+
+def _numbers(text: str, count: int) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count or not all(map(math.isfinite, values)):
+        what = "a number" if count == 1 else f"{count} numbers with commas between them"
+        raise InputError(f": {what} must follow the colon, got {text!r}")
+    return values
+
+
+def _read_factor(text: str) -> tuple[str, float]:
+    word, rest = _split_word(text)
+    return word, _numbers(rest, 1)[0]
+
+
+def _read_shift(text: str) -> tuple[str, tuple[float, ...]]:
+    word, rest = _split_word(text)
+    return word, _numbers(rest, 2)
+
+
+def _read_span(text: str) -> tuple[str, tuple[float, ...]]:
+    word, rest = _split_word(text)
+    return word, _numbers(rest, 2) if "," in rest else (0.0, *_numbers(rest, 1))
+
+
+def _read_file(text: str) -> tuple[str, Path]:
+    word, rest = _split_word(text)
+    return word, Path(rest)
+
+
+def _change_file(text: str, change: Change) -> str:
+    return change(Path(text)).as_posix()
+
+
+def _change_named_file(text: str, change: Change) -> str:
+    word, path = _read_file(text)
+    return f"{word}:{change(path).as_posix()}"
+
+
+def _say_view(values: Values, view: View) -> Values:
+    return tuple(text + view.tail for text in values)
+
+
+def _hold_for_one_camera(values: Values, view: View) -> Values | None:
+    """A picture holds for the camera that took it."""
+    return values if view.name == PICTURED else None
+
+
+def _turn_shifts(values: Values, view: View) -> Values | None:
+    """A move turns round from behind; from the side only up and down are left of it."""
+    side = {"back": -1.0, "side": 0.0}.get(view.name, 1.0)
+    if view.name == "overhead" or (not view.level and not any(dy for _, (_, dy) in values)):
+        return None
+    return tuple((word, (side * dx, dy)) for word, (dx, dy) in values)
+
+
+def _turn_regions(values: Values, view: View) -> Values | None:
+    """Regions are mirrored from behind; from the side only those of the whole width are left."""
+    regions = [read_region(text) for text in values]
+    in_rows = all(region.whole_width for region in regions)
+    if not view.level and not (in_rows and view.name == "side"):
+        return None
+    if view.name == "back":
+        regions = [region.mirrored() for region in regions]
+    return tuple(replace(region, prompt=region.prompt + view.tail).words() for region in regions)
+
+
+TEXT = Kind("text", "TEXT", str)
+PROMPT = Kind("prompt", "PROMPT", str, seen=_say_view)
+WORD = Kind("word", "WORD", str)
+WORD_FACTOR = Kind("word with a factor", "WORD:FACTOR", _read_factor)
+WORD_SPAN = Kind("word with a span", "WORD:[FROM,]UNTIL", _read_span)
+WORD_SHIFT = Kind("word with a shift", "WORD:DX,DY", _read_shift, seen=_turn_shifts)
+REGION = Kind("region", "[LEFT,TOP,RIGHT,BOTTOM:]PROMPT", str, seen=_turn_regions)
+PICTURE = Kind("picture", "FILE", Path, with_files=_change_file, copied=True, flat=True)
+WEIGHTS = Kind("weights", "PATH|OWNER/NAME", Path, with_files=_change_file)
+LOOK = Kind("word with a look", "WORD:FILE", _read_file, with_files=_change_named_file,
+            copied=True)  # fmt: skip
+PLACE = replace(LOOK, name="word with a place", seen=_hold_for_one_camera)
+MAP = Kind("map", "KIND:FILE", _read_file, _hold_for_one_camera, _change_named_file, copied=True)
+
+
+def turn(inputs: Sequence[Input], given: Mapping[str, Values], view: View) -> Any:
+    """The values of inputs as they are of a view, by name; None if one says nothing of it."""
+    told = {item.name: item.kind.seen(given[item.name], view)
+            for item in inputs if item.name in given}  # fmt: skip
+    return None if None in told.values() else told
