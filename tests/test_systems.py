@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,36 @@ def test_the_result_alone_is_the_last_of_a_group_that_sees_one_picture(tiny: Bac
     for i in range(3):
         together = ready.score(x[i : i + 1].repeat(2, 1, 1, 1), t[i : i + 1].repeat(2))
         torch.testing.assert_close(alone[i], together[1], atol=2e-5, rtol=1e-4)
+
+
+def test_results_need_not_be_the_last_row(tiny: Backbone) -> None:
+    pair = CASES["prompt_to_prompt"].typical(tiny)
+    first = replace(pair, results=(0,))
+    pictures = paint(tiny, pair, n=2, steps=2)
+    assert torch.equal(pictures, paint(tiny, first, n=2, steps=2))
+    assert torch.equal(pair.pick(pictures), pictures[1::2])
+    assert torch.equal(first.pick(pictures), pictures[::2])
+    assert torch.equal(replace(pair, results=(0, 1)).pick(pictures), pictures)
+    x, t = torch.randn(1, 4, 8, 8), torch.tensor([900])
+    together = pair.score(x.repeat(2, 1, 1, 1), t.repeat(2))
+    assert torch.equal(first.alone()(x, t), together[:1])
+    assert torch.equal(pair.alone()(x, t), together[1:])
+
+
+def test_a_system_may_decode_in_its_own_way(tiny: Backbone) -> None:
+    """The smallest user: what lies outside a mask is painted over with the picture it came from."""
+    ready = CASES["rpg"].typical(tiny)
+    plain = paint(tiny, ready, steps=2)
+    assert torch.equal(paint(tiny, replace(ready, decode=tiny.decode_latents), steps=2), plain)
+    mask, picture = torch.zeros(1, 1, 32, 32), torch.rand(1, 3, 32, 32)
+    mask[..., 8:24] = 1
+
+    def repaint(latents: Tensor) -> Tensor:
+        return torch.lerp(picture, tiny.decode_latents(latents), mask)
+
+    painted = paint(tiny, replace(ready, decode=repaint), steps=2)
+    assert torch.equal(painted[..., 8:24], plain[..., 8:24])
+    assert torch.equal(painted[..., :8], picture[..., :8])
 
 
 @pytest.mark.parametrize(("steps", "size"), [(0, None), (1001, None), (3, 33), (3, -32)])

@@ -15,7 +15,6 @@ from threed.diffusion.images import latent_shape
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import Score
 
-
 Decode = Callable[[Tensor], Tensor]
 """Latents [B, C, h, w] -> pictures [B, 3, H, W] in [0, 1]."""
 
@@ -26,12 +25,12 @@ class Ready:
 
     score: Score  # over n groups of `rows` neighbours
     rows: int = 1  # pictures of a group: they share their noise
-    result: int = -1  # the row of a group that is the result; the others are shown beside it
+    results: tuple[int, ...] = (-1,)  # rows of a group that are results; others lie beside them
     start: Tensor | None = None  # [1, C, h, w] to begin from, where noise is not what is meant
     decode: Decode | None = None  # of all rows, in the place of the backbone's own
 
     def alone(self) -> Score:
-        """The Score of the result only, for distillation: all rows of a group see the same x."""
+        """The Score of the last result, for distillation: all rows of a group see the same x."""
         if self.rows == 1:
             return self.score
 
@@ -39,13 +38,14 @@ class Ready:
             together = self.score(
                 x.repeat_interleave(self.rows, 0), t.repeat_interleave(self.rows, 0)
             )
-            return together[self.result % self.rows :: self.rows]
+            return together.unflatten(0, (-1, self.rows))[:, self.results[-1]]
 
         return noise
 
-    def results(self, pictures: Tensor) -> Tensor:
-        """The results [n, ...] among what `paint` gives, [n * rows, ...]."""
-        return pictures[self.result % self.rows :: self.rows]
+    def pick(self, pictures: Tensor) -> Tensor:
+        """The results [n * len(results), ...] among what `paint` gives, [n * rows, ...]."""
+        groups = pictures.unflatten(0, (-1, self.rows))
+        return groups[:, list(self.results)].flatten(0, 1)
 
 
 def paint(
@@ -58,7 +58,7 @@ def paint(
     size: Size | None = None,
     sampler: str = "ddim",
 ) -> Tensor:
-    """[n * rows, 3, H, W] in [0, 1]: n groups of neighbours; `ready.results` finds the results.
+    """[n * rows, 3, H, W] in [0, 1]: n groups of neighbours; `ready.pick` finds the results.
 
     Noise is drawn as in make_images: with one row and neutral knobs the pictures are the same.
     """

@@ -26,8 +26,6 @@ from threed.systems.inputs import REGION, TEXT, Input
 from threed.systems.system import Guide, Request, System
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from threed.diffusion.backbone import Backbone
     from threed.diffusion.paint import Ready
     from threed.diffusion.score import Score
