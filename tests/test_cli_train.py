@@ -17,7 +17,7 @@ from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.parts.channels import opened
 from threed.diffusion.parts.local_adapter import LocalAdapter
-from threed.diffusion.parts.uni_adapters import load, save
+from threed.diffusion.parts.uni_adapters import load_adapters, save
 from threed.learning.data import ExamplesWarning, write_examples
 from threed.settings.base import read_words
 from threed.systems.control.uni_controlnet import Options
@@ -105,7 +105,7 @@ def test_packed_weights_are_half_as_large_and_the_same(
     whole, half = (load_file(tmp_path / name / kept[0]) for name in ("out", "packed"))
     assert all(torch.equal(value.half(), half[name]) for name, value in whole.items())
     assert whole.keys() == half.keys()
-    assert load(model, tmp_path / "packed").kinds == kinds
+    assert load_adapters(model, tmp_path / "packed").kinds == kinds
     with pytest.raises(InputError, match="packed exists already; choose another --out"):
         run("pack", tmp_path / "out", "--out", tmp_path / "packed")
     with pytest.raises(InputError, match="data holds no weights to pack"):
@@ -190,7 +190,7 @@ def test_what_cannot_be_taught_is_refused(backbone: Path, data: Path, tmp_path: 
             ("uni_controlnet", "kinds=a,,b"),
             "kinds: must name each map once, as in edges,depth; got",
         ),
-        (("controlnet", "--steps", 0), "steps must be a whole number at least 1, or null, got 0"),
+        (("controlnet", "--steps", 0), "steps must be at least 1, got 0"),
     ):
         with pytest.raises(InputError, match=message):
             train(str(words[0]), data, tmp_path / "out", backbone, *words[1:])

@@ -37,7 +37,7 @@ from threed.learning.data import read_examples, write_examples
 from threed.learning.loop import train
 from threed.learning.recipe import Recipe
 from threed.systems.control import controlnet
-from threed.systems.control.controlnet import SYSTEM, Given
+from threed.systems.control.controlnet import SYSTEM, Given, Window
 from threed.systems.system import Guide, Lesson
 
 CPU = torch.device("cpu")
@@ -124,7 +124,11 @@ def test_a_sample_is_diffusers_sample(
 def test_each_control_has_its_own_window(backbone: StableDiffusion) -> None:
     one, two = (Given(random_net(backbone, seed), torch.rand(1, 3, 32, 32)) for seed in (0, 1))
     x = torch.randn(1, 4, 8, 8)
-    both = controlnet.build(backbone, PROMPT, [replace(one, end=0.5), replace(two, start=0.3)])
+    both = controlnet.build(
+        backbone,
+        PROMPT,
+        [replace(one, window=Window(end=0.5)), replace(two, window=Window(start=0.3))],
+    )
 
     def like(controls: list[Given], t: int) -> bool:
         at = torch.tensor([t])
@@ -134,9 +138,11 @@ def test_each_control_has_its_own_window(backbone: StableDiffusion) -> None:
     assert [like([one], 999), like([one], 750), like([one, two], 650)] == [True] * 3
     assert [like([one, two], 550), like([two], 450), like([two], 3)] == [True] * 3
     assert not like([one], 450)
-    for start, end in ((0.5, 0.5), (-0.1, 1), (0, 1.5)):
-        with pytest.raises(InputError, match="control must start and end within 0 and 1"):
-            controlnet.build(backbone, PROMPT, [one], knobs=controlnet.Knobs(start=start, end=end))
+    with pytest.raises(InputError, match="control must start before it ends, got 0.5 and 0.5"):
+        controlnet.Knobs(start=0.5, end=0.5)
+    for window in ({"start": -0.1}, {"end": 1.5}):
+        with pytest.raises(InputError, match=r"must be .*in 0\.\.1, got"):
+            Window(**window)
 
 
 # ---------------------------------------------------------------- the original's files

@@ -40,8 +40,9 @@ class Window(Settings):
     @model_validator(mode="after")
     def _check_order(self) -> Window:
         if self.start >= self.end:
-            raise InputError("control must start and end within 0 and 1, in this order, got "
-                             f"{self.start} and {self.end}")  # fmt: skip
+            raise InputError(
+                f"control must start before it ends, got {self.start:g} and {self.end:g}"
+            )
         return self
 
 
