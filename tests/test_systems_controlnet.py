@@ -138,7 +138,7 @@ def test_each_control_has_its_own_window(backbone: StableDiffusion) -> None:
     assert [like([one], 999), like([one], 750), like([one, two], 650)] == [True] * 3
     assert [like([one, two], 550), like([two], 450), like([two], 3)] == [True] * 3
     assert not like([one], 450)
-    with pytest.raises(InputError, match="control must start before it ends, got 0.5 and 0.5"):
+    with pytest.raises(InputError, match=r"control must start before it ends, got 0\.5 and 0\.5"):
         controlnet.Knobs(start=0.5, end=0.5)
     for window in ({"start": -0.1}, {"end": 1.5}):
         with pytest.raises(InputError, match=r"must be .*in 0\.\.1, got"):
