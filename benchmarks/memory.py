@@ -25,7 +25,7 @@ from threed.diffusion.catalog import load_backbone
 from threed.runs.folder import RunFolder
 from threed.runs.guide import make_guide
 from threed.runs.memory import Chunk
-from threed.runs.optimise import Job, optimise
+from threed.runs.optimise import StageRun, optimise
 from threed.runs.plan import plan_run
 from threed.runs.stages import begin
 from threed.settings.base import replace
@@ -54,12 +54,12 @@ def measure(case: tuple[str, int, int, str], device: str) -> None:
     """Plan and run a case in this process, and print both peaks in bytes."""
     run = run_of(*case, device)
     backbone = load_backbone(run.backbone, device=run.device)
-    planned = plan_run(run, lambda _: [backbone]).stages[0]
+    planned = plan_run(run).stages[0]
     guide = make_guide(run.stages[0], backbone, run, "a red mug")
     scene = begin(run, None, backbone.device)
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder.create(Path(place) / "run", "a red mug", run)
-        optimise(Job(folder, 0, scene, guide, backbone.views, Chunk(planned.chunk)))
+        optimise(StageRun(folder, 0, scene, guide, backbone.views, Chunk(planned.chunk)))
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if backbone.device.type == "cuda":
         taken = torch.cuda.max_memory_allocated()

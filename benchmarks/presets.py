@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.common import head, row
 from threed.apps.cli.show import say
+from threed.diffusion.facts import Facts, Net
+from threed.runs.backbones import Backbones
 from threed.runs.plan import GIB, plan_run
 from threed.settings.base import replace
 from threed.settings.presets import load_run, presets
@@ -89,6 +92,22 @@ def model(name: str) -> Any:
     )  # fmt: skip
 
 
+def facts_of(name: str, backbone: Any) -> Facts:
+    """What the plan asks of a backbone without numbers, which has no files that would say it."""
+
+    def read(part: str, net: Any) -> Net:
+        numbers = sum(parameter.numel() for parameter in net.parameters())
+        return Net(part, dict(net.config) if part in ("unet", "vae") else {}, numbers,
+                   net.dtype.itemsize)  # fmt: skip
+
+    return Facts(
+        name=name, folder=Path(name), denoiser="unet", views=1, image_size=backbone.image_size,
+        factor=backbone.factor, latent_channels=4, prediction="epsilon", noise={},
+        net=read("unet", backbone.unet), vae=read("vae", backbone.vae),
+        encoders=tuple(read("text_encoder", encoder) for encoder in backbone.encoders),
+    )  # fmt: skip
+
+
 def counted(work: Callable[[], object]) -> float:
     """Operations of some work on the meta device, in units of 10^12."""
     with FlopCounterMode(display=False) as counter:
@@ -133,7 +152,9 @@ def line(name: str, run: Run, tflops: float) -> str:
     """A preset's line."""
     models = {backbone: model(backbone) for backbone in map(run.backbone_of, run.stages)}
     costs = {backbone: cost_of(found) for backbone, found in models.items()}
-    plan = plan_run(run, lambda stage: [models[run.backbone_of(stage)]])
+    known = Backbones(run, read=lambda name: facts_of(name, models[name]))
+    known.device = "cuda"
+    plan = plan_run(run, known)
     total = sum(stage.steps * operations(stage, costs[run.backbone_of(stage)])
                 for stage in run.stages)  # fmt: skip
     peaks = ", ".join(f"{stage.peak / GIB:.1f}" for stage in plan.stages)

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import head, keep, row
-from benchmarks.presets import MODELS, VAE, full_size, text_config
+from benchmarks.presets import MODELS, VAE, facts_of, full_size, text_config
 from guidance import Guidance
 from threed.apps.cli.show import say
 from threed.core.errors import InputError
@@ -41,11 +41,12 @@ from threed.core.schedule import constant
 from threed.diffusion.catalog import TOYBOX, pick_device
 from threed.diffusion.models.multiview import MultiViewDiffusion
 from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.runs.backbones import Backbones
 from threed.runs.folder import RunFolder
-from threed.runs.given import Given
+from threed.runs.given import GivenMesh
 from threed.runs.guide import make_guide
 from threed.runs.memory import Chunk
-from threed.runs.optimise import Job, optimise
+from threed.runs.optimise import StageRun, optimise
 from threed.runs.plan import GIB, plan_stage
 from threed.runs.stages import Scene, first
 from threed.scenes.placement import Placement
@@ -225,9 +226,9 @@ def watched(backbone: StableDiffusion, guide: Any, clock: Clock) -> Iterator[Non
         del backbone.unet.forward
 
 
-def ball(cells: int) -> Given:
+def ball(cells: int) -> GivenMesh:
     """A ball in triangles of the size that a surface of so many cells has."""
-    return Given(Surface(SurfaceSettings(grid=cells)).solid(), Placement())
+    return GivenMesh(Surface(SurfaceSettings(grid=cells)).solid(), Placement())
 
 
 def begun(run: Run, device: torch.device) -> Scene:
@@ -265,15 +266,16 @@ def measured(run: Run, backbone: StableDiffusion, asked: argparse.Namespace) -> 
     cuda = backbone.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    planned = plan_stage(run, 0, [backbone])
+    known = Backbones(run, read=lambda name: facts_of(name, backbone))
+    planned = plan_stage(0, known)
     clock = Clock(backbone.device, asked.limit_seconds)
     guide = make_guide(run.stages[0], backbone, run, PROMPT)
     scene = begun(run, backbone.device)
     note = ""
     with tempfile.TemporaryDirectory() as place, watched(backbone, guide, clock):
         folder = RunFolder.create(Path(place) / "run", PROMPT, run)
-        job = Job(folder, 0, scene, Clocked(guide, clock), backbone.views, Chunk(planned.chunk),
-                  asked.steps + 1)  # fmt: skip
+        job = StageRun(folder, 0, scene, Clocked(guide, clock), backbone.views,
+                       Chunk(planned.chunk), asked.steps + 1)  # fmt: skip
         try:
             optimise(job)
         except Enough:
@@ -331,7 +333,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="narrow models and small pictures")
     parser.add_argument("--json", type=Path, help="a file to which each row is added at once")
     asked = parser.parse_args()
-    device = pick_device(asked.device)
+    device = torch.device(pick_device(asked.device))
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     say(f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")
     say(head("preset", "stage", "pixels", "views", "steps", "s a step", "GiB taken",

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from guidance.levels import level
 from threed.core.schedule import Schedule
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.noise import Noised, diffuse
@@ -67,11 +68,6 @@ def draw_t(n: int, low: float, high: float, generator: Generator) -> Tensor:
     first, last = level(low), level(high)
     device = generator.device
     return torch.randint(first, max(first, last) + 1, (n,), generator=generator, device=device)
-
-
-def level(fraction: float) -> int:
-    """The noise level, 0 to 999, at a fraction of the 1000."""
-    return min(999, max(0, round(1000 * fraction)))
 
 
 def draw_noise(z: Tensor, generator: Generator) -> Tensor:

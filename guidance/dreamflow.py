@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from guidance.distill import draw_noise, encode_render, inject, level
+from guidance.distill import draw_noise, encode_render, inject
+from guidance.levels import check_falling, level
 from guidance.vsd import Contrast
 from threed.core.cameras import Cameras
-from threed.core.errors import InputError
 from threed.diffusion.noise import alpha_sigma, diffuse
 
 
@@ -32,13 +32,7 @@ class DreamFlow(Contrast):
 
     def __post_init__(self) -> None:
         """Refuse what gives no falling schedule."""
-        if len(self.pull.t_min.points) + len(self.pull.t_max.points) > 2:
-            raise InputError("dreamflow has a schedule of its own, from t_max down to t_min: each "
-                             "must be one number")  # fmt: skip
-        span = level(self.pull.t_max(0)) - level(self.pull.t_min(0))
-        if self.levels > min(span, self.steps):
-            raise InputError(f"noise_levels must be at most the {self.steps} steps and the {span} "
-                             f"levels between t_min and t_max, got {self.levels}")  # fmt: skip
+        check_falling(self.pull.t_min, self.pull.t_max, self.levels, self.steps)
 
     @property
     def schedule(self) -> Tensor:

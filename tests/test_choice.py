@@ -23,7 +23,7 @@ from threed.diffusion import fronts
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.fronts import VIEWS, Fronts, chart, find_fronts, read_waves
 from threed.runs import choose as choice
-from threed.runs import generate as pipeline
+from threed.runs import loop as pipeline
 from threed.runs.choose import Candidate, best
 from threed.runs.folder import RunFolder, RunWarning
 from threed.runs.generate import generate, resume

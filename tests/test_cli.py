@@ -19,7 +19,8 @@ from PIL import Image
 from tests import tiny
 from threed.apps.cli import main as cli
 from threed.core.errors import InputError
-from threed.runs import generate as pipeline
+from threed.runs import generate as commands
+from threed.runs import loop as pipeline
 from threed.runs.folder import RunFolder
 
 SMALL = """
@@ -329,7 +330,7 @@ def test_disks_that_take_no_more_are_said_in_one_line(
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "log.jsonl")
 
-    monkeypatch.setattr(pipeline, "generate", fail)
+    monkeypatch.setattr(commands, "generate", fail)
     answer = threed("generate", "a red mug", "--out", tmp_path / "run")
     assert_refused(answer, "cannot write log.jsonl", os.strerror(number), "is whole")
 
@@ -338,7 +339,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "generate", fail)
+    monkeypatch.setattr(commands, "generate", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["generate", "a red mug", "--out", str(tmp_path / "run")])
 
@@ -384,7 +385,7 @@ def test_ctrl_c_before_anything_was_begun(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "generate", stop)
+    monkeypatch.setattr(commands, "generate", stop)
     answer = threed("generate", "a red mug", "--out", tmp_path / "run")
     assert answer == Answer(130, "", "interrupted: nothing was begun\n")
 
@@ -395,6 +396,6 @@ def test_input_errors_are_one_line_whatever_they_say(
     def fail(*_: object, **__: object) -> None:
         raise InputError("first\nsecond")
 
-    monkeypatch.setattr(pipeline, "generate", fail)
+    monkeypatch.setattr(commands, "generate", fail)
     answer = threed("generate", "a red mug", "--out", tmp_path / "run")
     assert answer == Answer(2, "", "error: first second\n")

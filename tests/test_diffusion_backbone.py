@@ -339,8 +339,8 @@ def test_downloads_leave_out_what_is_never_read() -> None:
 
 
 def test_devices() -> None:
-    assert pick_device("cpu").type == "cpu"
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert pick_device("cpu") == "cpu"
+    assert pick_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
     assert "no device 'gpu'" in message(lambda: pick_device("gpu"))
     if not torch.cuda.is_available():
         assert "no CUDA GPU" in message(lambda: pick_device("cuda"))

@@ -34,11 +34,12 @@ from threed.diffusion.noise import alpha_sigma
 from threed.diffusion.parts.attention import Views
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import cfg, score
-from threed.runs.guide import make_guide
+from threed.runs.check import check_run
 from threed.runs.plan import plan_run
 from threed.scenes.field import Field
 from threed.settings.base import replace
 from threed.settings.presets import load_run
+from threed.settings.run import SystemSettings
 
 PROMPT, NEGATIVE = "a red mug, front view", "blurry"
 
@@ -158,17 +159,21 @@ def test_what_a_transformer_cannot_do_is_refused(flow: Backbone, folder: Path) -
     run = make_run(str(folder), "vsd")
     message = "vsd trains a LoRA in a UNet, and .* has a transformer: use guidance=sds"
     with pytest.raises(InputError, match=message):
-        make_guide(run.stages[0], flow, run, "a mug")
+        check_run(run)
+    system = SystemSettings(name="rpg", inputs={"split": ("1,1",)})
+    message = "system 'rpg' needs a backbone with a UNet, and .* has a transformer: use --backbone"
+    with pytest.raises(InputError, match=message):
+        check_run(replace(make_run(str(folder), "sds"), system=system))
     condition = dataclasses.replace(flow.encode_text(["a mug"]), attention=(Views(1),))
     with pytest.raises(ValueError, match="takes no further channels, attention edits"):
         flow.predict_noise(torch.zeros(1, 4, 8, 8), torch.tensor([5]), condition)
 
 
-def test_the_plan_counts_a_transformer(flow: Backbone) -> None:
-    run = replace(load_run("toybox-sds"), memory=64.0)
-    small = plan_run(run, lambda _: [flow]).peak
+def test_the_plan_counts_a_transformer(folder: Path) -> None:
+    run = replace(load_run("toybox-sds"), memory=64.0, backbone=str(folder))
+    small = plan_run(run).peak
     more = replace(run, stages=(replace(run.stages[0], batch=16),))
-    assert plan_run(more, lambda _: [flow]).peak > small > 0
+    assert plan_run(more).peak > small > 0
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,13 @@ from threed.core.schedule import constant
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.channels import widened
-from threed.runs import generate as pipeline
-from threed.runs.edit import album, around, instructed, shaped
+from threed.runs import loop as pipeline
+from threed.runs.check import check_run
+from threed.runs.edit import album, around, instructed
 from threed.runs.folder import RunFolder
 from threed.runs.generate import edit3d, resume
 from threed.runs.given import read_given
-from threed.runs.guide import make_guide
+from threed.runs.start import shaped
 from threed.settings.asset import AssetSettings
 from threed.settings.base import replace
 from threed.settings.presets import load_run
@@ -103,7 +104,7 @@ def test_an_asset_takes_the_colour_that_its_edits_have(
 def test_it_goes_on_after_an_interruption_as_if_there_had_been_none(
     folder: Path, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_assets", "_judge"):
+    for name in ("_build_assets", "_judge"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     calls: list[float] = []
 
@@ -195,7 +196,7 @@ def test_pictures_of_another_size_come_back_as_large(folder: Path, trained: Path
 def test_a_trained_editor_changes_an_asset(
     folder: Path, trained: Path, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_assets", "_judge"):
+    for name in ("_build_assets", "_judge"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     run = replace(
         make_run(folder, steps=3),
@@ -231,10 +232,8 @@ def test_other_backgrounds_are_refused(folder: Path, ball: Path, tmp_path: Path)
 
 
 def test_there_has_to_be_something_to_edit(folder: Path) -> None:
-    run = make_run(folder)
-    backbone = load_backbone(str(folder), device="cpu")
     with pytest.raises(InputError, match="guidance=edit changes an asset: use threed edit3d"):
-        make_guide(run.stages[0], backbone, run, "make it blue")
+        check_run(make_run(folder, scene="surface"))
 
 
 @pytest.mark.parametrize("name", ["toybox-edit", "edit"])

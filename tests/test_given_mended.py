@@ -16,8 +16,8 @@ from tests.broken import needs_meshlab
 from tests.test_stages import CPU, make_run
 from threed.core.errors import InputError
 from threed.core.mesh import Mesh
-from threed.runs.given import Given, read_given
-from threed.runs.stages import begin, check_start
+from threed.runs.given import GivenMesh, read_given
+from threed.runs.stages import begin, check_mesh
 from threed.scenes.surface import Surface
 from threed.settings.scenes import SurfaceSettings
 
@@ -37,7 +37,7 @@ def soup(tmp_path: Path) -> Path:
 def test_a_soup_is_mended_and_begun_with(soup: Path) -> None:
     run = make_run("surface")
     given = read_given(soup)
-    mended, notes = check_start(run, given)
+    mended, notes = check_mesh(run, given)
     assert mended is not None
     assert mended.mesh is given.mesh, "its colours are the file's"
     assert mended.body is not None
@@ -46,13 +46,13 @@ def test_a_soup_is_mended_and_begun_with(soup: Path) -> None:
                                "a new surface by screened Poisson, depth 6 (")  # fmt: skip
     kept = soup.with_name("init.pt")
     kept.write_bytes(mended.to_bytes())
-    scene = begin(run, Given.from_file(kept), CPU)
+    scene = begin(run, GivenMesh.from_file(kept), CPU)
     assert isinstance(scene, Surface)
     solid = scene.solid()
     radius = solid.vertices.norm(dim=-1)
     assert float(radius.median()) == pytest.approx(0.8, abs=0.05)
     assert float(radius.min()) > 0.65
-    again, more = check_start(run, mended)
+    again, more = check_mesh(run, mended)
     assert again is mended
     assert not any("MeshLab" in note for note in more), "it is mended once"
 
@@ -62,7 +62,7 @@ def test_without_pymeshlab_the_refusal_says_what_would_help(
 ) -> None:
     monkeypatch.setattr(meshlab, "installed", lambda: False)
     with pytest.raises(InputError, match=r"encloses nothing.*pip install 'threed\[repair\]'"):
-        check_start(make_run("surface"), read_given(soup))
+        check_mesh(make_run("surface"), read_given(soup))
 
 
 @needs_meshlab
@@ -73,17 +73,17 @@ def test_what_meshlab_cannot_mend_is_refused_for_both_reasons(
     exporters.save(sheet, tmp_path / "sheet.ply")
     both = r"the mesh encloses nothing that a grid .*; MeshLab could not mend it: the mesh enc"
     with pytest.raises(InputError, match=both):
-        check_start(make_run("surface"), read_given(tmp_path / "sheet.ply"))
+        check_mesh(make_run("surface"), read_given(tmp_path / "sheet.ply"))
     between = make_run("surface", surface=SurfaceSettings(grid=15))  # no point at 0
     plate = Mesh(shapes.cube().vertices * torch.tensor([1, 1, 0.003]), shapes.cube().faces)
     exporters.save(plate, tmp_path / "plate.ply")
     with pytest.raises(InputError, match=r"encloses nothing that a grid .*raise surface\.grid$"):
-        check_start(between, read_given(tmp_path / "plate.ply"))
+        check_mesh(between, read_given(tmp_path / "plate.ply"))
     crash = tmp_path / "crash.py"
     crash.write_text("import os; os.abort()")
     monkeypatch.setattr(meshlab, "SCRIPT", crash)
     with pytest.raises(InputError, match=r"could not mend it: MeshLab crashed.*signal 6"):
-        check_start(make_run("surface"), read_given(soup))
+        check_mesh(make_run("surface"), read_given(soup))
 
 
 def test_meshes_that_can_be_used_never_meet_meshlab(
@@ -95,4 +95,4 @@ def test_meshes_that_can_be_used_never_meet_meshlab(
     for kind in ("surface", "textured"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert check_start(make_run(kind), given) == (given, [])
+            assert check_mesh(make_run(kind), given) == (given, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from click.testing import CliRunner
 
 from guidance import Frozen
 from guidance.dreamflow import DreamFlow
-from guidance.prompts import Prompts
 from guidance.vsd import VSD
 from tests import tiny
 from threed.apps.cli import main as cli
@@ -22,10 +22,11 @@ from threed.core.schedule import constant
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.runs import optimise as optimising
+from threed.runs.check import check_run
 from threed.runs.folder import RunFolder
 from threed.runs.guide import make_critic, make_guide
 from threed.runs.memory import Chunk
-from threed.runs.optimise import Job, Taught, optimise, random_cameras, teach
+from threed.runs.optimise import StageRun, Taught, optimise, random_cameras, teach
 from threed.scenes.field import Field
 from threed.scenes.surface import Surface
 from threed.settings.base import replace
@@ -83,20 +84,36 @@ def test_a_second_model_can_be_the_critic_if_its_latents_are_the_same(
     folders: dict[str, str],
 ) -> None:
     backbone = load(folders, "sd15")
-    other = CriticSettings(model=folders["sd21"])
-    run = make_run(folders["sd15"], "vsd", critic=other)
-    guide = make_guide(run.stages[0], backbone, run, "a red mug")
+    run = make_run(folders["sd15"], "vsd", critic=CriticSettings(model=folders["sd21"]))
+    check_run(run)
+    judge = load(folders, "sd21")
+    guide = make_guide(run.stages[0], backbone, run, "a red mug", judge)
     assert isinstance(guide, VSD)
-    critic = make_critic(run.stages[0], guide.prompts, run)
-    assert critic.backbone is not backbone
+    critic = make_critic(run.stages[0], guide.prompts, run, judge)
+    assert guide.critic.backbone is critic.backbone is judge  # type: ignore[attr-defined]
     assert critic.backbone.prediction == "v_prediction"
     assert critic.prompts.backbone is critic.backbone
-    for name, message in (("multiview", "views is 4, not 1"), ("toybox", "other noise levels")):
-        run = make_run(folders["sd15"], "vsd", critic=replace(other, model=folders.get(name, name)))
-        if name == "toybox":
-            backbone.alphas_cumprod = backbone.alphas_cumprod**2
-        with pytest.raises(InputError, match=message):
-            make_critic(run.stages[0], Prompts(backbone, "a mug"), run)
+
+
+def test_a_critic_of_other_latents_is_refused(folders: dict[str, str], tmp_path: Path) -> None:
+    others = {"multiview": folders["multiview"]}
+    for name, file, change in (
+        ("channels", "vae/config.json", {"latent_channels": 16}),
+        ("factor", "vae/config.json", {"block_out_channels": [8, 8]}),
+        ("noise", "scheduler/scheduler_config.json", {"beta_end": 0.02}),
+    ):
+        path = Path(shutil.copytree(folders["sd15"], tmp_path / name)) / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        others[name] = str(tmp_path / name)
+    for name, message in (
+        ("multiview", "cannot judge the latents of .*: views is 4, not 1"),
+        ("channels", "cannot judge the latents of .*: latent_channels is 16, not 4"),
+        ("factor", "cannot judge the latents of .*: factor is 2, not 4"),
+        ("noise", "has other noise levels than"),
+    ):
+        run = make_run(folders["sd15"], "vsd", critic=CriticSettings(model=others[name]))
+        with pytest.raises(InputError, match=f"critic.model .* {message}"):
+            check_run(run)
 
 
 def optimised(path: Path, run: Run, cut: int | None = None) -> Field:
@@ -114,7 +131,7 @@ def optimised(path: Path, run: Run, cut: int | None = None) -> Field:
                 raise RuntimeError("power cut")
             return guide(image, cameras, step, generator)
 
-    optimise(Job(folder, 0, scene, Cut(), backbone.views), folder.latest_checkpoint())
+    optimise(StageRun(folder, 0, scene, Cut(), backbone.views), folder.latest_checkpoint())
     return scene
 
 
@@ -193,9 +210,9 @@ def test_normals_alone_teach_a_surface_its_shape_and_not_its_colours(
             seen.append(image.detach())
             return {"mvdream": image[..., 1].mean()}
 
-    job = Job(folder, 0, scene, Left(), 1)
+    part = StageRun(folder, 0, scene, Left(), 1)
     generator = torch.Generator().manual_seed(0)
-    teach(job, 0, random_cameras(stage, 0, 1, generator), generator)
+    teach(part, 0, random_cameras(stage, 0, 1, generator), generator)
     (image,) = seen
     assert float(image.min()) >= 0
     assert float(image.max()) <= 1
@@ -218,15 +235,15 @@ def test_a_step_that_ran_out_of_memory_teaches_the_critic_once(
         backbone = load_backbone(run.backbone, device="cpu")
         guide = make_guide(run.stages[0], backbone, run, "a mug")
         folder, scene = RunFolder.create(path, "a mug", run), Field(run.field, seed=run.seed)
-        optimise(Job(folder, 0, scene, guide, 1, chunk))
+        optimise(StageRun(folder, 0, scene, guide, 1, chunk))
         lora: dict[str, torch.Tensor] = copy.deepcopy(guide.state_dict()["lora"])
         return lora | {"table": scene.table.detach()}
 
     whole = learned(tmp_path / "whole", Chunk(2048))
     tries: list[int] = []
 
-    def short_after_learning(job: Job, step: int, *rest: Any) -> Taught:
-        taught = teach(job, step, *rest)
+    def short_after_learning(part: StageRun, step: int, *rest: Any) -> Taught:
+        taught = teach(part, step, *rest)
         tries.append(step)
         if tries == [0, 1]:  # the second step's first try
             raise torch.OutOfMemoryError("CUDA out of memory")

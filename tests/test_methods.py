@@ -21,7 +21,7 @@ from benchmarks.methods import (
     line,
     way,
 )
-from guidance.distill import level
+from guidance.levels import level
 from threed.apps.cli.evaluate import Row
 from threed.settings.presets import load_run
 from threed.toybox.family.nets import WEIGHTS

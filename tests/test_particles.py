@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.schedule import Schedule, constant
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.catalog import load_backbone
-from threed.runs import generate as pipeline
-from threed.runs import guide as guides
+from threed.diffusion.catalog import facts, load_backbone
+from threed.diffusion.fronts import LEVELS
+from threed.runs import backbones as holding
+from threed.runs import loop as pipeline
+from threed.runs.backbones import COMPARED, Backbones
 from threed.runs.folder import RunFolder
 from threed.runs.generate import generate, resume
-from threed.runs.guide import Backbones
-from threed.runs.optimise import Job, optimise
+from threed.runs.optimise import StageRun, optimise
 from threed.runs.plan import plan_run
 from threed.runs.stages import Particles, each, first, following, unknown
 from threed.runs.watch import PATIENCE, Failure, Watchdog
@@ -79,7 +82,7 @@ def test_particles_take_turns_and_each_goes_as_if_alone(tmp_path: Path) -> None:
     scene = first(run, None, CPU)
     assert isinstance(scene, Particles)
     guide = Seen(scene)
-    optimise(Job(RunFolder.create(tmp_path / "a", "a mug", run), 0, scene, guide, 1))
+    optimise(StageRun(RunFolder.create(tmp_path / "a", "a mug", run), 0, scene, guide, 1))
     assert guide.turns == [0, 1, 0, 1, 0, 1]
     one, two = each(scene)
     begun = each(first(run, None, CPU))
@@ -94,7 +97,7 @@ def test_a_scene_learns_nothing_while_it_is_another_ones_turn(tmp_path: Path) ->
     run = make_run("toybox", 3, steps=2)
     scene = first(run, None, CPU)
     assert isinstance(scene, Particles)
-    optimise(Job(RunFolder.create(tmp_path / "a", "a mug", run), 0, scene, Seen(scene), 1))
+    optimise(StageRun(RunFolder.create(tmp_path / "a", "a mug", run), 0, scene, Seen(scene), 1))
     begun = each(first(run, None, CPU))
     moved = [not torch.equal(a.table, b.table) for a, b in zip(each(scene), begun, strict=True)]  # type: ignore[union-attr]
     assert moved == [True, True, False]
@@ -166,19 +169,18 @@ def test_each_stage_is_guided_by_its_backbone(
         loaded.append(name)
         return load_backbone(name, **options)
 
-    def noted(job: Job, *rest: Any) -> None:
-        used.append(job.guide.prompts.backbone.name)  # type: ignore[attr-defined]
-        optimise(job, *rest)
+    def noted(part: StageRun, *rest: Any) -> None:
+        used.append(part.guide.prompts.backbone.name)  # type: ignore[attr-defined]
+        optimise(part, *rest)
 
-    monkeypatch.setattr(guides, "load_backbone", counted)
+    monkeypatch.setattr(holding, "load_backbone", counted)
     monkeypatch.setattr(pipeline, "optimise", noted)
     run = make_run(folders["sd15"], 1, 1, steps=2)
     then = replace(run.stages[1], scene="surface", backbone=folders["sd21"], guidance="sds")
     run = replace(run, stages=(run.stages[0], then))
     asset = generate("a red mug", run, out=tmp_path / "a")
     assert used == [folders["sd15"], folders["sd21"]]
-    # to check both, and to use both; the last counts the fronts
-    assert loaded == [folders[k] for k in ("sd15", "sd21", "sd15", "sd21")]
+    assert loaded == [folders["sd15"], folders["sd21"]], "the last counts the fronts, too"
     assert glb_extras(asset.glb)["backbone"] == f"{folders['sd15']}, {folders['sd21']}"
 
 
@@ -192,36 +194,61 @@ def test_a_stages_backbone_is_judged_before_anything_is_made(
     assert not (tmp_path / "a").exists()
 
 
-def test_models_of_one_stage_are_held_at_a_time(folders: dict[str, str]) -> None:
-    run = make_run(folders["sd15"], 1, 1)
+def test_models_are_held_as_long_as_they_are_needed(folders: dict[str, str]) -> None:
+    run = make_run(folders["sd15"], 1, 1, 1)
     critic = replace(run.stages[0].critic, model=folders["sd21"])
-    run = replace(run, stages=(replace(run.stages[0], critic=critic), run.stages[1]))
-    models = Backbones(run)
-    guide, judge = models.of(run.stages[0])
+    first, second, third = run.stages
+    first = replace(first, critic=critic)
+    last = replace(third, backbone=folders["multiview"])
+    models = Backbones(replace(run, stages=(first, second, last)))
+    guide, judge = models.of(0)
     assert (guide.name, judge.name) == (folders["sd15"], folders["sd21"])
-    assert models.of(run.stages[0]) == (guide, judge), "nothing is loaded twice"
-    assert models.of(run.stages[1]) == (guide,)
-    assert models.of(run.stages[0])[1] is not judge, "it was let go"
+    assert models.of(0) == (guide, judge), "nothing is loaded twice"
+    assert models.of(1) == (guide,)
+    (other,) = models.of(2)
+    assert models.witness() is other
+    gone = weakref.ref(judge)
+    del judge
+    gc.collect()
+    assert gone() is None, "the critic's model was let go"
+    gone = weakref.ref(guide)
+    del guide
+    gc.collect()
+    assert gone() is None, "the first was let go when the last stage began"
+
+
+def test_two_names_of_one_folder_are_one_model(folders: dict[str, str]) -> None:
+    run = make_run(folders["sd15"], 1, 1)
+    critic = replace(run.stages[0].critic, model=f"{folders['sd15']}/unet")
+    run = replace(run, stages=tuple(replace(stage, critic=critic) for stage in run.stages))
+    models = Backbones(run)
+    guide, judge = models.of(0)
+    assert guide is judge
+    assert models.of(1) == (guide, guide)
+    assert [known.name for known in models.together(0)] == [f"{folders['sd15']}/unet"]
 
 
 def test_fronts_are_counted_by_the_last_model_that_knows_the_noise(
     folders: dict[str, str],
 ) -> None:
+    assert max(LEVELS) == COMPARED
     run = make_run(folders["sd15"], 1, 1)
     critic = replace(run.stages[0].critic, model=folders["multiview"])
     last = replace(run.stages[1], backbone=folders["sd21"], critic=critic)
     models = Backbones(replace(run, stages=(run.stages[0], last)))
-    guide, judge = models.of(last)
+    guide, _ = models.of(1)
     assert models.witness() is guide, "it is not loaded again"
-    assert models.of(last)[1] is not judge, "the critic's was let go"
     refined = replace(last, t_max=Schedule(((0, 0.3), (9, 0.2))))
     refiner = Backbones(replace(run, stages=(run.stages[0], refined)))
-    assert refiner.witness().name == folders["sd15"]
+    (known,) = refiner.of(0)
+    refiner.of(1)
+    assert refiner.witness() is known, "it was held, for the end"
+    assert known.name == folders["sd15"]
 
 
-def test_the_plan_knows_particles_and_the_critics_model(folders: dict[str, str]) -> None:
+def test_the_plan_knows_particles_and_all_that_is_held(folders: dict[str, str]) -> None:
     def peaks(run: Run) -> list[int]:
-        return [stage.peak for stage in plan_run(run, Backbones(run).of).stages]
+        return [stage.peak for stage in plan_run(run).stages]
 
     run = replace(make_run(folders["sd15"], 1, 1), memory=64.0)
     plain = peaks(run)
@@ -229,10 +256,14 @@ def test_the_plan_knows_particles_and_the_critics_model(folders: dict[str, str])
     table = 4 * 4 * SMALL.levels * 2**SMALL.log2_table * SMALL.features
     for one, four in zip(plain, peaks(several), strict=True):
         assert four - one == pytest.approx(1.15 * 3 * table, rel=1e-3)
+    judge = facts(folders["sd21"])
     critic = replace(run.stages[0].critic, model=folders["sd21"])
     second = replace(run, stages=(replace(run.stages[0], critic=critic), run.stages[1]))
-    assert peaks(second)[0] > plain[0]
-    assert peaks(second)[1] == plain[1]
+    assert peaks(second) == [plain[0] + judge.bytes, plain[1]]
+    refined = replace(run.stages[1], backbone=folders["sd21"], t_max=constant(0.3))
+    held = replace(run, stages=(run.stages[0], refined))
+    assert peaks(held)[1] == plain[1] + judge.bytes, "the first waits for the end"
+    assert peaks(replace(held, check_fronts=False))[1] == plain[1]
 
 
 def test_the_watchdog_counts_each_scene_by_itself() -> None:

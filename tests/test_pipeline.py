@@ -24,14 +24,13 @@ from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.render import RenderOutput
 from threed.core.schedule import Schedule, constant
-from threed.diffusion.backbone import Backbone
-from threed.diffusion.catalog import load_backbone
-from threed.runs import generate as pipeline
+from threed.runs import loop as pipeline
 from threed.runs import watch as keeper
+from threed.runs.check import check_run
 from threed.runs.folder import RunFolder
 from threed.runs.generate import generate, resume
-from threed.runs.guide import make_guide
-from threed.runs.optimise import Job, optimise, step_generator, weighted
+from threed.runs.optimise import StageRun, optimise, step_generator, weighted
+from threed.runs.progress import Listener
 from threed.runs.watch import Failure, Progress, Watchdog
 from threed.scenes.field import Field
 from threed.settings.base import replace
@@ -68,11 +67,11 @@ def make_run(steps: int = 12, every: int = 4, **changes: Any) -> Run:
     return Run(seed=3, field=SMALL, preview_every=100, checkpoint_every=every, stages=(stage,))
 
 
-def start(path: Path, run: Run, guide: Any, progress: keeper.Report | None = None) -> Field:
+def start(path: Path, run: Run, guide: Any, progress: Listener | None = None) -> Field:
     """Optimise from the beginning, or go on, and return the scene."""
     folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, "a mug", run)
     scene = Field(folder.run.field, seed=folder.run.seed)
-    optimise(Job(folder, 0, scene, guide, 1), folder.latest_checkpoint(), progress)
+    optimise(StageRun(folder, 0, scene, guide, 1), folder.latest_checkpoint(), progress)
     return scene
 
 
@@ -298,13 +297,11 @@ def tiny_run(backbone: str, steps: int = 5, every: int = 2, **changes: Any) -> R
 
 
 def test_guidance_and_backbone_must_fit(folders: dict[str, str]) -> None:
-    many, one = (load_backbone(folders[kind], device="cpu") for kind in ("multiview", "sd15"))
-
-    def check(backbone: Backbone, message: str, **changes: Any) -> None:
-        run = make_run(**changes)
+    def check(kind: str, message: str, **changes: Any) -> None:
         with pytest.raises(InputError, match=message):
-            make_guide(run.stages[0], backbone, run, "a red mug")
+            check_run(replace(make_run(**changes), backbone=folders[kind]))
 
+    many, one = "multiview", "sd15"
     check(many, "is multi-view, but guidance is 'sds': use guidance=mvdream", guidance="sds")
     check(one, "is single-view, but guidance is 'mvdream': use guidance=sds", guidance="mvdream")
     check(many, "batch must be a multiple of the 4 views of .*, got 6", batch=6)
@@ -343,10 +340,10 @@ def test_stages_follow_one_another_and_can_be_cut_between(
         (0, 1), (0, 2), (1, 1), (1, 2), (1, 3),
     ]  # fmt: skip
 
-    def cut(job: Job, *rest: Any) -> None:
-        if job.index == 1:
+    def cut(part: StageRun, *rest: Any) -> None:
+        if part.index == 1:
             raise KeyboardInterrupt
-        optimise(job, *rest)
+        optimise(part, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "optimise", cut)

@@ -13,7 +13,8 @@ import torch
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import make_images
 from threed.diffusion.models.stable_diffusion import StableDiffusion
-from threed.runs.generate import generate, resume, sample_views
+from threed.runs.generate import generate, resume
+from threed.runs.loop import sample_views
 from threed.settings.presets import load_run
 
 pytestmark = pytest.mark.gpu

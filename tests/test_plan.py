@@ -11,29 +11,49 @@ from tests import tiny
 from threed.apps.cli import main as cli
 from threed.core.errors import InputError
 from threed.core.schedule import constant
-from threed.diffusion.backbone import Backbone
-from threed.diffusion.catalog import load_backbone
-from threed.runs.memory import SMALLEST, Chunk, is_short
-from threed.runs.plan import BUDGET, GIB, free_memory, plan_run
+from threed.runs import plan as planning
+from threed.runs.memory import LARGEST, SMALLEST, Chunk, is_short
+from threed.runs.plan import GIB, free_memory, plan_run
+from threed.scenes import flexicubes
 from threed.settings.base import replace
+from threed.settings.presets import load_run
 from threed.settings.run import Run
 from threed.settings.stage import Stage
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    folder = tiny.tiny_folder(tmp_path_factory.mktemp("models") / "tiny", "multiview")
-    return load_backbone(str(folder))
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.tiny_folder(tmp_path_factory.mktemp("models") / "tiny", "multiview"))
 
 
-def peak(run: Run, backbone: Backbone) -> int:
-    return plan_run(run, lambda _: [backbone]).peak
+@pytest.mark.parametrize(
+    ("name", "peaks", "chunks", "tight"),
+    [
+        ("toybox-dreamflow", [1136611190], [1024], [798366787]),
+        ("toybox-edit", [751217567], [1024], [738358175]),
+        ("toybox-magic3d", [1075844982, 1128193615], [32768, 1024], [778720486, 909583951]),
+        ("toybox-mvdream", [1075844982], [8192], [746885719]),
+        ("toybox-sds", [1075564406], [8192], [746605143]),
+        ("toybox-texture", [792648197], [1024], [738638751]),
+        ("toybox-vsd", [1136611190], [1024], [798366787]),
+    ],
+)
+def test_files_predict_what_loaded_nets_did(
+    name: str, peaks: list[int], chunks: list[int], tight: list[int]
+) -> None:
+    """The bytes that were planned when the nets were loaded to count their parameters."""
+    run = replace(load_run(name), memory=1000.0, device="cpu")
+    plenty = plan_run(run)
+    assert [stage.peak for stage in plenty.stages] == peaks
+    assert all(stage.chunk == LARGEST for stage in plenty.stages)
+    less = plan_run(replace(run, memory=plenty.peak * 0.7 / GIB))
+    assert [(stage.chunk, stage.peak) for stage in less.stages] == list(zip(chunks, tight))
 
 
-def test_more_of_anything_needs_more(backbone: Backbone) -> None:
+def test_more_of_anything_needs_more(model: str) -> None:
     stage = Stage(resolution=constant(64))
-    run = Run(memory=1000, stages=(stage,))
-    least = peak(run, backbone)
+    run = Run(backbone=model, memory=1000, stages=(stage,))
+    least = plan_run(run).peak
     for larger in (
         replace(run, stages=(replace(stage, resolution=constant(96)),)),
         replace(run, stages=(replace(stage, batch=8),)),
@@ -43,41 +63,49 @@ def test_more_of_anything_needs_more(backbone: Backbone) -> None:
         replace(run, field=replace(run.field, log2_table=19)),
         replace(run, stages=(stage, replace(stage, scene="surface", resolution=constant(512)))),
     ):
-        assert peak(larger, backbone) > least
+        assert plan_run(larger).peak > least
 
 
-def test_chunks_are_halved_until_it_fits(backbone: Backbone) -> None:
+def test_what_flexicubes_learns_is_counted(model: str) -> None:
+    assert planning.CUBE == flexicubes.WEIGHTS
+    run = Run(backbone=model, memory=1000, stages=(Stage(scene="surface"),))
+    other = replace(run, surface=replace(run.surface, mesher="flexicubes"))
+    learned = 4 * 4 * flexicubes.WEIGHTS * run.surface.grid**3
+    assert plan_run(other).peak - plan_run(run).peak == pytest.approx(1.15 * learned, abs=2)
+
+
+def test_chunks_are_halved_until_it_fits(model: str) -> None:
     stage = Stage(resolution=constant(256))
-    plenty = plan_run(Run(memory=1000, stages=(stage,)), lambda _: [backbone])
-    assert plenty.stages[0].chunk == BUDGET
+    plenty = plan_run(Run(backbone=model, memory=1000, stages=(stage,)))
+    assert plenty.stages[0].chunk == LARGEST
     assert plenty.limit == 1000 * GIB
     limit = 0.6 * plenty.peak / GIB
-    tight = plan_run(Run(memory=limit, stages=(stage,)), lambda _: [backbone])
+    tight = plan_run(Run(backbone=model, memory=limit, stages=(stage,)))
     chunk = tight.stages[0].chunk
-    assert SMALLEST <= chunk < BUDGET
-    assert BUDGET % chunk == 0
+    assert SMALLEST <= chunk < LARGEST
+    assert LARGEST % chunk == 0
     assert tight.peak <= tight.limit
     tight.check()
 
 
-def test_what_cannot_fit_is_refused_with_the_reason(backbone: Backbone) -> None:
-    plan = plan_run(Run(memory=0.1), lambda _: [backbone])
+def test_what_cannot_fit_is_refused_with_the_reason(model: str) -> None:
+    plan = plan_run(Run(backbone=model, memory=0.1))
     message = r"stage 0: field needs about 0\.\d GiB on cpu, even in chunks of 1024, and 0\.1 may"
     with pytest.raises(InputError, match=message):
         plan.check()
     assert plan.stages[0].chunk == SMALLEST
 
 
-def test_the_limit_is_what_is_free(backbone: Backbone, monkeypatch: pytest.MonkeyPatch,
+def test_the_limit_is_what_is_free(model: str, monkeypatch: pytest.MonkeyPatch,
                                    tmp_path: Path) -> None:  # fmt: skip
-    free = free_memory(backbone.device)
+    free = free_memory("cpu")
     assert free > 2**28
     cgroup = tmp_path / "memory.max"
     monkeypatch.setattr("threed.runs.plan.CGROUP", cgroup)
     cgroup.write_text(str(2**28))
-    assert plan_run(Run(), lambda _: [backbone]).limit == 2**28
+    assert plan_run(Run(backbone=model, device="cpu")).limit == 2**28
     cgroup.write_text("max\n")
-    assert free_memory(backbone.device) > 2**28
+    assert free_memory("cpu") > 2**28
 
 
 def test_chunks_end_and_errors_of_memory_are_known() -> None:
@@ -92,11 +120,11 @@ def test_chunks_end_and_errors_of_memory_are_known() -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_plan_is_printed_and_nothing_is_made(
-    as_json: bool, backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    as_json: bool, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    words = ["generate", "a mug", "--plan", "--backbone", backbone.name, "--preset",
+    words = ["generate", "a mug", "--plan", "--backbone", model, "--preset",
              "toybox-magic3d", "memory=3", *(["--json"] if as_json else [])]  # fmt: skip
     with pytest.raises(SystemExit) as exit_:
         cli.main(words)

@@ -13,7 +13,7 @@ from torch import Tensor
 from renderers.kernels import cuda
 from threed.core.cameras import orbit
 from threed.core.errors import InputError
-from threed.runs.stages import check_start
+from threed.runs.check import check_run
 from threed.scenes import flexicubes, tetrahedra
 from threed.scenes.surface import Surface
 from threed.settings.base import replace
@@ -140,4 +140,4 @@ def test_a_run_that_asks_for_it_is_refused_before_it_begins() -> None:
         pytest.skip("kaolin is there")
     run = load_run("toybox-magic3d", ["surface.mesher=flexicubes"])
     with pytest.raises(InputError, match="needs kaolin"):
-        check_start(run, None)
+        check_run(run)

@@ -21,14 +21,15 @@ from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.render import RenderOutput
 from threed.core.schedule import constant
-from threed.runs import generate as pipeline
+from threed.runs import loop as pipeline
 from threed.runs import optimise as optimising
 from threed.runs.folder import RunFolder, RunWarning
 from threed.runs.generate import generate, resume, texture
-from threed.runs.given import Given, read_given
+from threed.runs.given import GivenMesh, read_given
 from threed.runs.memory import SMALLEST, Chunk
-from threed.runs.optimise import Job, optimise
-from threed.runs.stages import begin, check_start, follow, for_mesh
+from threed.runs.optimise import StageRun, optimise
+from threed.runs.stages import begin, check_mesh, follow
+from threed.runs.start import for_mesh
 from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
 from threed.settings.asset import AssetSettings
@@ -89,17 +90,19 @@ def test_field_surface_texture_follow_one_another_and_can_be_cut_anywhere(
     assert steps == [(i, k) for i in range(3) for k in (1, 2)]
     for index in (1, 2):
 
-        def cut(job: Job, *rest: Any, at: int = index) -> None:
-            if job.index == at:
-                short = replace(job.folder.run.stages[at], steps=1)
-                stages = (*job.folder.run.stages[:at], short, *job.folder.run.stages[at + 1 :])
-                folder = dataclasses.replace(job.folder, run=replace(job.folder.run, stages=stages))
-                digest = job.folder.run.digest()
+        def cut(part: StageRun, *rest: Any, at: int = index) -> None:
+            if part.index == at:
+                short = replace(part.folder.run.stages[at], steps=1)
+                stages = (*part.folder.run.stages[:at], short, *part.folder.run.stages[at + 1 :])
+                folder = dataclasses.replace(
+                    part.folder, run=replace(part.folder.run, stages=stages)
+                )
+                digest = part.folder.run.digest()
                 with monkeypatch.context() as inner:
                     inner.setattr(Run, "digest", lambda _: digest)
-                    optimise(dataclasses.replace(job, folder=folder), *rest)
+                    optimise(dataclasses.replace(part, folder=folder), *rest)
                 raise KeyboardInterrupt
-            optimise(job, *rest)
+            optimise(part, *rest)
 
         path = tmp_path / f"cut{index}"
         with monkeypatch.context() as patch:
@@ -153,7 +156,7 @@ def test_a_surface_that_vanishes_is_rolled_back_and_given_up(
     monkeypatch.setattr(Surface, "march", vanish)
     folder = RunFolder.create(tmp_path / "run", "a mug", run)
     with pytest.raises(InputError, match=r"the surface has vanished near step \d+ of stage 0"):
-        optimise(Job(folder, 0, scene, Away(), 1))
+        optimise(StageRun(folder, 0, scene, Away(), 1))
     assert [e["event"] for e in events(folder.path) if "event" in e] == ["rollback"] * 2
 
 
@@ -167,10 +170,10 @@ def test_out_of_memory_halves_the_chunk_and_changes_nothing_else(
     room = SMALLEST * 4
     kept = optimising.look
 
-    def tight(job: Job, *rest: Any) -> RenderOutput:
-        if job.chunk.size > room:
+    def tight(part: StageRun, *rest: Any) -> RenderOutput:
+        if part.chunk.size > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return kept(job, *rest)
+        return kept(part, *rest)
 
     class Grey(Frozen):
         def __call__(self, image: Tensor, *rest: Any) -> dict[str, Tensor]:
@@ -183,7 +186,7 @@ def test_out_of_memory_halves_the_chunk_and_changes_nothing_else(
         with monkeypatch.context() as patch:
             if limited:
                 patch.setattr(optimising, "look", tight)
-            optimise(Job(folder, 0, scene, Grey(), 1, Chunk(room * 4)))
+            optimise(StageRun(folder, 0, scene, Grey(), 1, Chunk(room * 4)))
         scenes.append(scene.state_dict())
     said = [e for e in events(tmp_path / "tight") if "event" in e]
     assert [(e["event"], e["step"], e["chunk"]) for e in said] == [
@@ -201,9 +204,9 @@ def test_out_of_memory_in_the_smallest_chunk_is_an_error(tmp_path: Path) -> None
 
     run = make_run("surface")
     folder = RunFolder.create(tmp_path / "run", "a mug", run)
-    job = Job(folder, 0, begin(run, None, CPU), Hungry(), 1, Chunk(SMALLEST * 2))
+    part = StageRun(folder, 0, begin(run, None, CPU), Hungry(), 1, Chunk(SMALLEST * 2))
     with pytest.raises(RuntimeError, match="can't allocate"):
-        optimise(job)
+        optimise(part)
     said = [e["chunk"] for e in events(folder.path) if e.get("event") == "out of memory"]
     assert said == [SMALLEST], "once per halving"
 
@@ -255,23 +258,23 @@ def test_a_given_mesh_is_kept_exactly(tmp_path: Path) -> None:
         mesh, material=dataclasses.replace(mesh.material, albedo=torch.rand(4, 5, 3))
     )
     body = shapes.cube()
-    given = Given(mesh, read_given(mug(tmp_path)).placement, body)
+    given = GivenMesh(mesh, read_given(mug(tmp_path)).placement, body)
     path = tmp_path / "init.pt"
     path.write_bytes(given.to_bytes())
-    again = Given.from_file(path)
+    again = GivenMesh.from_file(path)
     assert again.placement == given.placement
     assert again.body is not None
     assert torch.equal(again.body.vertices, body.vertices)
     assert torch.equal(again.body.faces, body.faces)
     path.write_bytes(dataclasses.replace(given, body=None).to_bytes())
-    assert Given.from_file(path).body is None
+    assert GivenMesh.from_file(path).body is None
     for name in ("vertices", "faces", "colors", "uv", "uv_faces", "v_down"):
         assert torch.equal(getattr(again.mesh, name), getattr(mesh, name))
     assert again.mesh.material.albedo is not None
     assert torch.equal(again.mesh.material.albedo, mesh.material.albedo)  # type: ignore[arg-type]
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match=r"init\.pt is damaged"):
-        Given.from_file(path)
+        GivenMesh.from_file(path)
 
 
 def test_broken_meshes_are_repaired_or_refused_with_the_reason(tmp_path: Path) -> None:
@@ -281,7 +284,7 @@ def test_broken_meshes_are_repaired_or_refused_with_the_reason(tmp_path: Path) -
     ball.export(tmp_path / "broken.ply")
     run = make_run("surface")
     given = read_given(tmp_path / "broken.ply")
-    same, notes = check_start(run, given)
+    same, notes = check_mesh(run, given)
     assert same is given
     assert len(notes) == 1
     assert notes[0].startswith("the mesh was repaired (")
@@ -294,7 +297,7 @@ def test_broken_meshes_are_repaired_or_refused_with_the_reason(tmp_path: Path) -
     sheet = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]])
     sheet.export(tmp_path / "sheet.stl")
     with pytest.raises(InputError, match="encloses nothing"):
-        check_start(run, read_given(tmp_path / "sheet.stl"))
+        check_mesh(run, read_given(tmp_path / "sheet.stl"))
     trimesh.Trimesh([[1, 1, 1]] * 3, [[0, 1, 2]], process=False).export(tmp_path / "point.ply")
     with pytest.raises(InputError, match=r"point\.ply has no extent"):
         read_given(tmp_path / "point.ply")
@@ -328,7 +331,7 @@ def test_a_mesh_is_painted_in_its_own_map_where_it_stood_and_resumed(
         "asset.glb", "asset.obj", "turntable.mp4", "preview.png", "report.json", "init.pt",
     }  # fmt: skip
 
-    def cut(job: Job, *rest: Any) -> None:
+    def cut(part: StageRun, *rest: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, warnings.catch_warnings():
@@ -374,7 +377,7 @@ def test_what_cannot_begin_with_a_mesh_is_said_before_a_folder_is_made(
         flat, uv=torch.zeros(1, 2), uv_faces=torch.zeros_like(flat.faces), v_down=None
     )
     with pytest.raises(InputError, match="cover nothing"):
-        check_start(kept, Given(flat, read_given(path).placement))
+        check_mesh(kept, GivenMesh(flat, read_given(path).placement))
 
 
 def test_the_order_of_scenes_and_the_names_of_losses_are_checked() -> None:

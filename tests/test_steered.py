@@ -230,12 +230,12 @@ class Interrupting(Frozen):
 
 def start(run: Run, path: Path, stop: int | None = None) -> dict[str, Tensor]:
     """The scene of a run after its steps, or when it was interrupted; assets are left out."""
-    from threed.runs import generate as pipeline
+    from threed.runs import loop as pipeline
 
     patch = pytest.MonkeyPatch()
     made = pipeline.make_guide
     with patch.context() as at:
-        at.setattr(pipeline, "_assets", lambda *_: None)
+        at.setattr(pipeline, "_build_assets", lambda *_: None)
         at.setattr(pipeline, "_judge", lambda *_: None)
         if stop is not None:
             at.setattr(pipeline, "make_guide", lambda *a, **k: Interrupting(made(*a, **k), stop))
@@ -247,10 +247,10 @@ def start(run: Run, path: Path, stop: int | None = None) -> dict[str, Tensor]:
 
 
 def goes_on(path: Path) -> dict[str, Tensor]:
-    from threed.runs import generate as pipeline
+    from threed.runs import loop as pipeline
 
     with pytest.MonkeyPatch().context() as at:
-        at.setattr(pipeline, "_assets", lambda *_: None)
+        at.setattr(pipeline, "_build_assets", lambda *_: None)
         at.setattr(pipeline, "_judge", lambda *_: None)
         resume(path)
     return last(path)

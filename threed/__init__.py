@@ -23,7 +23,7 @@ _PUBLIC = {
     "Job": "threed.runs.job",
     "read_job": "threed.runs.job",
     "do": "threed.runs.do",
-    "Asset": "threed.runs.generate",
+    "Asset": "threed.runs.asset",
     "Run": "threed.settings.run",
     "load_run": "threed.settings.presets",
     "load_backbone": "threed.diffusion.catalog",

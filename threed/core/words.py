@@ -1,4 +1,4 @@
-"""Words for people: what they may have meant."""
+"""Words of people: whether a prompt can be meant, and what name they may have meant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from threed.core.errors import InputError
 
-MAX_LENGTH = 1000  # characters; models read a few hundred at most
+MAX_LENGTH = 1000  # characters of a prompt; models read a few hundred at most
 
 
 def suggest(name: str, names: Iterable[object]) -> str:
@@ -24,7 +24,7 @@ def did_you_mean(name: str, names: Iterable[object]) -> str:
 
 
 def check_prompt(prompt: str) -> str:
-    """The prompt without the blanks around it. InputError if it cannot be meant.
+    """Return the prompt without the blanks around it. InputError if it cannot be meant.
 
     Any script is fine; empty, longer than MAX_LENGTH characters, or with control characters is not.
     """

@@ -1,22 +1,31 @@
 """Which diffusion models there are, and how a name becomes one.
 
 A name is an alias (`toybox`, `sd15`), a hub repository (`owner/name`) or a local folder in
-diffusers' layout. Everything is checked before anything long begins.
+diffusers' layout. Everything is checked before anything long begins, and what can be known of a
+model from its files is read without loading it: importing this module loads no torch.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from threed.core.errors import InputError
-from threed.diffusion.backbone import Backbone
-from threed.diffusion.files import INDEX, check_folder, denoiser, read_json, wanted
+from threed.diffusion.facts import Facts, read_facts
+from threed.diffusion.files import INDEX, check_folder, wanted
+
+if TYPE_CHECKING:
+    import torch
+
+    from threed.diffusion.backbone import Backbone
+
+GPUS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg", "/dev/kfd")  # Linux has one where torch may
 
 
 @dataclass(frozen=True)
@@ -98,42 +107,69 @@ def list_backbones() -> list[Listed]:
     return [Listed(k.name, k.about, k.repos, _on_disk(k)) for k in KNOWN]
 
 
+def facts(name: str, *, half: bool = False) -> Facts:
+    """Read what is known of a backbone before it is loaded, or will be loaded in 16 bits a number.
+
+    It is fetched if need be. InputError as from `load_backbone`.
+    """
+    found = find(name, half=half)
+    return read_facts(found.name, found.folder, found.unet, half=half)
+
+
 def load_backbone(name: str, *, device: str = "auto", dtype: torch.dtype | None = None) -> Backbone:
-    """A frozen model: an alias, "owner/name" of the hub, a folder, or a UNet's folder in one.
+    """Load a frozen model: an alias, "owner/name" of the hub, a folder, or a UNet's folder in one.
 
     float16 on CUDA and float32 elsewhere unless dtype says otherwise. InputError if there is no
     such backbone, it is damaged, or it is of a kind that cannot guide.
     """
+    import torch
+
     from threed.diffusion.models.flow import FlowDiffusion
     from threed.diffusion.models.multiview import MultiViewDiffusion
     from threed.diffusion.models.stable_diffusion import StableDiffusion
 
-    where = pick_device(device)
+    where = torch.device(pick_device(device))
     dtype = dtype or (torch.float16 if where.type == "cuda" else torch.float32)
-    found = find(name, half=dtype != torch.float32)
-    check_folder(found.folder, found.unet, half=dtype != torch.float32)
-    part = denoiser(found.folder, found.unet)
-    config = read_json(found.folder / part / "config.json")
-    if part == "transformer":
-        if config.get("_class_name") != "SD3Transformer2DModel":
-            raise InputError(f"backbone {name!r} has a {config.get('_class_name')}; of "
-                             "transformers, Stable Diffusion 3 and 3.5 are known")  # fmt: skip
-        return FlowDiffusion(found.name, found.folder, part, device=where, dtype=dtype)
-    kind = MultiViewDiffusion if config.get("class_embed_type") == "projection" else StableDiffusion
-    return kind(found.name, found.folder, part, device=where, dtype=dtype)
+    known = facts(name, half=dtype != torch.float32)
+    if known.denoiser == "transformer":
+        return FlowDiffusion(known.name, known.folder, known.net.part, device=where, dtype=dtype)
+    kind = MultiViewDiffusion if known.views > 1 else StableDiffusion
+    return kind(known.name, known.folder, known.net.part, device=where, dtype=dtype)
 
 
-def pick_device(device: str = "auto") -> torch.device:
-    """CUDA if there is any and "auto" is asked for. InputError if the device does not exist."""
+def pick_device(device: str = "auto") -> str:
+    """Name the device to work on: CUDA if there is any and "auto" is asked for.
+
+    Torch is asked only where a GPU may be. InputError if the device does not exist.
+    """
+    if device == "cpu":
+        return device
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"there is no device {device!r}; use auto, cpu or cuda") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+        return "cuda" if _sees_cuda() else "cpu"
+    if re.fullmatch(r"cuda(:\d+)?", device) is None:
+        _check_device(device)
+    elif not _sees_cuda():
         raise InputError(f"device {device!r} was asked for, but this PyTorch sees no CUDA GPU")
-    return chosen
+    return device
+
+
+def _sees_cuda() -> bool:
+    """Whether torch can use a GPU; it is not imported, which takes seconds, where none can be."""
+    if "torch" not in sys.modules and sys.platform == "linux" and not any(map(glob, GPUS)):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _check_device(name: str) -> None:
+    """InputError unless torch has a device of that name."""
+    import torch
+
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise InputError(f"there is no device {name!r}; use auto, cpu or cuda") from None
 
 
 def find(name: str, *, half: bool = False) -> Found:

@@ -6,6 +6,7 @@ Every check reads headers only, so it runs before any long step; nothing is ever
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -120,8 +121,31 @@ def check_weights(path: Path) -> None:
         )
 
 
+def count_numbers(part: Path, *, half: bool) -> int:
+    """Count the numbers that the weights of a part hold, whatever their precision.
+
+    Headers are read; of a .bin file the size, at two bytes a number in its fp16 variant, else four.
+    """
+    file, variant, _ = weights(part, half=half)
+    width = 2 if variant == "fp16" else 4
+    return sum(
+        sum(math.prod(entry["shape"]) for entry in _header(shard)[1].values())
+        if shard.suffix == ".safetensors" else shard.stat().st_size // width
+        for shard in _shards(file)
+    )  # fmt: skip
+
+
 def _safetensors_size(path: Path) -> int:
     """The number of bytes that the header promises. ValueError if there is no such header."""
+    length, tensors = _header(path)
+    return length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Read how long a safetensors header is, in bytes, and which tensors it names.
+
+    ValueError if there is no such header.
+    """
     with path.open("rb") as file:
         start = file.read(8)
         if len(start) < 8:
@@ -132,9 +156,9 @@ def _safetensors_size(path: Path) -> int:
         text = file.read(length)
     if len(text) < length:
         raise ValueError("truncated within its header")
-    header = json.loads(text)
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return 8 + int(length) + max(ends, default=0)
+    tensors: dict[str, Any] = json.loads(text)
+    tensors.pop("__metadata__", None)
+    return 8 + int(length), tensors
 
 
 def wanted(files: Iterable[str], *, half: bool) -> list[str]:
@@ -142,18 +166,9 @@ def wanted(files: Iterable[str], *, half: bool) -> list[str]:
     files = sorted(files)
     chosen = [f for f in files if f == INDEX]
     folders = {f.split("/")[0] for f in files if f.count("/") == 1}
-    known = {
-        "tokenizer",
-        "tokenizer_2",
-        "text_encoder",
-        "text_encoder_2",
-        "tokenizer_3",
-        "text_encoder_3",
-        "vae",
-        "unet",
-        "transformer",
-        "scheduler",
-    }
+    numbered = {f"{what}{number}" for what in ("tokenizer", "text_encoder")
+                for number in ("", "_2", "_3")}  # fmt: skip
+    known = {"vae", "unet", "transformer", "scheduler"} | numbered
     for folder in sorted(folders & known):
         inside = [f for f in files if f.startswith(f"{folder}/") and f.count("/") == 1]
         chosen += [f for f in inside if f.endswith((".json", ".txt", ".model"))]

@@ -13,7 +13,7 @@ from threed.runs.job import Job
 
 if TYPE_CHECKING:
     from threed.runs.asset import Asset
-    from threed.runs.watch import Report
+    from threed.runs.progress import Listener
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Result:
     files: tuple[Path, ...]  # all that it wrote, that one included
 
 
-def do(job: Job, folder: Path | str, report: Report | None = None) -> Result:
+def do(job: Job, folder: Path | str, report: Listener | None = None) -> Result:
     """Do a job; all that it writes is in `folder`.
 
     report is told how far it is (runs.watch.Progress). InputError for what the user can change,
@@ -36,48 +36,48 @@ def do(job: Job, folder: Path | str, report: Report | None = None) -> Result:
     return DOERS[job.kind](job, Path(folder), report)
 
 
-def _generate(job: jobs.Generate, folder: Path, report: Report | None) -> Result:
+def _generate(job: jobs.Generate, folder: Path, report: Listener | None) -> Result:
     from threed.runs.generate import generate
 
     return _made(generate(job.prompt, job.run(), init=job.init, up=job.up, front=job.front,
                           preview=job.preview, out=folder, progress=report))  # fmt: skip
 
 
-def _texture(job: jobs.Texture, folder: Path, report: Report | None) -> Result:
+def _texture(job: jobs.Texture, folder: Path, report: Listener | None) -> Result:
     from threed.runs.generate import texture
 
     return _made(texture(job.mesh, job.prompt, job.run(), keep_uv=job.keep_uv, up=job.up,
                          front=job.front, out=folder, progress=report))  # fmt: skip
 
 
-def _edit3d(job: jobs.Edit3d, folder: Path, report: Report | None) -> Result:
+def _edit3d(job: jobs.Edit3d, folder: Path, report: Listener | None) -> Result:
     from threed.runs.generate import edit3d
 
     return _made(edit3d(job.asset, job.instruction, job.run(), shape=job.shape, up=job.up,
                         out=folder, progress=report))  # fmt: skip
 
 
-def _resume(job: jobs.Resume, folder: Path, report: Report | None) -> Result:
+def _resume(job: jobs.Resume, folder: Path, report: Listener | None) -> Result:
     from threed.runs.generate import resume
 
     return _made(resume(folder, progress=report))
 
 
-def _image(job: jobs.Image, folder: Path, report: Report | None) -> Result:
+def _image(job: jobs.Image, folder: Path, report: Listener | None) -> Result:
     from threed.runs.image import make_pictures
 
     files = make_pictures(job, folder, report)
     return Result(folder, files[0], files)
 
 
-def _train(job: jobs.Train, folder: Path, report: Report | None) -> Result:
+def _train(job: jobs.Train, folder: Path, report: Listener | None) -> Result:
     from threed.runs.train import train_job
 
     train_job(job, folder, report)
     return Result(folder, folder, _files(folder))
 
 
-def _export(job: jobs.Export, folder: Path, report: Report | None) -> Result:
+def _export(job: jobs.Export, folder: Path, report: Listener | None) -> Result:
     from threed.runs.asset import export_file
 
     budget = None if job.budget is None else Budget.parse(job.budget)
@@ -93,7 +93,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.iterdir() if path.is_file()))
 
 
-DOERS: dict[str, Callable[[Any, Path, Report | None], Result]] = {
+DOERS: dict[str, Callable[[Any, Path, Listener | None], Result]] = {
     "generate": _generate,
     "texture": _texture,
     "edit3d": _edit3d,

@@ -13,25 +13,14 @@ from guidance.edits import GOLDEN, Album, DatasetUpdate, Edit
 from renderers.raster import render_mesh
 from threed.core import cameras
 from threed.core.cameras import Cameras
-from threed.core.errors import InputError
 from threed.core.mesh import Mesh
-from threed.core.schedule import constant
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.sampler import make_scheduler, sample
-from threed.runs.given import Given
-from threed.settings.base import replace
+from threed.runs.given import GivenMesh
 from threed.settings.run import Run
 from threed.settings.stage import Stage
 from threed.systems.editing import instruct_pix2pix
 from threed.systems.system import Guide
-
-# of a surface's shape, against edits that disagree about it
-SMOOTH = {"normal_consistency": constant(1.0), "laplacian": constant(0.05)}
-
-
-def shaped(stage: Stage) -> Stage:
-    """The stage with a surface, whose shape follows the edits too."""
-    return replace(stage, scene="surface", losses={**SMOOTH, **stage.losses})
 
 
 def around(stage: Stage) -> Cameras:
@@ -94,18 +83,18 @@ def instructed(backbone: Backbone, instruction: str, run: Run, stage: Stage) -> 
 
 
 def make_edits(
-    stage: Stage, backbone: Backbone, run: Run, prompt: str, given: Given | None, edit: Edit | None
+    stage: Stage,
+    backbone: Backbone,
+    run: Run,
+    prompt: str,
+    given: GivenMesh | None,
+    edit: Edit | None,
 ) -> DatasetUpdate:
-    """The guidance that edits the pictures of a mesh: by a function, or as the prompt instructs.
+    """Make the guidance that edits the pictures of a mesh: by a function, or as the prompt says.
 
-    InputError without a mesh, for pictures over other backgrounds than white, and if nothing can
-    edit.
+    The settings have been checked (`threed.runs.check`). InputError if nothing can edit.
     """
-    if given is None:
-        raise InputError("guidance=edit changes an asset: use threed edit3d, or give one by --init")
-    if stage.random_background:
-        raise InputError("random_background must be 0 with guidance=edit, whose pictures are over "
-                         f"white, got {stage.random_background:g}")  # fmt: skip
+    assert given is not None
     editor = edit or instructed(backbone, prompt, run, stage)
     shown = album(given.mesh, stage)
     return DatasetUpdate(

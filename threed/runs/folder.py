@@ -18,17 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from filelock import FileLock, Timeout
-from PIL import Image
-from torch import Tensor
 
 from threed.core.errors import InputError
 from threed.core.files import write, write_aside
 from threed.settings.presets import parse_run
 from threed.settings.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEEDED = 200 * 2**20  # bytes a run may write
 INIT, INPUTS = "init.pt", "inputs"  # the mesh that it begins with, pictures for its system
@@ -168,6 +168,9 @@ class RunFolder:
 
     def save_preview(self, stage: int, step: int, views: Tensor) -> Path:
         """Write views [B, H, W, 3], sRGB in [0, 1], side by side; return where."""
+        import torch
+        from PIL import Image
+
         strip = torch.cat(list(views), 1).clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
         data = io.BytesIO()
         Image.fromarray(strip.numpy()).save(data, "PNG")
@@ -177,6 +180,8 @@ class RunFolder:
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write it in place of the last one, which becomes the previous one."""
+        import torch
+
         data = io.BytesIO()
         fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
         torch.save({"format": 1, "config": self.run.digest(), **fields}, data)
@@ -211,7 +216,9 @@ class RunFolder:
 
 
 def read_checkpoint(path: Path, digest: str) -> Checkpoint:
-    """A checkpoint of a run with this digest; InputError if it is not one."""
+    """Read a checkpoint of a run with this digest; InputError if it is not one."""
+    import torch
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are refused all the same

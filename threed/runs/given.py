@@ -6,7 +6,7 @@ import io
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ from exporters.load import load
 from exporters.remesh import mend
 from threed.core.errors import InputError
 from threed.core.mesh import Material, Mesh
+from threed.runs.start import Up
 from threed.scenes.placement import Placement
 
-Up = Literal["y", "z"]
 MAX_FACES = 1_000_000
 FLAT = 1e-9  # area of a mesh in the unit ball, world units², up to which it has none
 FILLED = 0.8  # of the unit ball: room for a surface to grow
@@ -28,7 +28,7 @@ BACK = {"y": axes.to_y_up, "z": axes.to_z_up}
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenMesh:
     """A mesh in the unit ball, z up, with whatever colours it has, and where it stood."""
 
     mesh: Mesh
@@ -45,7 +45,7 @@ class Given:
             whole = replace(whole, faces=whole.faces.flip(1))
         return whole, done
 
-    def mended(self, refused: InputError) -> tuple[Given, str]:
+    def mended(self, refused: InputError) -> tuple[GivenMesh, str]:
         """The same with a shape by MeshLab, and what was done; its colours are what they were.
 
         `refused` says why its own shape cannot be used. InputError, which says so too, where
@@ -76,14 +76,14 @@ class Given:
         return file.getvalue()
 
     @staticmethod
-    def from_file(path: Path) -> Given:
+    def from_file(path: Path) -> GivenMesh:
         """One that was written before; InputError if it is damaged."""
         try:
             data = torch.load(path, map_location="cpu", weights_only=True)
             placement = Placement(**data["placement"])
             mesh = Mesh(**{name: data.get(name) for name in _PARTS})
             body = Mesh(*data["body"]) if "body" in data else None
-            return Given(replace(mesh, material=Material(data["albedo"])), placement, body)
+            return GivenMesh(replace(mesh, material=Material(data["albedo"])), placement, body)
         except Exception as error:  # torch.load raises whatever it stumbles over
             raise InputError(f"{path} is damaged or not the mesh of a run") from error
 
@@ -91,7 +91,7 @@ class Given:
 _PARTS = ("vertices", "faces", "colors", "uv", "uv_faces", "v_down")
 
 
-def read_given(path: Path, up: Up | None = None, front: float = 0.0) -> Given:
+def read_given(path: Path, up: Up | None = None, front: float = 0.0) -> GivenMesh:
     """The mesh of a GLB, OBJ, PLY or STL file, at the scale and place where a run works.
 
     Formats say which axis points up: y in GLB and OBJ, z in PLY and STL; `up` says it for a file
@@ -116,7 +116,7 @@ def read_given(path: Path, up: Up | None = None, front: float = 0.0) -> Given:
     if not radius > 0:
         raise InputError(f"{path} has no extent: all its vertices lie at one point")
     placement = Placement(_rows(turn), _row(center), FILLED / radius)
-    given = Given(placement.into(mesh), placement)
+    given = GivenMesh(placement.into(mesh), placement)
     if not float(topology.areas(given.mesh).sum()) > FLAT:
         raise InputError(f"{path} has no surface: none of its faces has an area")
     return given

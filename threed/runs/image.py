@@ -21,14 +21,14 @@ from threed.diffusion.images import grid, make_images, save_image
 from threed.diffusion.paint import paint
 from threed.runs.folder import RunWarning
 from threed.runs.job import SINGLE, Image
-from threed.runs.watch import Progress, Report
+from threed.runs.progress import Listener, Progress
 from threed.systems.system import Request, System
 from threed.systems.table import find_system
 
 SEVERAL = "toybox-multiview"  # the backbone of several views at once, if none is said
 
 
-def make_pictures(job: Image, folder: Path, report: Report | None = None) -> tuple[Path, ...]:
+def make_pictures(job: Image, folder: Path, report: Listener | None = None) -> tuple[Path, ...]:
     """Do an image job: write its picture, and its heat if asked, into the folder."""
     pictures, model = _make(job, report)
     files = [folder / job.file]
@@ -82,7 +82,7 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _make(job: Image, report: Report | None) -> tuple[Tensor, Backbone]:
+def _make(job: Image, report: Listener | None) -> tuple[Tensor, Backbone]:
     """The pictures of a job, and what made them."""
     text = check_prompt(job.prompt)
     system, request = job.request()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from guidance import Guidance, Posed
-from renderers.volume import BUDGET, random_background
+from renderers.volume import random_background
 from threed.core import cameras
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
@@ -23,14 +23,15 @@ from threed.core.render import RenderOutput
 from threed.core.schedule import Schedule
 from threed.runs.folder import Checkpoint, RunFolder
 from threed.runs.memory import Chunk, is_short
+from threed.runs.progress import Listener
 from threed.runs.stages import Scene
-from threed.runs.watch import Keeper, Report
+from threed.runs.watch import Keeper
 from threed.scenes.tetrahedra import NoSurfaceError
 from threed.settings.stage import NEED_NORMALS, Stage
 
 
 @dataclass(frozen=True)
-class Job:
+class StageRun:
     """One stage of a run, with all that its optimisation needs."""
 
     folder: RunFolder
@@ -38,7 +39,7 @@ class Job:
     scene: Scene
     guide: Guidance
     views: int  # of a group that the guide sees together
-    chunk: Chunk = field(default_factory=lambda: Chunk(BUDGET))
+    chunk: Chunk = field(default_factory=Chunk)
     until: int | None = None  # the step to stop at, as if interrupted there; None: all of them
 
     @property
@@ -61,25 +62,27 @@ class Taught:
     total: Tensor
 
 
-def optimise(job: Job, start: Checkpoint | None = None, progress: Report | None = None) -> None:
+def optimise(
+    part: StageRun, start: Checkpoint | None = None, progress: Listener | None = None
+) -> None:
     """Change the scene until it looks as the guide wants it, from its beginning or a checkpoint."""
-    stage, scene = job.stage, job.scene
-    last = stage.steps if job.until is None else min(job.until, stage.steps)
+    stage, scene = part.stage, part.scene
+    last = stage.steps if part.until is None else min(part.until, stage.steps)
     optimizer = torch.optim.Adam(
         scene.param_groups(stage.lr(0)), betas=(0.9, 0.99), eps=1e-15, fused=True
     )
     with _patient_interrupt() as interrupted:
-        keeper = Keeper(job.folder, job.index, scene, job.guide, optimizer, progress)
+        keeper = Keeper(part.folder, part.index, scene, part.guide, optimizer, progress)
         step = keeper.begin(start)
         while step < last:
-            generator = step_generator(job.folder.run.seed, job.index, step, keeper.attempt)
-            views = random_cameras(stage, step, job.views, generator)
-            if isinstance(job.guide, Posed):
-                views = job.guide.cameras(step, views)
-            scene.update_occupancy(job.first + step, generator)
+            generator = step_generator(part.folder.run.seed, part.index, step, keeper.attempt)
+            views = random_cameras(stage, step, part.views, generator)
+            if isinstance(part.guide, Posed):
+                views = part.guide.cameras(step, views)
+            scene.update_occupancy(part.first + step, generator)
             set_lr(optimizer, scene, stage.lr(step))
             try:
-                taught = teach_in_memory(job, keeper, step, views, generator)
+                taught = teach_in_memory(part, keeper, step, views, generator)
             except NoSurfaceError:
                 step = keeper.lost(step, "the surface has vanished")
                 continue
@@ -92,38 +95,38 @@ def optimise(job: Job, start: Checkpoint | None = None, progress: Report | None 
 
 
 def teach_in_memory(
-    job: Job, keeper: Keeper, step: int, views: Cameras, generator: torch.Generator
+    part: StageRun, keeper: Keeper, step: int, views: Cameras, generator: torch.Generator
 ) -> Taught:
     """`teach`, and where memory runs out once more with half the chunk, until it fits.
 
     The scene and the guide learn once, however often it was tried.
     """
-    state, learned = generator.get_state(), copy.deepcopy(job.guide.state_dict())
+    state, learned = generator.get_state(), copy.deepcopy(part.guide.state_dict())
     while True:
         try:
-            return teach(job, step, views, generator)
+            return teach(part, step, views, generator)
         except (RuntimeError, MemoryError) as error:
             if not is_short(error):
                 raise
             short = error
         # out of the handler: its traceback would hold what has to be given back
-        job.scene.zero_grad(set_to_none=True)
+        part.scene.zero_grad(set_to_none=True)
         short = short.with_traceback(None)
-        if not job.chunk.halve():
+        if not part.chunk.halve():
             raise short
-        keeper.event(step, "out of memory", chunk=job.chunk.size)
+        keeper.event(step, "out of memory", chunk=part.chunk.size)
         generator.set_state(state)
-        job.guide.load_state_dict(learned)
+        part.guide.load_state_dict(learned)
 
 
-def teach(job: Job, step: int, views: Cameras, generator: torch.Generator) -> Taught:
+def teach(part: StageRun, step: int, views: Cameras, generator: torch.Generator) -> Taught:
     """Show the guide the scene, and leave the gradient of all losses in it."""
-    picture = look(job, step, views, generator)
-    image = picture.rgb if job.stage.look == "colours" else normal_map(picture)
-    losses = job.guide(image, views, step, generator)
-    total = weighted(losses, picture, job.stage.losses, step)
-    job.scene.zero_grad(set_to_none=True)
-    total.backward()
+    picture = look(part, step, views, generator)
+    image = picture.rgb if part.stage.look == "colours" else normal_map(picture)
+    losses = part.guide(image, views, step, generator)
+    total = weighted(losses, picture, part.stage.losses, step)
+    part.scene.zero_grad(set_to_none=True)
+    torch.autograd.backward(total)
     return Taught(picture, losses, total)
 
 
@@ -147,14 +150,14 @@ def random_cameras(stage: Stage, step: int, views: int, generator: torch.Generat
     )  # fmt: skip
 
 
-def look(job: Job, step: int, views: Cameras, generator: torch.Generator) -> RenderOutput:
+def look(part: StageRun, step: int, views: Cameras, generator: torch.Generator) -> RenderOutput:
     """The scene as the guide sees it in a step."""
-    stage, background = job.stage, None
+    stage, background = part.stage, None
     if float(torch.rand((), generator=generator)) < stage.random_background:
         background = random_background(stage.batch, generator)
     normals = any(name in stage.losses and stage.losses[name](step) > 0 for name in NEED_NORMALS)
-    return job.scene.render(
-        views, background=background, generator=generator, normals=normals, budget=job.chunk.size
+    return part.scene.render(
+        views, background=background, generator=generator, normals=normals, budget=part.chunk.size
     )
 
 

@@ -1,24 +1,23 @@
 """How much memory a run needs, before it runs, and in what chunks it works so that it fits.
 
 The numbers of bytes are counted from what each part keeps for its gradient; what counting does not
-see is a share on top. `benchmarks/memory.py` sets them beside what runs really took.
+see is a share on top. `benchmarks/memory.py` sets them beside what runs really took. Nothing is
+loaded for it: what the files of a model say is enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
-from renderers.volume import BUDGET
 from threed.core.errors import InputError
-from threed.diffusion.backbone import Backbone
-from threed.runs.memory import SMALLEST
-from threed.scenes import flexicubes
+from threed.diffusion.facts import Facts
+from threed.runs.backbones import Backbones
+from threed.runs.memory import LARGEST, SMALLEST
 from threed.settings.run import Run
 from threed.settings.stage import NEED_NORMALS, WITH_CRITIC, Stage
 
@@ -33,12 +32,13 @@ COVERED = 0.5  # pixels that show the surface, at most as a rule
 RESNET = 7  # tensors that a block of a VAE keeps for its gradient
 LEARNED = 45  # tensors that a UNet keeps for its gradient, a block: 33 in SD 1.5, 45 in SDXL's
 WIDE = 16  # widths that a transformer's block holds of a token: streams, q, k, v, the 4-fold MLP
+CUBE = 21  # numbers that FlexiCubes learns of a cube: `threed.scenes.flexicubes.WEIGHTS`
 TEXT = 333  # tokens of text beside the picture's, in Stable Diffusion 3
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StageMemory:
     """What one stage takes."""
 
     name: str  # such as "0: field"
@@ -49,12 +49,12 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What a run takes on a device."""
 
     device: str
     limit: int  # bytes that it may use
-    stages: tuple[StagePlan, ...]
+    stages: tuple[StageMemory, ...]
 
     @property
     def peak(self) -> int:
@@ -72,48 +72,47 @@ class Plan:
                 )
 
 
-def plan_run(run: Run, models: Callable[[Stage], Sequence[Backbone]]) -> Plan:
-    """The plan of a run on the device where its backbones are.
+def plan_run(run: Run, models: Backbones | None = None) -> MemoryPlan:
+    """Predict what a run takes; the limit is run.memory, or what the device has free.
 
-    models: what guides a stage, loaded, and its critic's model if that is another; asked from the
-    last stage to the first. The limit is run.memory, or what the device has free.
+    models: those of the run, where they are read already. InputError if one of them is missing.
     """
-    limit, device = 0, ""
-    stages: list[StagePlan] = []
-    for index, stage in reversed(list(enumerate(run.stages))):
-        loaded = models(stage)
-        limit, device = _limit(run, loaded[0].device), str(loaded[0].device)
-        stages.insert(0, plan_stage(run, index, loaded))
-    return Plan(device, limit, tuple(stages))
+    models = models or Backbones(run)
+    stages = (plan_stage(index, models) for index in range(len(run.stages)))
+    return MemoryPlan(models.device, _limit(models), tuple(stages))
 
 
-def plan_stage(run: Run, index: int, models: Sequence[Backbone]) -> StagePlan:
-    """The plan of one stage with its models, loaded: what guides it, and its critic's.
+def plan_stage(index: int, models: Backbones) -> StageMemory:
+    """Predict what one stage of a run takes, with its models and those that wait for later stages.
 
-    Chunks are the usual ones, halved until the prediction fits.
+    Chunks are the usual ones, halved until the prediction fits what may be used.
     """
-    stage, backbone = run.stages[index], models[0]
-    base = PROCESS if backbone.device.type == "cpu" else 0
-    weights = sum(_weights(model) for model in models)
-    fixed = base + weights + LOOSE * (stage.particles * _scene(run, stage) + _rays(stage)
-                                      + _guide(stage, backbone))  # fmt: skip
+    run = models.run
+    stage = run.stages[index]
+    base = PROCESS if models.device == "cpu" else 0
+    weights = sum(known.bytes for known in models.together(index))
+    guide = _guide(stage, models.known(stage)[0])
+    fixed = base + weights + LOOSE * (stage.particles * _scene(run, stage) + _rays(stage) + guide)
     each, most = _rendered(run, stage)
 
     def peak(chunk: int) -> int:
         return int(fixed + LOOSE * each * min(chunk, most))
 
-    chunk = _fitting(peak, _limit(run, backbone.device))
+    chunk = _fitting(peak, _limit(models))
     name = f"{index}: {stage.scene}"
-    return StagePlan(name, round(_highest(stage)), stage.batch, chunk, peak(chunk))
+    return StageMemory(name, round(_highest(stage)), stage.batch, chunk, peak(chunk))
 
 
-def _limit(run: Run, device: torch.device) -> int:
-    return int(run.memory * GIB) if run.memory else free_memory(device)
+def _limit(models: Backbones) -> int:
+    """Bytes that a run may use."""
+    return int(models.run.memory * GIB) if models.run.memory else free_memory(models.device)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still use on a device, those that it has included."""
-    if device.type == "cuda":
+def free_memory(device: str) -> int:
+    """Count the bytes that this process may still use on a device, those that it has included."""
+    if device != "cpu":
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device))
     process = psutil.Process().memory_info().rss
@@ -125,7 +124,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _fitting(peak: Callable[[int], int], limit: int) -> int:
-    chunk = BUDGET
+    chunk = LARGEST
     while peak(chunk) > limit and chunk > SMALLEST:
         chunk //= 2
     return chunk
@@ -165,59 +164,48 @@ def _scene(run: Run, stage: Stage) -> float:
     if stage.scene == "surface":
         points = (run.surface.grid + 1) ** 3
         if run.surface.mesher == "flexicubes":
-            table += ADAM * FLOAT * flexicubes.WEIGHTS * run.surface.grid**3
+            table += ADAM * FLOAT * CUBE * run.surface.grid**3
         # distances and moves; and along the surface the tetrahedra that it crosses
         return table + ADAM * FLOAT * 4 * points + 16_000 * 2 * run.surface.grid**2
     return table
 
 
-def _weights(backbone: Backbone) -> float:
-    """Bytes of the nets of a backbone."""
-    return sum(p.numel() * p.element_size() for net in _nets(backbone) for p in net.parameters())
-
-
-def _nets(backbone: Any) -> Iterator[torch.nn.Module]:
-    yield from (_denoiser(backbone), backbone.vae, *backbone.encoders)
-
-
-def _denoiser(backbone: Any) -> Any:
-    return getattr(backbone, "unet", None) or backbone.transformer
-
-
-def _guide(stage: Stage, backbone: Any) -> float:
+def _guide(stage: Stage, known: Facts) -> float:
     """Bytes that looking at a step's pictures takes: a VAE with gradient, a denoiser without."""
-    size, batch = backbone.image_size, stage.batch
-    vae, net = backbone.vae.config, _denoiser(backbone)
-    kept = sum(vae.layers_per_block * c * (size / 2**k) ** 2
-               for k, c in enumerate(vae.block_out_channels))  # fmt: skip
-    encoded = batch * RESNET * kept * backbone.vae.dtype.itemsize
-    latent = size / backbone.factor
+    size, batch = known.image_size, stage.batch
+    vae, net = known.vae, known.net
+    kept = sum(vae.config["layers_per_block"] * c * (size / 2**k) ** 2
+               for k, c in enumerate(vae.config["block_out_channels"]))  # fmt: skip
+    encoded = batch * RESNET * kept * vae.width
+    latent = size / known.factor
     texts = 2  # the prompt, and the negative one
-    held = _held_by_unet if hasattr(backbone, "unet") else _held_by_transformer
-    seen = texts * batch * held(net.config, latent) * net.dtype.itemsize
+    held = _held_by_unet if known.denoiser == "unet" else _held_by_transformer
+    seen = texts * batch * held(net.config, latent) * net.width
     if stage.guidance in WITH_CRITIC:  # a critic learns: the UNet once with gradient
-        seen += batch * _kept_by_unet(net.config, latent) * net.dtype.itemsize
+        seen += batch * _kept_by_unet(net.config, latent) * net.width
     return float(encoded + seen)
 
 
-def _held_by_unet(config: Any, latent: float) -> float:
+def _held_by_unet(config: Mapping[str, Any], latent: float) -> float:
     """Numbers that a UNet holds at once for one picture: its skips, and a block's own."""
-    layers = config.layers_per_block
-    depth = layers if isinstance(layers, int) else max(layers)
-    widths: list[int] = list(config.block_out_channels)
+    depth, widths = _depth(config), config["block_out_channels"]
     return float(sum((depth + 8) * c * (latent / 2**k) ** 2 for k, c in enumerate(widths)))
 
 
-def _kept_by_unet(config: Any, latent: float) -> float:
+def _kept_by_unet(config: Mapping[str, Any], latent: float) -> float:
     """Numbers that a UNet keeps of one picture for its gradient."""
-    layers = config.layers_per_block
-    depth = layers if isinstance(layers, int) else max(layers)
-    widths: list[int] = list(config.block_out_channels)
+    depth, widths = _depth(config), config["block_out_channels"]
     outputs = sum((2 * depth + 1) * c * (latent / 2**k) ** 2 for k, c in enumerate(widths))
     return float(LEARNED * outputs)
 
 
-def _held_by_transformer(config: Any, latent: float) -> float:
+def _depth(config: Mapping[str, Any]) -> int:
+    """Layers of a UNet's block, at most."""
+    layers: int | list[int] = config["layers_per_block"]
+    return layers if isinstance(layers, int) else max(layers)
+
+
+def _held_by_transformer(config: Mapping[str, Any], latent: float) -> float:
     """Numbers that a block of a transformer holds at once for one picture."""
-    width: int = config.num_attention_heads * config.attention_head_dim
-    return float(WIDE * width * ((latent / config.patch_size) ** 2 + TEXT))
+    width: int = config["num_attention_heads"] * config["attention_head_dim"]
+    return float(WIDE * width * ((latent / config["patch_size"]) ** 2 + TEXT))

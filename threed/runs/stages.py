@@ -16,8 +16,7 @@ from threed.core.errors import InputError
 from threed.core.mesh import Mesh
 from threed.core.render import RenderOutput
 from threed.runs.asset import shape
-from threed.runs.given import Given
-from threed.scenes import flexicubes
+from threed.runs.given import GivenMesh
 from threed.scenes.field import Field
 from threed.scenes.isosurface import views_of
 from threed.scenes.paint import Spots, colors_of
@@ -87,7 +86,7 @@ def unknown(run: Run, stage: Stage) -> Scene:
     return _together([blank(_seeded(run, i), stage.scene) for i in range(stage.particles)])
 
 
-def first(run: Run, given: Given | None, device: torch.device) -> Scene:
+def first(run: Run, given: GivenMesh | None, device: torch.device) -> Scene:
     """The scenes that a run begins with. InputError for a mesh that has no shape for them."""
     count = run.stages[0].particles
     return _together([begin(_seeded(run, i), given, device) for i in range(count)])
@@ -112,29 +111,12 @@ def blank(run: Run, kind: str) -> Single:
     return Textured(run.textured, run.paint, seed=run.seed)
 
 
-def for_mesh(run: Run) -> Run:
-    """The run without the fields that it would begin with; InputError if nothing is left of it."""
-    kinds = [stage.scene for stage in run.stages]
-    rest = run.stages[sum(kind == "field" for kind in kinds) :]
-    if not rest:
-        raise InputError("a field cannot begin with a mesh, and this run has no stage of another "
-                         "scene: use --preset toybox-magic3d or magic3d")  # fmt: skip
-    return replace(run, stages=rest)
-
-
-def check_start(run: Run, given: Given | None) -> tuple[Given | None, list[str]]:
-    """The mesh that a run begins with, if any, and what the user should know about it.
+def check_mesh(run: Run, given: GivenMesh) -> tuple[GivenMesh, list[str]]:
+    """Return the mesh that a run can begin with, and what the user should know about it.
 
     One without a shape that the run could use is mended by MeshLab, where that is installed.
     InputError if the run and the mesh do not fit together.
     """
-    if run.surface.mesher == "flexicubes" and any(s.scene == "surface" for s in run.stages):
-        flexicubes.check()
-    if given is None:
-        if run.stages[0].scene == "textured":
-            raise InputError("a textured stage paints a mesh: give one by --init, or use threed "
-                             "texture")  # fmt: skip
-        return None, []
     if run.textured.keep_uv:
         return given, _check_map(run, given.mesh)
     try:
@@ -144,7 +126,7 @@ def check_start(run: Run, given: Given | None) -> tuple[Given | None, list[str]]
         return mended, [note, *_try_shape(run, mended)]
 
 
-def _try_shape(run: Run, given: Given) -> list[str]:
+def _try_shape(run: Run, given: GivenMesh) -> list[str]:
     """What is repaired of a mesh before the run begins with it; InputError if it has no shape."""
     scene = blank(run, run.stages[0].scene)
     whole, done = given.repaired()
@@ -155,13 +137,7 @@ def _try_shape(run: Run, given: Given) -> list[str]:
 
 
 def _check_map(run: Run, mesh: Mesh) -> list[str]:
-    """What the user should know about texture coordinates that are kept.
-
-    InputError if there are none, or the run does not keep the shape.
-    """
-    if any(stage.scene != "textured" for stage in run.stages):
-        raise InputError("texture coordinates can be kept only where the shape is: keep_uv needs "
-                         "a run of textured stages")  # fmt: skip
+    """What the user should know about texture coordinates that are kept; InputError without any."""
     if mesh.uv is None or mesh.uv_faces is None:
         raise InputError("the mesh has no texture coordinates that could be kept: leave "
                          "--keep-uv out, and it gets new ones")  # fmt: skip
@@ -175,7 +151,7 @@ def _check_map(run: Run, mesh: Mesh) -> list[str]:
     return []
 
 
-def begin(run: Run, given: Given | None, device: torch.device) -> Single:
+def begin(run: Run, given: GivenMesh | None, device: torch.device) -> Single:
     """The scene of the first stage. InputError for a mesh that has no shape for it."""
     scene = blank(run, run.stages[0].scene).to(device)
     if given is None or isinstance(scene, Field):

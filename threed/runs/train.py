@@ -18,7 +18,7 @@ from threed.learning import loop
 from threed.learning.data import Find, read_examples
 from threed.learning.recipe import Recipe
 from threed.runs.job import Train
-from threed.runs.watch import Progress, Report
+from threed.runs.progress import Listener, Progress
 from threed.settings.base import Settings, plain, read_words
 from threed.systems.system import Lesson, Training
 from threed.systems.table import find_training
@@ -29,7 +29,7 @@ SMALL = 128  # pixels a side of a backbone's pictures, up to which it is trained
 DATA_SEED = 1  # of the world that toybox's family is trained on; others are for measuring
 
 
-def train_job(job: Train, out: Path, report: Report | None = None) -> None:
+def train_job(job: Train, out: Path, report: Listener | None = None) -> None:
     """Do a training job: write what was learned into the folder.
 
     InputError, among others, for data that lacks what an example needs, and for a folder that holds
@@ -86,7 +86,7 @@ def choose_recipe(training: Training, model: Backbone, job: Train) -> tuple[Reci
 
 def _lesson(
     job: Train, training: Training, options: Settings, model: Backbone, small: bool,
-    report: Report | None,
+    report: Listener | None,
 ) -> Lesson:  # fmt: skip
     """What the training is told: its examples, and what settings.json says of it."""
     roles = training.pictures(options)
@@ -110,7 +110,7 @@ def found_for(roles: tuple[str, ...]) -> dict[str, Find]:
     return {role: DETECTORS[role] for role in roles if role == "edges"}
 
 
-def _folder(training: Training, job: Train, report: Report | None) -> Path:
+def _folder(training: Training, job: Train, report: Listener | None) -> Path:
     """The training folder; toybox's own is drawn where it is missing."""
     if job.data != TOYBOX:
         return Path(job.data).expanduser()
@@ -122,6 +122,6 @@ def _folder(training: Training, job: Train, report: Report | None) -> Path:
     )  # fmt: skip
 
 
-def _say(report: Report | None, message: str) -> None:
+def _say(report: Listener | None, message: str) -> None:
     if report is not None:
         report(Progress(message))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ from threed.core import cameras
 from threed.core.errors import InputError
 from threed.core.render import RenderOutput
 from threed.runs.folder import Checkpoint, RunFolder
+from threed.runs.progress import Listener, Progress
 from threed.runs.stages import Scene, each
 from threed.settings.stage import Stage
 
@@ -25,22 +26,6 @@ RETRIES = 2  # with another seed, before a scene is given up
 EMPTY = 0.005  # mean opacity of the pictures
 FOG = 0.4  # mean binary entropy of the opacity, in nats; a half-opaque picture has 0.69
 PATIENCE = 30  # steps in a row that a scene may be empty or fog
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is, for whoever shows it."""
-
-    message: str  # what is being done, such as "optimising" or "baking the texture"
-    stage: int = 0
-    step: int = 0  # done in this stage
-    steps: int = 0  # of this stage; 0 outside optimisations
-    losses: Mapping[str, float] = field(default_factory=dict)
-    memory_mb: float = 0.0  # of the process, or of the CUDA device
-    preview: Path | None = None  # the newest picture
-
-
-Report = Callable[[Progress], None]
 
 
 class Failure(Exception):
@@ -105,7 +90,7 @@ class Keeper:
         scene: Scene,
         guide: Guidance,
         optimizer: torch.optim.Optimizer,
-        progress: Report | None,
+        progress: Listener | None,
     ) -> None:
         self.folder = folder
         self.index = index  # of the stage

@@ -17,7 +17,7 @@ from threed.runs import job as jobs
 from threed.runs.do import Result, do
 
 if TYPE_CHECKING:
-    from threed.runs.watch import Progress
+    from threed.runs.progress import Progress
 
 JSON = click.Option(["--json", "as_json"], is_flag=True, help="Answer as JSON.")
 OUT = click.Option(

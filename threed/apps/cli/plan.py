@@ -10,12 +10,12 @@ from threed.apps.cli.lists import print_table
 from threed.apps.cli.show import say
 
 if TYPE_CHECKING:
-    from threed.runs.plan import Plan
+    from threed.runs.plan import MemoryPlan
 
 GIB = 2**30
 
 
-def print_plan(plan: Plan, as_json: bool) -> None:
+def print_plan(plan: MemoryPlan, as_json: bool) -> None:
     """What each stage takes, and whether it fits."""
     if as_json:
         say(json.dumps(asdict(plan) | {"peak": plan.peak}, indent=2))

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from threed.runs.watch import Progress
+    from threed.runs.progress import Progress
 
 
 def say(text: str) -> None:

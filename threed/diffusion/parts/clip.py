@@ -69,9 +69,16 @@ class Clip:
 
 
 def clip_of(backbone: LatentModel) -> Clip:
-    """The CLIP that comes with a backbone, or else the official one, fetched if need be."""
-    beside = backbone.folder / "clip"
-    folder = beside if beside.is_dir() else find_trained(
-        OFFICIAL, backbone.folder, "CLIP", ("*.json", "*.txt", "model.safetensors")
-    )  # fmt: skip
-    return Clip(folder, backbone.device)
+    """Load the CLIP that comes with a backbone, or else the official one, fetched if need be."""
+    return Clip(find_clip(backbone.folder), backbone.device)
+
+
+def find_clip(folder: Path) -> Path:
+    """Find the CLIP beside a backbone in its folder, or else the official one; InputError if none.
+
+    It is fetched if need be.
+    """
+    beside = folder / "clip"
+    if beside.is_dir():
+        return beside
+    return find_trained(OFFICIAL, folder, "CLIP", ("*.json", "*.txt", "model.safetensors"))

@@ -48,7 +48,7 @@ def train(
     """
     if part not in family.PARTS:
         raise InputError(f"toybox has no part {part!r}; train one of {', '.join(family.PARTS)}")
-    where = pick_device(device)
+    where = torch.device(pick_device(device))
     budget = jobs.BUDGETS[where.type][part]
     if steps is not None:
         budget = replace(budget, steps=steps)

@@ -1,0 +1,120 @@
+"""What is wrong with a run, said from its settings and its models' files before anything is loaded.
+
+Nothing here needs torch. What only a loaded model or a mesh can tell comes right after loading.
+"""
+
+from __future__ import annotations
+
+from guidance.levels import check_falling
+from threed.core.errors import InputError
+from threed.diffusion.facts import Facts
+from threed.runs.backbones import Backbones
+from threed.runs.plan import plan_run
+from threed.settings.run import Run, SystemSettings
+from threed.settings.stage import WITH_CRITIC, Stage
+
+
+def check_run(run: Run, *, mesh: bool = False, editor: bool = False) -> None:
+    """InputError for the first thing that cannot work.
+
+    mesh: the run begins with one, and its fields are left out already (`threed.runs.start`).
+    editor: a function of the caller edits pictures for the guidance edit.
+    """
+    _check_beginning(run, mesh=mesh)
+    models = Backbones(run)
+    for stage in run.stages:
+        known, *others = models.known(stage)
+        if stage.guidance == "edit":
+            _check_edit(stage, known, mesh=mesh, editor=editor)
+        else:
+            _check_guidance(stage, known)
+            _check_system(run, stage, known)
+        if stage.guidance in WITH_CRITIC:
+            _check_critic(stage, known, *others)
+        if stage.guidance == "dreamflow":
+            check_falling(stage.t_min, stage.t_max, stage.noise_levels, stage.steps)
+    plan_run(run, models).check()
+    if run.best_of > 1:
+        _check_clip(models.known(run.stages[0])[0])
+
+
+def _check_clip(known: Facts) -> None:
+    """InputError unless there is a CLIP that can judge seeds; a backbone may bring its own."""
+    if not (known.folder / "clip").is_dir():
+        from threed.diffusion.parts.clip import find_clip
+
+        find_clip(known.folder)
+
+
+def _check_beginning(run: Run, *, mesh: bool) -> None:
+    """InputError if the first scene cannot begin with a mesh, or without one."""
+    kinds = {stage.scene for stage in run.stages}
+    if run.surface.mesher == "flexicubes" and "surface" in kinds:
+        from threed.scenes import flexicubes
+
+        flexicubes.check()
+    if not mesh and run.stages[0].scene == "textured":
+        raise InputError("a textured stage paints a mesh: give one by --init, or use threed "
+                         "texture")  # fmt: skip
+    if mesh and run.textured.keep_uv and kinds != {"textured"}:
+        raise InputError("texture coordinates can be kept only where the shape is: keep_uv needs "
+                         "a run of textured stages")  # fmt: skip
+
+
+def _check_edit(stage: Stage, known: Facts, *, mesh: bool, editor: bool) -> None:
+    """InputError unless the pictures of a mesh can be edited."""
+    if not mesh:
+        raise InputError("guidance=edit changes an asset: use threed edit3d, or give one by --init")
+    if stage.random_background:
+        raise InputError("random_background must be 0 with guidance=edit, whose pictures are over "
+                         f"white, got {stage.random_background:g}")  # fmt: skip
+    if not editor:
+        _check_unet("guidance=edit", known)
+
+
+def _check_guidance(stage: Stage, known: Facts) -> None:
+    """InputError unless a model sees as many views as the guidance shows it."""
+    many = known.views > 1
+    if stage.guidance == ("sds" if many else "mvdream"):
+        kind, right = ("multi-view", "mvdream") if many else ("single-view", "sds")
+        raise InputError(f"the backbone {known.name!r} is {kind}, but guidance is "
+                         f"{stage.guidance!r}: use guidance={right}, or its preset")  # fmt: skip
+    if stage.batch % known.views:
+        raise InputError(f"batch must be a multiple of the {known.views} views of "
+                         f"{known.name!r}, got {stage.batch}")  # fmt: skip
+
+
+def _check_system(run: Run, stage: Stage, known: Facts) -> None:
+    """InputError if a run has a system, and the guidance or the model cannot follow it."""
+    if run.system == SystemSettings():
+        return
+    if stage.guidance in ("csd", "nfsd"):
+        raise InputError(f"guidance={stage.guidance} takes prompts apart and cannot follow a "
+                         "system: use sds, ism, vsd or dreamflow")  # fmt: skip
+    if known.views > 1:
+        raise InputError(
+            f"a system guides one view at a time, and {known.name!r} sees "
+            f"{known.views}: use --backbone toybox, or another single-view one"
+        )
+    _check_unet(f"system {run.system.name!r}", known)
+
+
+def _check_unet(what: str, known: Facts) -> None:
+    if known.denoiser != "unet":
+        raise InputError(f"{what} needs a backbone with a UNet, and {known.name!r} has a "
+                         "transformer: use --backbone toybox, sd15, sd21 or sdxl")  # fmt: skip
+
+
+def _check_critic(stage: Stage, known: Facts, other: Facts | None = None) -> None:
+    """InputError unless a critic can be trained: in the model itself, or in another one."""
+    judge = other or known
+    for what in ("latent_channels", "factor", "views"):
+        if getattr(judge, what) != getattr(known, what):
+            raise InputError(f"critic.model {judge.name!r} cannot judge the latents of "
+                             f"{known.name!r}: {what} is {getattr(judge, what)}, not "
+                             f"{getattr(known, what)}")  # fmt: skip
+    if judge.noise != known.noise:
+        raise InputError(f"critic.model {judge.name!r} has other noise levels than {known.name!r}")
+    if judge.denoiser != "unet":
+        raise InputError(f"{stage.guidance} trains a LoRA in a UNet, and {judge.name!r} has a "
+                         "transformer: use guidance=sds, csd, nfsd or ism with it")  # fmt: skip
