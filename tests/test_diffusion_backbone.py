@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.tiny import tiny_folder
 from threed.core.errors import InputError
-from threed.diffusion import backbone as backbones
+from threed.diffusion import catalog as backbones
 from threed.diffusion.catalog import find, list_backbones, load_backbone, pick_device
 from threed.diffusion.files import check_folder, wanted
 

@@ -18,7 +18,7 @@ from threed.scenes import flexicubes, tetrahedra
 from threed.scenes.surface import Surface
 from threed.settings.base import replace
 from threed.settings.presets import load_run
-from threed.settings.scenes import PaintSettings, SurfaceSettings
+from threed.settings.scenes import SURFACE_LOSSES, PaintSettings, SurfaceSettings
 
 PAINT = PaintSettings(levels=2, log2_table=10, max_resolution=16, hidden=16)
 SETTINGS = SurfaceSettings(grid=12, mesher="flexicubes")
@@ -73,7 +73,7 @@ def test_a_surface_is_meshed_by_it_and_everything_learns() -> None:
     assert float((a * torch.linalg.cross(b, c)).sum()) > 0, "outwards"
     assert (mesh.vertices.norm(dim=-1) - 0.5).abs().max() < 0.03
     seen = scene.render(orbit(1, 16))
-    assert tuple(seen.losses) == Surface.LOSSES
+    assert tuple(seen.losses) == SURFACE_LOSSES
     assert float(seen.losses["deviation"].detach()) == 2.0, "told that it learns"
     (seen.rgb.sum() + sum(seen.losses.values())).backward()
     assert scene.weights is not None
