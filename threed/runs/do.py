@@ -28,7 +28,7 @@ class Result:
 def do(job: Job, folder: Path | str, report: Listener | None = None) -> Result:
     """Do a job; all that it writes is in `folder`.
 
-    report is told how far it is (runs.watch.Progress). InputError for what the user can change,
+    report is told how far it is (runs.progress.Progress). InputError for what the user can change,
     before anything heavy is loaded wherever that can be known. A run that is interrupted leaves a
     checkpoint and raises KeyboardInterrupt; the job Resume goes on with it.
     """
