@@ -19,7 +19,7 @@ from tests.systems import asked
 from threed.core.cameras import Cameras, orbit
 from threed.core.errors import InputError
 from threed.core.schedule import constant
-from threed.diffusion.catalog import load_backbone
+from threed.diffusion.catalog import facts, load_backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.control import new_controlnet
 from threed.diffusion.parts.plans import split_plan
@@ -365,9 +365,9 @@ def test_mistakes_show_before_any_step(
 
 
 def test_several_views_at_once_cannot_be_steered(tmp_path: Path) -> None:
-    several = load_backbone(str(tiny.tiny_folder(tmp_path / "m", "multiview")), device="cpu")
+    several = facts(str(tiny.tiny_folder(tmp_path / "m", "multiview")))
     with pytest.raises(InputError, match=r"guides one view at a time.* --backbone toybox"):
-        Steered(several, "a cup and a hat", PAIR, scale=5.0)
+        SYSTEMS["rpg"].check_backbone(several)
 
 
 def test_a_system_without_a_name_is_none() -> None:

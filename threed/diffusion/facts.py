@@ -61,6 +61,12 @@ class Facts:
         """What all its nets take in memory."""
         return sum(net.bytes for net in (self.net, self.vae, *self.encoders))
 
+    def require_unet(self, what: str) -> None:
+        """InputError, which says what needs it, if the denoiser is not a UNet."""
+        if self.denoiser != "unet":
+            raise InputError(f"{what} needs a backbone with a UNet, and {self.name!r} has a "
+                             "transformer: use --backbone toybox, sd15, sd21 or sdxl")  # fmt: skip
+
     @property
     def place(self) -> Path:
         """Where its denoiser lies: two backbones of one place are the same."""

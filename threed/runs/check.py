@@ -12,6 +12,8 @@ from threed.runs.backbones import Backbones
 from threed.runs.plan import plan_run
 from threed.settings.run import Run, SystemSettings
 from threed.settings.stage import WITH_CRITIC, Stage
+from threed.systems.system import Request, System
+from threed.systems.table import find_system
 
 
 def check_run(run: Run, *, mesh: bool = False, editor: bool = False) -> None:
@@ -69,7 +71,7 @@ def _check_edit(stage: Stage, known: Facts, *, mesh: bool, editor: bool) -> None
         raise InputError("random_background must be 0 with guidance=edit, whose pictures are over "
                          f"white, got {stage.random_background:g}")  # fmt: skip
     if not editor:
-        _check_unet("guidance=edit", known)
+        known.require_unet("guidance=edit")
 
 
 def _check_guidance(stage: Stage, known: Facts) -> None:
@@ -91,18 +93,24 @@ def _check_system(run: Run, stage: Stage, known: Facts) -> None:
     if stage.guidance in ("csd", "nfsd"):
         raise InputError(f"guidance={stage.guidance} takes prompts apart and cannot follow a "
                          "system: use sds, ism, vsd or dreamflow")  # fmt: skip
-    if known.views > 1:
-        raise InputError(
-            f"a system guides one view at a time, and {known.name!r} sees "
-            f"{known.views}: use --backbone toybox, or another single-view one"
-        )
-    _check_unet(f"system {run.system.name!r}", known)
+    read_steering(run.system, "")[0].check_backbone(known)
 
 
-def _check_unet(what: str, known: Facts) -> None:
-    if known.denoiser != "unet":
-        raise InputError(f"{what} needs a backbone with a UNet, and {known.name!r} has a "
-                         "transformer: use --backbone toybox, sd15, sd21 or sdxl")  # fmt: skip
+def read_steering(said: SystemSettings, prompt: str) -> tuple[System, Request]:
+    """Find the system of a run and what it is asked for.
+
+    InputError where that is wrong, or for what is about one picture.
+    """
+    if said.name is None:
+        told = f"--{next(iter(said.inputs))}" if said.inputs else "system.knobs"
+        raise InputError(f"{told} is for a system: say which by system.name, or --system")
+    system = find_system(said.name)
+    request = system.request(prompt, said.inputs, said.knobs)
+    for item in system.inputs:
+        if item.kind.flat and item.name in request.inputs:
+            raise InputError(f"system {system.name!r} with --{item.name} changes one picture, and "
+                             "a scene has many: threed edit3d changes an asset")  # fmt: skip
+    return system, request
 
 
 def _check_critic(stage: Stage, known: Facts, other: Facts | None = None) -> None:

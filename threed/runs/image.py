@@ -16,7 +16,7 @@ from threed.core.errors import InputError
 from threed.core.pictures import read_size
 from threed.core.words import check_prompt
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.catalog import load_backbone
+from threed.diffusion.catalog import facts, load_backbone
 from threed.diffusion.images import grid, make_images, save_image
 from threed.diffusion.paint import paint
 from threed.runs.folder import RunWarning
@@ -87,12 +87,14 @@ def _make(job: Image, report: Listener | None) -> tuple[Tensor, Backbone]:
     text = check_prompt(job.prompt)
     system, request = job.request()
     name = job.backbone or (SEVERAL if (job.views or 1) > 1 else SINGLE)
+    known = facts(name)
+    if system is not None:
+        system.check_backbone(known)
+    if job.views not in (None, known.views):
+        raise InputError(f"--views {job.views}: backbone {name!r} sees {known.views} at once")
     if report is not None:
         report(Progress(f"loading {name}"))
     model = load_backbone(name, device=job.device)
-    views = 1 if system is not None else job.views
-    if views not in (None, model.views):
-        raise InputError(f"--views {views}: backbone {model.name!r} sees {model.views} at once")
     for warning in prompt_warnings(model, text):
         warnings.warn(warning, RunWarning, stacklevel=3)
     if report is not None:

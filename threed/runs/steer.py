@@ -21,10 +21,11 @@ from threed.core.cameras import Cameras, orbit, view_name
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.score import Score, plain, rescaled, score
+from threed.runs.check import read_steering
 from threed.settings import base as settings
 from threed.settings.run import Run, SystemSettings
 from threed.systems.inputs import PICTURED, View
-from threed.systems.system import Guide, Request, System
+from threed.systems.system import Guide
 from threed.systems.table import find_system
 
 LARGEST = 64 * 2**20  # bytes of a picture that a run keeps
@@ -33,23 +34,6 @@ LARGEST = 64 * 2**20  # bytes of a picture that a run keeps
 def reference(size: int) -> Cameras:
     """The camera of the pictures that a system is given: the front, 15 degrees from above."""
     return orbit(1, size)
-
-
-def read_steering(said: SystemSettings, prompt: str) -> tuple[System, Request]:
-    """Find the system of a run and what it is asked for.
-
-    InputError where that is wrong, or for what is about one picture.
-    """
-    if said.name is None:
-        told = f"--{next(iter(said.inputs))}" if said.inputs else "system.knobs"
-        raise InputError(f"{told} is for a system: say which by system.name, or --system")
-    system = find_system(said.name)
-    request = system.request(prompt, said.inputs, said.knobs)
-    for item in system.inputs:
-        if item.kind.flat and item.name in request.inputs:
-            raise InputError(f"system {system.name!r} with --{item.name} changes one picture, and "
-                             "a scene has many: threed edit3d changes an asset")  # fmt: skip
-    return system, request
 
 
 def settled(run: Run, prompt: str) -> Run:
@@ -116,7 +100,8 @@ def _with_files(run: Run, change: Callable[[str, Path], Path], *, copies: bool =
 class Steered(Prompts):
     """The views of one prompt, and the Score that a system makes for them.
 
-    InputError for a multi-view backbone, and for what the system cannot be told.
+    InputError for what the system cannot be told. The backbone sees one view at a time
+    (`System.check_backbone`).
     """
 
     def __init__(
@@ -130,10 +115,6 @@ class Steered(Prompts):
         view_words: bool = True,
     ) -> None:
         super().__init__(backbone, prompt, negative=negative, view_words=view_words)
-        if backbone.views > 1:
-            raise InputError(f"a system guides one view at a time, and {backbone.name!r} sees "
-                             f"{backbone.views}: use --backbone toybox, or another single-view "
-                             "one")  # fmt: skip
         self.system, request = read_steering(said, prompt)
         request = replace(request, guide=Guide(scale, negative), size=backbone.image_size)
         self.request = self.system.settle(request)

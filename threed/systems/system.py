@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from threed.core.pictures import Size
     from threed.diffusion.backbone import Backbone
+    from threed.diffusion.facts import Facts
     from threed.diffusion.paint import Ready
     from threed.learning.data import Examples
     from threed.learning.loop import Task
@@ -129,6 +130,16 @@ class System:
         if told is None:
             return None
         return replace(request, prompt=request.prompt + view.tail, inputs=told)
+
+    def check_backbone(self, known: Facts) -> None:
+        """InputError if a backbone lacks what the system needs, or sees several views at once."""
+        if self.needs == "unet":
+            known.require_unet(f"system {self.name!r}")
+        if known.views > 1:
+            raise InputError(
+                f"a system guides one view at a time, and {known.name!r} sees "
+                f"{known.views}: use --backbone toybox, or another single-view one"
+            )
 
     def is_pictured(self, request: Request) -> bool:
         """Whether something that it is told holds for the camera of the given pictures only."""
