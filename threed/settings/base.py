@@ -70,9 +70,9 @@ class Settings(BaseModel):
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
-    def model_json_schema(cls, **options: Any) -> dict[str, Any]:
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
         """Return the JSON schema, with what each setting means, takes, and is by default."""
-        return super().model_json_schema(schema_generator=_SchemaWriter, **options)
+        return super().model_json_schema(*args, **{"schema_generator": _SchemaWriter, **options})
 
     @field_validator("*", mode="before")
     @classmethod
