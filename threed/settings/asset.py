@@ -13,25 +13,14 @@ class AssetSettings(Settings):
 
     faces: int = Field(20_000, ge=FEWEST, le=2_000_000, description="at most about so many")
     texture: int = Field(1024, ge=SIZES[0], le=SIZES[1], description="texels a side")
-    resolution: int = Field(
-        128, ge=16, le=512, description="cells a side of the grid that the surface is found in"
-    )
-    turntable_frames: int = Field(
-        120, ge=2, le=3600, description="pictures of one turn, at 30 a second"
-    )
+    resolution: int = Field(128, ge=16, le=512, description="cells a side of the surface grid")
+    turntable_frames: int = Field(120, ge=2, le=3600, description="pictures of a turn, 30 a second")
     turntable_size: int = Field(
         512, ge=16, le=4096, multiple_of=2, description="pixels a side; even"
     )
-    preview_size: int = Field(
-        256, ge=16, le=2048, description="pixels a side of each of the 16 pictures of a preview"
-    )
-    normal_map: bool = Field(
-        True, description="a map for the shape that fewer faces lose, where it shows"
-    )
-    lods: int = Field(
-        0, ge=0, le=LODS,
-        description="coarser copies, asset_lod1.glb and on: each a quarter of the faces",
-    )  # fmt: skip
+    preview_size: int = Field(256, ge=16, le=2048, description="pixels a side of each of 16 views")
+    normal_map: bool = Field(True, description="map the shape that fewer faces lose")
+    lods: int = Field(0, ge=0, le=LODS, description="coarser copies, each a quarter of the faces")
 
     @model_validator(mode="after")
     def _check(self) -> AssetSettings:

@@ -1,6 +1,6 @@
 """Settings as pydantic models, read from what people write: YAML, JSON, and name=value.
 
-What a setting means, what it may be and what it is by default stand in its field; from there
+What a setting means, what it may be and what it is by default stand in its field. From there
 come errors, `threed list settings` and the JSON schema.
 """
 
@@ -9,23 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf, isfinite
 from os import PathLike, fspath
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
 from threed.core import schedule
 from threed.core.errors import InputError
 from threed.core.schedule import Schedule
 from threed.core.words import did_you_mean, suggest
+from threed.settings.schema import JsonSchema, allowed, describe, follow, inside, limits
 
 MAX_YAML = 256 * 1024  # characters
 MAX_DEPTH = 20  # of nested lists and mappings
 Place = tuple[str, ...]  # ("stages", "0", "steps")
-JsonSchema = dict[str, Any]
-NULL = {"type": "null"}
+
+
+class _SchemaWriter(GenerateJsonSchema):
+    """Pydantic's own, with defaults as people would write them."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return super().encode_default(plain(dft))
 
 
 class Settings(BaseModel):
@@ -54,6 +69,11 @@ class Settings(BaseModel):
     # then an error would not know its place in the whole
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        """Return the JSON schema, with what each setting means, takes, and is by default."""
+        return super().model_json_schema(*args, **{"schema_generator": _SchemaWriter, **options})
+
     @field_validator("*", mode="before")
     @classmethod
     def _read_numbers(cls, value: Any, info: ValidationInfo) -> Any:
@@ -72,15 +92,16 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+Share = Annotated[float, Field(ge=0, le=1)]  # a type for fields
 
 
 @dataclass(frozen=True)
 class Within:
     """Limits of all values of a Schedule: `t_max: Annotated[Schedule, Within(0, 1)]`."""
 
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None  # a bound that may not be reached
+    low: float = -inf
+    high: float = inf
+    above: float = -inf  # a bound that may not be reached
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         """Tell pydantic to check the limits of what it read."""
@@ -92,78 +113,71 @@ class Within:
 
     def _limits(self) -> dict[str, float]:
         named = {"minimum": self.low, "maximum": self.high, "exclusiveMinimum": self.above}
-        return {name: limit for name, limit in named.items() if limit is not None}
+        return {name: limit for name, limit in named.items() if isfinite(limit)}
 
     def _check(self, value: Schedule) -> Schedule:
-        limits = self._limits()
         for _, number in value.points:
-            if not (
-                limits.get("minimum", number) <= number <= limits.get("maximum", number)
-                and (self.above is None or number > self.above)
-            ):
-                words = f"must be {_range(limits)}, got {number:g}"
+            if not (self.low <= number <= self.high and number > self.above):
+                words = f"must be {limits(self._limits())}, got {number:g}"
                 raise PydanticCustomError("limits", "{words}", {"words": words})
         return value
 
 
 def replace(instance: S, **changes: Any) -> S:
-    """The same settings but for the changes; InputError if they do not fit."""
+    """Return the same settings but for the changes; InputError if they do not fit."""
     return type(instance)(**{**dict(instance), **changes})
 
 
 def read(kind: type[S], data: Any, where: str = "") -> S:
-    """Settings from plain data that says only what differs from their defaults.
+    """Make settings of plain data that says only what differs from their defaults.
 
     InputError begins with `where`, and says which setting is unknown or wrong and what it takes.
     """
     try:
         if not isinstance(data, Mapping):
-            raise InputError(
-                f"the settings must be a mapping of names to values, got {_show(data)}"
-            )
+            raise InputError(f"settings must be a mapping of names to values, got {_show(data)}")
         return kind(**{str(name): value for name, value in data.items()})
     except InputError as error:
         raise InputError(_after(where, error)) from error
 
 
 def read_words(kind: type[S], words: Sequence[str], where: str = "") -> S:
-    """Settings without others inside them from NAME=VALUE words; InputError as `read`."""
-    data = {}
+    """Make settings that hold no others of NAME=VALUE words; InputError as `read`."""
+    data, root = {}, kind.model_json_schema()
     for word in words:
-        name, equals, text = word.partition("=")
-        name = name.strip()
+        name, equals, text = (part.strip() for part in word.partition("="))
         if not equals or name not in kind.model_fields:
-            known = ", ".join(f"{d.name}={_write(d.default)}" for d in describe(kind)) or "none"
-            raise InputError(
-                _after(where, f"{word}: write NAME=VALUE" if not equals else
-                       f"{name}: no such setting{suggest(name, kind.model_fields)}")
-                + f" There are, with their defaults: {known}"
-            )  # fmt: skip
-        hint = kind.model_fields[name].annotation
-        data[name] = text if str in (hint, *get_args(hint)) else read_yaml(text, name)
+            known = ", ".join(f"{each.name}={each.default}" for each in describe(kind))
+            wrong = f"no such setting{suggest(name, kind.model_fields)}" if equals else "no value"
+            listed = f"write NAME=VALUE, of {known}" if known else "there are none"
+            raise InputError(_after(where, f"{word}: {wrong} ({listed})"))
+        data[name] = _read_word(text, root["properties"][name], name)
     return read(kind, data, where)
 
 
 def override(instance: S, words: Sequence[str]) -> S:
-    """The same settings with name=value applied, in order; names may lack what is obvious.
+    """Return the same settings with name=value applied; names may lack what is obvious.
 
     A name is a dotted path, or the end of one where only one path ends so. InputError as `read`,
     of what comes out in the end: two settings may fit each other and neither the preset.
     """
-    data = plain(instance)
+    data, root = plain(instance), type(instance).model_json_schema()
     for word in words:
-        name, equals, text = word.partition("=")
-        if not equals or not name.strip():
+        name, equals, text = (part.strip() for part in word.partition("="))
+        if not equals or not name:
             raise InputError(f"{word!r} is not a setting: write name=value, such as steps=200")
-        path = _resolve(instance, name.strip())
-        data = _replaced(data, path, read_yaml(text, name.strip()), text)
+        *owners, last = place = _resolve(instance, name)
+        owner = data
+        for step in owners:
+            owner = owner[int(step)] if isinstance(owner, list) else owner[step]
+        owner[last] = _read_word(text, inside(root, place)[1], name)
         with suppress(InputError):  # the next word may mend it
             instance = read(type(instance), data)
     return read(type(instance), data)
 
 
 def plain(value: Any) -> Any:
-    """The data for YAML that `read` would turn into this value again."""
+    """Return the data for YAML that `read` would turn into this value again."""
     if isinstance(value, Schedule):
         return value.plain()
     if isinstance(value, BaseModel):
@@ -173,22 +187,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
     return fspath(value) if isinstance(value, PathLike) else value
-
-
-@dataclass(frozen=True)
-class Described:
-    """One setting as `threed list settings` shows it."""
-
-    name: str  # dotted path
-    default: Any  # plain data; None where it has to be said
-    allowed: str
-    meaning: str
-
-
-def describe(kind: type[Settings]) -> list[Described]:
-    """Every setting of a kind and of those inside it; lists of settings show item 0."""
-    schema = kind.model_json_schema()
-    return list(_describe(schema, schema, (), {}))
 
 
 def read_yaml(text: str, where: str) -> Any:
@@ -233,29 +231,36 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
 
 
+def _read_word(text: str, schema: JsonSchema, name: str) -> Any:
+    """Read a word as its setting takes it: text as it stands, all else (and quotes) as YAML."""
+    kinds = [choice.get("type") for choice in schema.get("anyOf", [schema])]
+    none = "null" in kinds and text in ("", "null")
+    if "string" in kinds and not none and not text.startswith(("'", '"')):
+        return text
+    return read_yaml(text, name)
+
+
 def _sentence(kind: type[Settings], error: ValidationError) -> str:
-    """Say the first error: the setting's dotted name, what it takes, and what it got."""
+    """Say the first mistake: the setting's dotted name, what it takes, and what it got."""
     first = error.errors(include_url=False)[0]
-    place, sort, value = first["loc"], first["type"], first["input"]
-    context = first.get("ctx", {})
+    place, sort, value, context = first["loc"], first["type"], first["input"], first.get("ctx", {})
     if isinstance(context.get("error"), InputError):
         return _after(".".join(map(str, place)), context["error"])
     if sort == "missing" and isinstance(place[-1], int):  # too few items: the list is wrong
-        place = place[:-1]
-    name = ".".join(map(str, place))
+        place, sort = place[:-1], "too_short"
     root = kind.model_json_schema()
+    name, schema = inside(root, place)
+    whole = follow(root, schema)
     if sort == "extra_forbidden":
-        known = _inside(root, root, place[:-1])["properties"]
-        return f"{name}: no such setting{did_you_mean(str(place[-1]), known)}"
-    if sort == "limits":
-        return f"{name} {context['words']}"
-    schema = _inside(root, root, place)
+        near = did_you_mean(str(place[-1]), whole["properties"])
+        return f"{'.'.join(map(str, place))}: no such setting{near}"
     if sort == "missing":
         return f"{name} is missing: {schema.get('description', 'it has no default')}"
-    limits = sort.startswith(("greater_than", "less_than", "multiple_of"))
-    takes = _range(schema) if limits else _allowed(root, schema)
-    near = suggest(str(value), schema.get("enum", ()))
-    return f"{name} must be {takes}, got {_show(value)}{near}"
+    if sort == "limits":
+        return f"{name} {context['words']}"
+    numeric = sort.startswith(("greater_than", "less_than", "multiple_of"))
+    takes = limits(whole) if numeric else allowed(root, schema)
+    return f"{name} must be {takes}, got {_show(value)}{suggest(str(value), whole.get('enum', ()))}"
 
 
 def _after(where: str, words: object) -> str:
@@ -267,143 +272,33 @@ def _show(value: Any) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
-def _write(value: Any) -> str:
-    """A value as one would write it behind an equals sign."""
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def _follow(root: JsonSchema, schema: JsonSchema) -> JsonSchema:
-    """A schema itself, where it refers to another one or may be null as well."""
-    choices = [choice for choice in schema.get("anyOf", ()) if choice != NULL]
-    if NULL in schema.get("anyOf", ()):
-        inner = choices[0] if len(choices) == 1 else {"anyOf": choices}
-        outer = {name: value for name, value in schema.items() if name != "anyOf"}
-        return {**_follow(root, inner), **outer}
-    name = schema.get("$ref", "").rpartition("/")[2]
-    return {**root["$defs"][name], **schema} if name else schema
-
-
-def _inside(root: JsonSchema, schema: JsonSchema, place: Sequence[int | str]) -> JsonSchema:
-    """The schema at a place inside of another."""
-    for step in place:
-        schema = _follow(root, schema)
-        if isinstance(step, int):
-            items = schema.get("prefixItems", ())
-            schema = items[step] if step < len(items) else schema.get("items", {})
-        else:
-            schema = schema.get("properties", {}).get(step) or schema.get(
-                "additionalProperties", {}
-            )
-    return _follow(root, schema)
-
-
-def _describe(
-    root: JsonSchema, schema: JsonSchema, path: Place, default: Mapping[str, Any]
-) -> Iterator[Described]:
-    for name, part in schema["properties"].items():
-        here, value = (*path, name), default.get(name, part.get("default"))
-        item, whole = _follow(root, part.get("items", {})), _follow(root, part)
-        if "properties" in whole:
-            yield from _describe(root, whole, here, value or {})
-        elif "properties" in item:
-            yield from _describe(root, item, (*here, "0"), value[0] if value else {})
-        else:
-            meaning = part.get("description", "")
-            yield Described(".".join(here), value, _allowed(root, part), meaning)
-
-
-def _allowed(root: JsonSchema, schema: JsonSchema) -> str:
-    """What a schema takes, in words."""
-    choices = schema.get("anyOf", ())
-    if NULL in choices:
-        return f"{_allowed(root, _follow(root, schema))}, or null"
-    if choices and "patternProperties" in choices[-1]:
-        return f"{_allowed(root, choices[0])}, or such numbers by step as in {{0: 10, 5000: 1000}}"
-    if choices:
-        return " or ".join(_allowed(root, choice) for choice in choices)
-    schema = _follow(root, schema)
-    if "enum" in schema or "const" in schema:
-        return f"one of {', '.join(map(str, schema.get('enum') or [schema['const']]))}"
-    kind = schema.get("type")
-    if kind == "array":
-        items, least = schema.get("prefixItems"), schema.get("minItems")
-        each = _allowed(root, items[0] if items else schema.get("items", {}))
-        count = f" of {len(items)}" if items else f" of at least {least}" if least else ""
-        return f"a list{count}, each {each}"
-    if kind == "object" and "properties" not in schema:
-        return f"a mapping of names, each to {_allowed(root, schema['additionalProperties'])}"
-    names = {"integer": "a whole number", "number": "a number", "boolean": "true or false",
-             "string": "text", "object": "a mapping of settings"}  # fmt: skip
-    return f"{names.get(str(kind), 'anything')} {_range(schema)}".rstrip()
-
-
-def _range(schema: Mapping[str, Any]) -> str:
-    """The limits of a number, in words."""
-    low, high = schema.get("minimum"), schema.get("maximum")
-    words = []
-    for bound, name in (("above", "exclusiveMinimum"), ("below", "exclusiveMaximum")):
-        if name in schema:
-            words.append(f"{bound} {_number(schema[name])}")
-    if low is not None and high is not None:
-        words.append(f"in {_number(low)}..{_number(high)}")
-    elif low is not None:
-        words.append(f"at least {_number(low)}")
-    elif high is not None:
-        words.append(f"at most {_number(high)}")
-    if "multipleOf" in schema:
-        words.append(f"a multiple of {_number(schema['multipleOf'])}")
-    return " and ".join(words)
-
-
-def _number(value: float) -> str:
-    return f"{int(value):,}" if value == int(value) else f"{value:g}"
-
-
-def _leaves(value: Any, path: Place = ()) -> Iterator[Place]:
-    """The paths of all values, and of the mappings that hold some."""
+def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every place that holds a value or a mapping of some, and what it holds."""
     if isinstance(value, BaseModel):
         for name, item in value:
-            yield from _leaves(item, (*path, name))
+            yield from _leaves(item, (*place, name))
     elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
         for index, item in enumerate(value):
-            yield from _leaves(item, (*path, str(index)))
+            yield from _leaves(item, (*place, str(index)))
     else:
-        yield path
+        yield place, value
         if isinstance(value, Mapping):
-            yield from ((*path, key) for key in value)
+            yield from (((*place, key), item) for key, item in value.items())
 
 
 def _resolve(instance: Settings, name: str) -> Place:
-    """The whole path of a name that may lack what is obvious."""
-    parts = tuple(name.split("."))
-    leaves = list(_leaves(instance))
+    """Return the whole place of a name that may lack what is obvious."""
+    parts, leaves = tuple(name.split(".")), dict(_leaves(instance))
     if parts in leaves:
         return parts
     found = [leaf for leaf in leaves if leaf[-len(parts) :] == parts]
-    # an entry that a mapping does not have yet, such as losses.sparsity
-    if not found and len(parts) > 1:
-        owners = [leaf for leaf in leaves if leaf[-len(parts) + 1 :] == parts[:-1]]
-        found = [(*owner, parts[-1]) for owner in owners if _is_mapping(instance, owner)]
+    if not found:  # an entry that a mapping does not have yet, such as losses.sparsity
+        mappings = [leaf for leaf, value in leaves.items() if isinstance(value, Mapping)]
+        found = [(*leaf, parts[-1]) for leaf in mappings if leaf[1 - len(parts) :] == parts[:-1]]
     if len(found) == 1:
         return found[0]
     dotted = [".".join(leaf) for leaf in found or leaves]
     if found:
         raise InputError(f"{name}: which one? Write {' or '.join(dotted)}")
-    hint = suggest(name, {leaf[-1] for leaf in leaves}) or suggest(name, dotted)
-    raise InputError(f"{name}: no such setting{hint} (`threed list settings` shows them all)")
-
-
-def _is_mapping(instance: Any, path: Place) -> bool:
-    for name in path:
-        instance = instance[int(name)] if isinstance(instance, tuple) else getattr(instance, name)
-    return isinstance(instance, Mapping)
-
-
-def _replaced(data: Any, path: Place, value: Any, text: str) -> Any:
-    """Plain data with the value at a path; where text stood before, the text as it was written."""
-    if not path:
-        return text if isinstance(data, str) and not isinstance(value, str) else value
-    if isinstance(data, list):
-        changed = _replaced(data[int(path[0])], path[1:], value, text)
-        return [changed if str(index) == path[0] else item for index, item in enumerate(data)]
-    return {**data, path[0]: _replaced(data.get(path[0]), path[1:], value, text)}
+    near = suggest(name, {leaf[-1] for leaf in leaves}) or suggest(name, dotted)
+    raise InputError(f"{name}: no such setting{near} (`threed list settings` shows them all)")

@@ -45,27 +45,17 @@ class Run(Settings):
         json_schema_extra={"pattern": f"^({DEVICES})$"},
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="decides every random number")
-    check_fronts: bool = Field(
-        True, description="look, at the end, whether the asset has several fronts"
-    )
-    best_of: int = Field(
-        1, ge=1, le=64, description="seeds that are begun; the best of them goes on"
-    )
+    check_fronts: bool = Field(True, description="look whether the asset has several fronts")
+    best_of: int = Field(1, ge=1, le=64, description="seeds to begin; the best goes on")
     negative: str = Field("", description="negative prompt: what pictures must not show")
     system: SystemSettings = Field(SystemSettings(), description="an image system that guides")
     preview_every: int = Field(50, ge=1, description="steps between pictures in progress/")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
-    memory: float = Field(
-        0.0, ge=0, description="GiB that a run may use; 0: what the device has free"
-    )
+    memory: float = Field(0.0, ge=0, description="GiB to use; 0: what the device has free")
     field: FieldSettings = Field(FieldSettings(), description="what fields are made of")
     surface: SurfaceSettings = Field(SurfaceSettings(), description="what surfaces are made of")
-    textured: TexturedSettings = Field(
-        TexturedSettings(), description="how textured meshes are painted"
-    )
-    paint: PaintSettings = Field(
-        PaintSettings(), description="what colours of surfaces and textured meshes are made of"
-    )
+    textured: TexturedSettings = Field(TexturedSettings(), description="how meshes are painted")
+    paint: PaintSettings = Field(PaintSettings(), description="what colours are made of")
     stages: tuple[Stage, ...] = Field(
         (Stage(),), min_length=1, description="what is optimised, one after the other"
     )

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from threed.core.errors import InputError
-from threed.settings.base import Settings
+from threed.settings.base import Settings, Share
 
 SURFACE_LOSSES = ("normal_consistency", "laplacian", "sign_changes", "deviation")
 
@@ -37,24 +37,16 @@ class FieldSettings(GridSettings):
     start_levels: int = Field(6, ge=1, description="grids in use at step 0")
     level_every: int = Field(40, ge=1, description="steps until the next grid joins")
     blob_bias: float = Field(
-        10.0, description="added before the softplus: bias * (1 - |x| / blob_radius)"
+        10.0, description="density begins as bias * (1 - |x| / blob_radius), before its softplus"
     )
-    blob_radius: float = Field(0.5, description="radius of that blob, in world units")
-    density_gain: float = Field(5.0, description="density per world unit = gain * softplus")
-    occupancy: int = Field(
-        32, ge=1, description="cells a side of the grid that knows what is empty"
-    )
+    blob_radius: float = Field(0.5, gt=0, description="radius of that blob, in world units")
+    density_gain: float = Field(5.0, gt=0, description="density per world unit = gain * softplus")
+    occupancy: int = Field(32, ge=1, description="cells a side of the grid of what is empty")
     occupancy_every: int = Field(8, ge=1, description="steps between updates of that grid")
-    occupancy_decay: float = Field(
-        0.9, description="share of a cell's remembered density that each update keeps"
-    )
-    occupancy_alpha: float = Field(
-        2e-3, description="a cell is empty if a step through it is less opaque than this"
-    )
+    occupancy_decay: Share = Field(0.9, description="share of a density that an update keeps")
+    occupancy_alpha: Share = Field(2e-3, description="a cell is empty if a step is less opaque")
     samples: int = Field(96, ge=1, description="samples along the unit ball's diameter")
-    background: Literal["white", "learned"] = Field(
-        "white", description="what rays see behind the ball"
-    )
+    background: Literal["white", "learned"] = Field("white", description="what is behind the ball")
 
 
 SHADING = "most of a picture's brightness that a lamp, new each step, decides"
@@ -63,20 +55,12 @@ SHADING = "most of a picture's brightness that a lamp, new each step, decides"
 class SurfaceSettings(Settings):
     """What a Surface is made of."""
 
-    grid: int = Field(64, ge=4, le=256, description="cells a side of the grid that holds the shape")
-    radius: float = Field(
-        0.5,
-        gt=0,
-        lt=1,
-        description="world units, of the ball that it is if nothing comes before it",
-    )
-    shape_lr: float = Field(
-        1.0, ge=0,
-        description="rate of distances, in cells, and moves, as a multiple of the table's lr",
-    )  # fmt: skip
-    shading: float = Field(0.0, ge=0, le=1, description=SHADING)
+    grid: int = Field(64, ge=4, le=256, description="cells a side")
+    radius: float = Field(0.5, gt=0, lt=1, description="world units, of the ball that it begins as")
+    shape_lr: float = Field(1.0, ge=0, description="rate of the shape, as a multiple of lr")
+    shading: Share = Field(0.0, description=SHADING)
     mesher: Literal["tetrahedra", "flexicubes"] = Field(
-        "tetrahedra", description="what turns distances into a mesh; flexicubes needs kaolin"
+        "tetrahedra", description="what makes the mesh; flexicubes needs kaolin"
     )
 
 
@@ -84,10 +68,8 @@ class TexturedSettings(Settings):
     """How a Textured mesh is painted."""
 
     keep_uv: bool = Field(False, description="bake into the mesh's own texture coordinates")
-    shading: float = Field(0.0, ge=0, le=1, description=SHADING)
-    gloss: bool = Field(
-        False, description="learn roughness and metallic as well, from what the lamp shows"
-    )
+    shading: Share = Field(0.0, description=SHADING)
+    gloss: bool = Field(False, description="learn roughness and metallic from what the lamp shows")
 
     @model_validator(mode="after")
     def _check(self) -> TexturedSettings:
@@ -104,5 +86,5 @@ class PaintSettings(GridSettings):
     levels: int = Field(12, ge=1, description="grids of different resolution")
     max_resolution: int = Field(256, ge=1, description="cells a side of the finest grid")
     copy_steps: int = Field(
-        200, ge=0, description="steps of learning the colours of what a stage begins with"
+        200, ge=0, description="steps to learn the colours that a stage begins with"
     )

@@ -10,11 +10,12 @@ from pydantic import Field, model_validator
 from threed.core.errors import InputError
 from threed.core.schedule import Schedule, constant
 from threed.core.words import did_you_mean
-from threed.settings.base import Settings, Within
+from threed.settings.base import Settings, Share, Within
 from threed.settings.scenes import SURFACE_LOSSES
 
 Elevation = Annotated[float, Field(ge=-89, le=89)]
 Angle = Annotated[float, Field(ge=5, le=120)]
+NoiseLevel = Annotated[Schedule, Within(0, 1)]
 Zoom = Annotated[float, Field(ge=0.5, le=4)]
 GuidanceName = Literal["sds", "mvdream", "vsd", "dreamflow", "csd", "nfsd", "ism", "edit"]
 WITH_CRITIC = ("vsd", "dreamflow")  # guidances that train a net of their own
@@ -56,9 +57,7 @@ class CriticSettings(Settings):
     learning_rate: float = Field(1e-4, gt=0, le=1, description="learning rate of its AdamW")
     warmup: int = Field(500, ge=0, description="steps until that rate is reached")
     updates: int = Field(1, ge=1, le=100, description="steps of it a step of the scene")
-    dropout: float = Field(
-        0.1, ge=0, le=1, description="share of groups of views whose camera it is not told"
-    )
+    dropout: Share = Field(0.1, description="share of views whose camera it is not told")
     model: str | None = Field(
         None, description="another backbone of the same latents to adapt; null: the run's own"
     )
@@ -69,25 +68,17 @@ class EditSettings(Settings):
 
     views: int = Field(24, ge=1, le=1000, description="pictures of it, from all around")
     every: int = Field(10, ge=1, description="steps from the edit of a picture to the next")
-    passes: int = Field(
-        20, ge=1, le=1000, description="passes of an edit that began with noise alone"
-    )
-    image_scale: float = Field(
-        1.5, ge=0, le=1000, description="guidance towards what the picture was"
-    )
+    passes: int = Field(20, ge=1, le=1000, description="steps of an edit that began as noise")
+    image_scale: float = Field(1.5, ge=0, le=1000, description="guidance towards the old picture")
 
 
 class Stage(Settings):
     """One optimisation of one scene."""
 
     scene: Literal["field", "surface", "textured"] = Field("field", description="what is optimised")
-    backbone: str | None = Field(
-        None, description="what guides this stage; null: the run's own backbone"
-    )
+    backbone: str | None = Field(None, description="what guides; null: the run's own backbone")
     steps: int = Field(400, ge=1, le=1_000_000, description="optimisation steps")
-    particles: int = Field(
-        1, ge=1, le=16, description="scenes that take turns; they share the critic"
-    )
+    particles: int = Field(1, ge=1, le=16, description="scenes that learn with one critic")
     batch: int = Field(4, ge=1, le=256, description="views a step")
     resolution: Annotated[Schedule, Within(8, 2048)] = Field(
         constant(64), description="pixels a side of a view, by step"
@@ -102,33 +93,23 @@ class Stage(Settings):
     guidance_scale: float = Field(
         10.0, ge=0, le=1000, description="guidance towards the prompt; 1 is unguided"
     )
-    t_min: Annotated[Schedule, Within(0, 1)] = Field(
-        constant(0.02), description="least noise level, by step"
-    )
-    t_max: Annotated[Schedule, Within(0, 1)] = Field(
-        constant(0.98), description="greatest noise level, by step"
-    )
-    rescale: float = Field(
-        0.5, ge=0, le=1, description="how far guided x0 gets the spread of unguided x0"
-    )
+    t_min: NoiseLevel = Field(constant(0.02), description="least noise level, by step")
+    t_max: NoiseLevel = Field(constant(0.98), description="greatest noise level, by step")
+    rescale: Share = Field(0.5, description="how far to give x0 its unguided spread")
     weighting: Literal["sigma2", "uniform", "x0"] = Field(
-        "x0", description="weight of noise levels (not in dreamflow)"
+        "x0", description="weight of each noise level, but for dreamflow"
     )
     grad_clip: Annotated[Schedule, Within(above=0)] | None = Field(
         None, description="greatest norm of the latents' gradient, by step; null: no limit"
     )
-    noise_levels: int = Field(
-        100, ge=1, le=1000, description="noise levels from t_max to t_min (dreamflow only)"
-    )
+    noise_levels: int = Field(100, ge=1, le=1000, description="how many, for dreamflow alone")
     critic: CriticSettings = Field(CriticSettings(), description="what learns how renders look")
     edit: EditSettings = Field(EditSettings(), description="how pictures are edited")
     view_words: bool = Field(True, description='add "front view" and the like to the prompt')
     view_blend: Literal["nearest", "linear", "perp_neg"] = Field(
         "nearest", description="how a view between two words is told of both"
     )
-    random_background: float = Field(
-        0.5, ge=0, le=1, description="share of steps with a random colour behind the scene"
-    )
+    random_background: Share = Field(0.5, description="share of steps before a random colour")
     losses: Mapping[str, Schedule] = Field({}, description="weights of losses, by name")
     cameras: CameraSettings = Field(CameraSettings(), description="where cameras stand")
 

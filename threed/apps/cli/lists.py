@@ -87,8 +87,8 @@ def _toybox() -> list[dict[str, Any]]:
 
 
 def _settings() -> list[dict[str, Any]]:
-    from threed.settings.base import describe
     from threed.settings.run import Run
+    from threed.settings.schema import describe
 
     return [{"setting": item.name, "default": json.dumps(item.default), "takes": item.allowed,
              "meaning": item.meaning} for item in describe(Run)]  # fmt: skip

@@ -9,9 +9,10 @@ import pytest
 
 from threed.core.errors import InputError
 from threed.core.schedule import Schedule
-from threed.settings.base import describe, replace
+from threed.settings.base import replace
 from threed.settings.presets import load_run, parse_run, preset_for, presets
 from threed.settings.run import Run
+from threed.settings.schema import describe
 from threed.settings.stage import CameraSettings, Stage
 
 
@@ -139,7 +140,7 @@ def test_a_name_that_means_two_settings_is_asked_about(tmp_path: Path) -> None:
         ("stages: [{stepz: 1}]", "stages.0.stepz: no such setting; did you mean 'steps'"),
         ("stages: [5]", "x.yaml: stages.0 must be a mapping of settings, got 5"),
         ("stages: 5", "stages must be a list of at least 1, each a mapping of settings, got 5"),
-        ("- 1", r"x.yaml: the settings must be a mapping of names to values, got \[1\]"),
+        ("- 1", r"x.yaml: settings must be a mapping of names to values, got \[1\]"),
         ("seed: 1\nseed: 2", "'seed' is said twice"),
         ("seed: [", "not YAML"),
         ("a: &a 1\nb: *a", "anchors and aliases"),
