@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -265,3 +266,33 @@ def test_every_test_has_a_row_and_long_ones_are_cut(tmp_path: Path) -> None:
         ("test_it.py::test_none", "skipped", "no device"),
         ("test_it.py::test_set_up", "failed", "OSError: no file"),
     ]
+
+
+def test_the_default_command_is_set_beside_its_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[tuple[str, ...]] = []
+
+    def threed(*words: str) -> str:
+        lines.append(words)
+        if "--plan" not in words:
+            folder = Path(words[words.index("--out") + 1])
+            folder.mkdir()
+            rows = [
+                {"step": 1, "memory_mb": 512.0},
+                {"step": 9, "memory_mb": 256.0},
+                {"event": "x"},
+            ]
+            write(folder, "log", *rows)
+        return json.dumps({"peak": 2**30})
+
+    monkeypatch.setattr(gpu_parts, "threed", threed)
+    asked = argparse.Namespace(device="cuda", quick=False, json=tmp_path / "default.jsonl")
+    assert gpu_parts.default(asked) == 0
+    (row,) = rows_of(asked.json)
+    assert row.pop("seconds") is not None
+    command = 'threed generate "a red mug"'
+    assert row == {"command": command, "steps": 2, "taken": 0.5, "planned": 1.0}
+    common = ("generate", "a red mug", "--device", "cuda", "--json")
+    assert lines[0] == (*common, "--plan")
+    assert lines[1][:-1] == (*common, "--out")
