@@ -157,9 +157,7 @@ def _solid(mesh: Mesh) -> Mesh:
     keep = (a != b) & (b != c) & (c != a)
     rows = mesh.faces.sort(1).values
     _, index = torch.unique(rows, dim=0, return_inverse=True)
-    first = torch.full((int(index.max()) + 1,), len(rows))
-    first = first.scatter_reduce(0, index, torch.arange(len(rows)), "amin")
-    keep &= first[index] == torch.arange(len(rows))
+    keep &= topology.first_places(index)[index] == torch.arange(len(rows))
     return compact(mesh, keep)
 
 

@@ -87,6 +87,22 @@ def volumes(mesh: Mesh) -> Tensor:
     return sixfold / 6
 
 
+def first_places(index: Tensor) -> Tensor:
+    """[C] where each of the numbers 0..C - 1 stands first in an index [N]."""
+    first = torch.full((int(index.max()) + 1,), len(index))
+    return first.scatter_reduce(0, index, torch.arange(len(index)), "amin")
+
+
+def find_distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the different rows [C, K] of rows [N, K], and the place [N] of each row among them.
+
+    They come in the order of their first appearance.
+    """
+    values, index = torch.unique(rows, dim=0, return_inverse=True)
+    order = first_places(index).argsort()
+    return values[order], order.argsort()[index]
+
+
 def boundary_loops(faces: Tensor, edges: Edges) -> list[list[int]]:
     """The holes: closed walks over open edges, in the direction that faces filling them need."""
     row, side = edges.open[edges.of_face].nonzero(as_tuple=True)
