@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import xatlas
 
-from exporters.charts import Charts, Floats, Ints
+from exporters.charts import Charts, Floats
 from exporters.mapping import find_doubles
+from exporters.topology import Ints
 from threed.core.mesh import Mesh, flip_v
 
 PADDING = 4  # texels between charts: what bilinear look-ups and two mip levels need
