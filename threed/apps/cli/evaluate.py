@@ -17,6 +17,7 @@ import numpy as np
 import typer
 
 from threed.apps.cli.show import Display, complain, say
+from threed.core import files
 from threed.core.errors import InputError
 
 VIEWS = 8  # of the turntable that is judged
@@ -113,9 +114,7 @@ def evaluate_one(
         psnr_db=round(float(report["psnr"]), 2),
         iou=round(float(report["iou"]), 4),
     )
-    aside = verdict.with_suffix(".part")
-    aside.write_text(json.dumps(asdict(row)))
-    aside.replace(verdict)
+    files.write(verdict, json.dumps(asdict(row)).encode())
     return row
 
 
