@@ -213,7 +213,7 @@ def repair_file(source: Path, target: Path, wish: Mending) -> Mended:
 
     A mesh that nothing is wrong with is written as it is. InputError for files as in `export_file`.
     """
-    exporters.writer(target)
+    exporters.find_writer(target)
     done = mend(load_file(source), wish)
     exporters.save(done.mesh, target, extras={"source": source.name})
     return done
