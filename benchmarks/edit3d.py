@@ -16,7 +16,7 @@ import torch
 
 import exporters
 from benchmarks.common import show
-from exporters.load import load
+from exporters import load
 from renderers.raster import render_mesh
 from tests.toys import toy
 from threed.core.cameras import orbit

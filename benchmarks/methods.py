@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.common import head, row
-from exporters.load import load
+from exporters import load
 from renderers.raster import render_mesh
 from threed.apps.cli.evaluate import (
     Row,

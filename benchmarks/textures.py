@@ -17,8 +17,8 @@ import trimesh
 
 import exporters
 from benchmarks.common import head, row
-from exporters.load import load
-from exporters.pictures import framed
+from exporters import load
+from exporters.pictures import fit_ball
 from threed.apps.cli.evaluate import judge_mesh
 from threed.apps.cli.show import complain, say
 from threed.runs.folder import RunFolder
@@ -59,7 +59,7 @@ def reads(glb: Path, color: str, finish: str) -> bool:
     """Whether the judge sees the colour on it."""
     with tempfile.TemporaryDirectory() as place:
         near = Path(place) / "near.glb"  # the judge's cameras look at the unit ball
-        exporters.save(framed(load(glb)), near)
+        exporters.save(fit_ball(load(glb)), near)
         return bool(judge_mesh(near, KIND, color, finish)["color"])
 
 

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exporters import pictures, topology, video
-from exporters.load import load
+from exporters import load, pictures, topology, video
 from renderers.film import film, texels_a_pixel
 from renderers.raster import render_mesh
 from threed.core.cameras import Cameras, orbit
@@ -63,13 +62,13 @@ def likeness(mesh: Mesh, size: int, finer: int = 8) -> tuple[float, float, float
 def main() -> None:
     """Print the costs of the mesh in the file that is the only argument."""
     mesh = load(Path(sys.argv[1]))
-    framed = pictures.framed(mesh)
+    framed = pictures.fit_ball(mesh)
     solid = topology.is_solid(mesh)
     fast = cost(lambda c: film(framed, c, background=BACKGROUND, look="shaded", solid=solid))
     slow = cost(lambda c: by_render_mesh(framed, c))
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        video.turntable(mesh, Path(folder) / "turntable.mp4")
+        video.save_turntable(mesh, Path(folder) / "turntable.mp4")
     whole = time.process_time() - began
     sys.stdout.write(
         f"{len(mesh.faces):,} faces at {SIZE}²: film {1000 * fast:.1f} ms a frame, render_mesh "

@@ -1,6 +1,6 @@
-"""From a mesh to files: repairs, texture maps, formats, pictures, reports.
+"""From a mesh to files and back: repairs, texture maps, formats, pictures, reports.
 
-Importing the package is cheap; a writer is loaded when it is used.
+Importing the package is cheap; the module of a format is loaded when it is used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ WRITERS = {
     ".stl": "exporters.stl",
     ".usdz": "exporters.usdz",
 }
+# suffix -> module with find_problem(content) and read(content, path)
+READERS = {
+    ".glb": "exporters.glb",
+    ".obj": "exporters.obj",
+    ".ply": "exporters.ply",
+    ".stl": "exporters.stl",
+}
 
 
 def save(mesh: Mesh, path: Path, *, extras: Mapping[str, str | int | float] | None = None) -> None:
@@ -29,15 +36,37 @@ def save(mesh: Mesh, path: Path, *, extras: Mapping[str, str | int | float] | No
     `extras` say where the mesh comes from, as far as the format has room. InputError for a suffix
     that is not in WRITERS, and for a place that cannot be written to.
     """
-    importlib.import_module(writer(path)).save(mesh, path, extras or {})
+    importlib.import_module(find_writer(path)).save(mesh, path, extras or {})
 
 
-def writer(path: Path) -> str:
-    """The module that writes such a file; InputError if there is none."""
+def load(path: Path) -> Mesh:
+    """Read the mesh in a GLB, OBJ, PLY or STL file; z up with its front at +x.
+
+    A scene of several parts becomes one mesh. Files that the mesh file names are read from its own
+    folder only. InputError, with the path and the reason, for a file that is missing, too large,
+    truncated, empty, or not what its name says.
+    """
+    from exporters.parse import read_file
+    from threed.core.errors import InputError
+
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        names = ", ".join(READERS)
+        raise InputError(f"cannot read {path}: its name must end in one of {names}")
+    form, content = importlib.import_module(READERS[suffix]), read_file(path)
+    problem = form.find_problem(content)
+    if problem is not None:
+        raise InputError(f"{path} is not a whole {suffix[1:].upper()} file: {problem}")
+    mesh: Mesh = form.read(content, path)
+    return mesh
+
+
+def find_writer(path: Path) -> str:
+    """Name the module that writes such a file; InputError if there is none."""
     from threed.core.errors import InputError
 
     module = WRITERS.get(path.suffix.lower())
     if module is None:
-        raise InputError(f"cannot write {path.name!r}: its name must end in one of "
-                         f"{', '.join(WRITERS)}")  # fmt: skip
+        names = ", ".join(WRITERS)
+        raise InputError(f"cannot write {path.name!r}: its name must end in one of {names}")
     return module

@@ -12,20 +12,20 @@ from torch import Tensor
 
 
 def to_y_up(v: Tensor) -> Tensor:
-    """Points or directions [N, 3], ours to glTF's and OBJ's."""
+    """Turn points or directions [N, 3] from our axes to those of glTF and OBJ."""
     return v[:, [1, 2, 0]]
 
 
 def from_y_up(v: Tensor) -> Tensor:
-    """The way back."""
+    """Turn points or directions [N, 3] from the axes of glTF and OBJ to ours."""
     return v[:, [2, 0, 1]]
 
 
 def to_z_up(v: Tensor) -> Tensor:
-    """Points or directions [N, 3], ours to PLY's and STL's."""
+    """Turn points or directions [N, 3] from our axes to those of PLY and STL."""
     return torch.stack([v[:, 1], -v[:, 0], v[:, 2]], 1)
 
 
 def from_z_up(v: Tensor) -> Tensor:
-    """The way back."""
+    """Turn points or directions [N, 3] from the axes of PLY and STL to ours."""
     return torch.stack([-v[:, 1], v[:, 0], v[:, 2]], 1)

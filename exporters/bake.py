@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.ndimage import distance_transform_edt
@@ -21,7 +21,7 @@ SurfaceColor = Callable[[Tensor, Tensor], Tensor]
 
 
 def bake(mesh: Mesh, color: SurfaceColor, size: int = 1024) -> Mesh:
-    """The mesh with an albedo texture, size² texels, that shows what `color` says of its surface.
+    """Give the mesh an albedo texture, size² texels, that shows what `color` says of its surface.
 
     InputError for a size out of SIZES; ValueError for a mesh without uv.
     """
@@ -29,7 +29,7 @@ def bake(mesh: Mesh, color: SurfaceColor, size: int = 1024) -> Mesh:
 
 
 def bake_gloss(mesh: Mesh, gloss: SurfaceColor, size: int = 1024) -> Mesh:
-    """The mesh with a map of the roughness and metallic [N, 2] that `gloss` says of its surface.
+    """Give the mesh a map of the roughness and metallic [N, 2] that `gloss` says of its surface.
 
     Errors as from `bake`.
     """
@@ -45,37 +45,58 @@ def bake_gloss(mesh: Mesh, gloss: SurfaceColor, size: int = 1024) -> Mesh:
 
 @torch.no_grad()
 def paint(mesh: Mesh, color: SurfaceColor, size: int) -> Tensor:
-    """[size, size, 3] what `color` says of the surface, on the mesh's map.
+    """Paint what `color` says of the surface on the mesh's map: [size, size, 3].
 
-    Texels between the charts take the colour of the nearest chart, so that neither bilinear look-up
-    nor mip-mapping ever shows a background. Errors as from `bake`.
+    Errors as from `bake`.
     """
-    if mesh.uv is None or mesh.uv_faces is None:
-        raise ValueError("unwrap a mesh before it is baked")
     if not SIZES[0] <= size <= SIZES[1]:
-        raise InputError(f"the texture must have {SIZES[0]} to {SIZES[1]} texels a side, "
-                         f"got {size}")  # fmt: skip
-    buffer = rasterize_uv(mesh.uv, mesh.uv_faces, size)
-    row, column = torch.nonzero(buffer[0, ..., 3] > 0, as_tuple=True)
-    hits = buffer[:, row, column][:, :, None]
+        low, high = SIZES
+        raise InputError(f"the texture must have {low} to {high} texels a side, got {size}")
+    texels = find_texels(mesh, size)
     surface = torch.cat([mesh.vertices, mesh.vertex_normals()], 1)
-    place, normal = torch.split(interpolate(surface, hits, mesh.faces)[0, :, 0], 3, -1)
+    place, normal = torch.split(interpolate(surface, texels.hits, mesh.faces)[0, :, 0], 3, -1)
     normal = F.normalize(normal, dim=-1)
     pieces = zip(torch.split(place, PIECE), torch.split(normal, PIECE))
     painted = torch.cat([color(p, n).float().cpu() for p, n in pieces])
-    image = torch.zeros(size, size, 3)
-    image[row, column] = painted.clamp(0, 1)
-    return spread(image, buffer[0, ..., 3] > 0)
+    return texels.fill(painted.clamp(0, 1))
+
+
+@dataclass(frozen=True)
+class Texels:
+    """The N texels of a texture that show the surface of a mesh."""
+
+    known: Tensor  # [size, size] bool: which of all texels they are
+    hits: Tensor  # [1, N, 1, 4] what each shows: entries of a rasterize buffer
+
+    def fill(self, values: Tensor) -> Tensor:
+        """Make an image [size, size, C] of the texels' values [N, C].
+
+        Texels between the charts take the value of the nearest chart, so that neither bilinear
+        look-up nor mip-mapping ever shows a background.
+        """
+        image = torch.zeros(*self.known.shape, values.shape[1])
+        image[self.known] = values
+        return spread(image, self.known)
+
+
+def find_texels(mesh: Mesh, size: int) -> Texels:
+    """Find the texels of a texture, size² of them, that show a mesh; ValueError without uv."""
+    buffer = rasterize_uv(*mesh.opengl_map(), size)
+    known = buffer[0, ..., 3] > 0
+    return Texels(known, buffer[:, known][:, :, None])
 
 
 def rasterize_uv(uv: Tensor, uv_faces: Tensor, size: int) -> Tensor:
-    """[1, size, size, 4] which face of the map lies at each texel's centre: a rasterize buffer."""
+    """Find the face of a map at each texel's centre: a rasterize buffer [1, size, size, 4].
+
+    uv [T, 2], v upwards, and faces [F, 3] into them.
+    """
     clip = F.pad(F.pad(uv * 2 - 1, (0, 1)), (0, 1), value=1.0)
     return rasterize(clip[None], uv_faces, (size, size))
 
 
 def spread(image: Tensor, known: Tensor) -> Tensor:
-    """The image [H, W, C] with every pixel that is not `known` [H, W] like the nearest that is."""
+    """Give every pixel of an image [H, W, C] that is not `known` [H, W] the nearest one's value."""
     if not bool(known.any()):
         return image
     nearest = distance_transform_edt(~known.numpy(), return_distances=False, return_indices=True)

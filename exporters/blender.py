@@ -12,12 +12,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from exporters import files
+from threed.core import files
 from threed.core.errors import InputError
 
 VARIABLE = "THREED_BLENDER_PYTHON"
@@ -44,8 +43,8 @@ class Picture:
         """InputError for a name that is no PNG, and for numbers out of their ranges."""
         if self.path.suffix.lower() != ".png":
             raise InputError(f"the picture's name must end in .png, got {self.path.name!r}")
-        for name, low, high in (("size", 8, 8192), ("samples", 1, 65536),
-                                ("elevation_deg", -90, 90)):  # fmt: skip
+        ranges = {"size": (8, 8192), "samples": (1, 65536), "elevation_deg": (-90, 90)}
+        for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InputError(f"{name} must be in {low}..{high}, got {value}")
@@ -61,21 +60,23 @@ class Seen:
     high: tuple[float, float, float]
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """Say the same for people."""
         size = " × ".join(f"{b - a:.3g}" for a, b in zip(self.low, self.high))
         lines = [f"Blender {self.blender}, {size} units (x, y, z)"]
         for thing in self.objects:
-            lines.append(f"{thing['name']}: {thing['vertices']:,} vertices, "
-                         f"{thing['faces']:,} faces, {thing['uv_maps']} UV maps")  # fmt: skip
+            counts = f"{thing['vertices']:,} vertices, {thing['faces']:,} faces"
+            lines.append(f"{thing['name']}: {counts}, {thing['uv_maps']} UV maps")
             for material in thing["materials"]:
-                lines += [f"  {material['name']}: {' and '.join(image['feeds'])} from "
-                          f"{image['name']}, {image['size'][0]} × {image['size'][1]}, "
-                          f"{image['color_space']}" for image in material["images"]]  # fmt: skip
+                for image in material["images"]:
+                    width, height = image["size"]
+                    feeds, about = " and ".join(image["feeds"]), f"{width} × {height}"
+                    source = f"{image['name']}, {about}, {image['color_space']}"
+                    lines.append(f"  {material['name']}: {feeds} from {source}")
         return lines
 
 
-def find() -> list[str] | None:
-    """The command that runs a script in Blender, or None.
+def find_blender() -> list[str] | None:
+    """Find the command that runs a script in Blender; None if there is none.
 
     The Python that THREED_BLENDER_PYTHON names; else `blender` on the PATH; else this Python, if
     bpy is installed beside threed. InputError if the variable names no program.
@@ -88,8 +89,8 @@ def find() -> list[str] | None:
         return [program, str(SCRIPT)]
     program = shutil.which("blender")
     if program is not None:
-        return [program, "--background", "--factory-startup", "--python-exit-code", "1",
-                "--python", str(SCRIPT), "--"]  # fmt: skip
+        quiet = ["--background", "--factory-startup", "--python-exit-code", "1"]
+        return [program, *quiet, "--python", str(SCRIPT), "--"]
     if importlib.util.find_spec("bpy") is not None:
         return [sys.executable, str(SCRIPT)]
     return None
@@ -101,28 +102,22 @@ def look(source: Path, picture: Picture | None = None) -> Seen:
     The object fills the picture whatever its size. InputError where Blender is not found, fails on
     the file, or where the picture cannot be written.
     """
-    command = find()
+    command = find_blender()
     if command is None:
         raise InputError(HOW)
     if source.suffix.lower() not in READS:
         raise InputError(f"Blender is shown {', '.join(READS)} here, not {source.name!r}")
     if not source.is_file():
         raise InputError(f"cannot read {source}: no such file")
+    asked = {"source": str(source.resolve()), "picture": None}
     if picture is None:
-        return _run(command, source, None, None)
-    with files.aside(picture.path) as part, tempfile.TemporaryDirectory() as folder:
-        # Blender adds .png to a name that ends otherwise
-        drawn = Path(folder) / "picture.png"
-        seen = _run(command, source, picture, drawn)
-        part.write_bytes(drawn.read_bytes())
-    return seen
+        return _run(command, source, asked)
+    with files.write_aside(picture.path.resolve()) as part:
+        return _run(command, source, asked | {"picture": asdict(picture) | {"path": str(part)}})
 
 
-def _run(command: list[str], source: Path, picture: Picture | None, drawn: Path | None) -> Seen:
-    asked: dict[str, Any] = {"source": str(source.resolve()), "render": drawn and str(drawn)}
-    if picture is not None:
-        for name in ("size", "samples", "azimuth_deg", "elevation_deg"):
-            asked[name] = getattr(picture, name)
+def _run(command: list[str], source: Path, asked: dict[str, Any]) -> Seen:
+    """Run the script in Blender and read its answer; InputError where it fails on the file."""
     done = subprocess.run(
         [*command, json.dumps(asked)], capture_output=True, text=True, check=False
     )

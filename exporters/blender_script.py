@@ -30,23 +30,23 @@ def load(path: str) -> None:
 
 
 def meshes() -> list[Any]:
-    """The mesh objects of the scene."""
+    """List the mesh objects of the scene."""
     return [thing for thing in bpy.context.scene.objects if thing.type == "MESH"]
 
 
 def points() -> list[Any]:
-    """Every vertex, in Blender's world."""
+    """List every vertex, in Blender's world."""
     return [thing.matrix_world @ v.co for thing in meshes() for v in thing.data.vertices]
 
 
 def bounds() -> list[list[float]]:
-    """The lower and the upper corner of everything, in Blender's world."""
+    """Find the lower and the upper corner of everything, in Blender's world."""
     every = points()
     return [[pick(point[k] for point in every) for k in range(3)] for pick in (min, max)]
 
 
-def described(thing: Any) -> dict[str, Any]:
-    """A mesh object as data."""
+def describe_object(thing: Any) -> dict[str, Any]:
+    """Say as data what a mesh object is."""
     data = thing.data
     return {
         "name": thing.name,
@@ -55,50 +55,48 @@ def described(thing: Any) -> dict[str, Any]:
         "uv_maps": len(data.uv_layers),
         "color_attributes": len(data.color_attributes),
         "custom_normals": bool(data.has_custom_normals),
-        "materials": [material(m) for m in data.materials if m is not None],
+        "materials": [describe_material(m) for m in data.materials if m is not None],
     }
 
 
-def material(source: Any) -> dict[str, Any]:
-    """A material as data: its pictures, each with the input of the surface that it ends in."""
+def describe_material(source: Any) -> dict[str, Any]:
+    """Say as data what a material is: its pictures, each with the inputs that it feeds."""
     tree = source.node_tree
     pictures = [node for node in tree.nodes if node.type == "TEX_IMAGE" and node.image]
     surface = next((node for node in tree.nodes if node.type == "BSDF_PRINCIPLED"), None)
     values = {}
-    if surface is not None:
-        for name in ("Metallic", "Roughness"):
-            socket = surface.inputs[name]
-            values[name] = None if socket.is_linked else socket.default_value
+    for name in ("Metallic", "Roughness"):
+        socket = None if surface is None else surface.inputs[name]
+        values[name.lower()] = None if socket is None or socket.is_linked else socket.default_value
     return {
         "name": source.name,
-        "metallic": values.get("Metallic"),
-        "roughness": values.get("Roughness"),
+        **values,
         "images": [
             {
                 "name": node.image.name,
                 "size": list(node.image.size),
                 "color_space": node.image.colorspace_settings.name,
-                "feeds": sorted(fed(node)),
+                "feeds": sorted(find_inputs(node)),
             }
             for node in pictures
         ],
     }
 
 
-def fed(node: Any) -> set[str]:
-    """Names of the surface's inputs that a node's outputs lead to."""
+def find_inputs(node: Any) -> set[str]:
+    """Find the names of the surface's inputs that a node's outputs lead to."""
     found = set()
     for output in node.outputs:
         for link in output.links:
             if link.to_node.type == "BSDF_PRINCIPLED":
                 found.add(link.to_socket.name)
             elif link.to_node.type != "OUTPUT_MATERIAL":
-                found |= fed(link.to_node)
+                found |= find_inputs(link.to_node)
     return found
 
 
-def look(azimuth_deg: float, elevation_deg: float) -> None:
-    """A camera that everything just fits into; azimuth 0 is Blender's front view, from -y."""
+def add_camera(azimuth_deg: float, elevation_deg: float) -> None:
+    """Add a camera that everything just fits into; azimuth 0 is Blender's front view, from -y."""
     scene = bpy.context.scene
     low, high = (Vector(corner) for corner in bounds())
     middle = (low + high) / 2
@@ -114,9 +112,14 @@ def look(azimuth_deg: float, elevation_deg: float) -> None:
     lens.clip_start, lens.clip_end = radius / 100, radius * 100
     scene.collection.objects.link(camera)
     scene.camera = camera
+
+
+def add_lights() -> None:
+    """Add a lamp beside the camera, and a white sky."""
+    scene = bpy.context.scene
     lamp = bpy.data.objects.new("lamp", bpy.data.lights.new("lamp", "SUN"))
     lamp.data.energy = 1.3  # with the sky, a white surface is just white where it faces the lamp
-    lamp.rotation_euler = camera.rotation_euler
+    lamp.rotation_euler = scene.camera.rotation_euler
     lamp.rotation_euler.rotate_axis("X", math.radians(-35))
     lamp.rotation_euler.rotate_axis("Y", math.radians(-25))
     scene.collection.objects.link(lamp)
@@ -152,12 +155,14 @@ def main() -> None:
     load(asked["source"])
     found = {
         "blender": bpy.app.version_string,
-        "objects": [described(thing) for thing in meshes()],
+        "objects": [describe_object(thing) for thing in meshes()],
         "bounds": bounds(),
     }
-    if asked["render"] is not None:
-        look(asked["azimuth_deg"], asked["elevation_deg"])
-        draw(asked["render"], asked["size"], asked["samples"])
+    picture = asked["picture"]
+    if picture is not None:
+        add_camera(picture["azimuth_deg"], picture["elevation_deg"])
+        add_lights()
+        draw(picture["path"], picture["size"], picture["samples"])
     sys.stdout.write(f"\n{MARK}{json.dumps(found)}\n")
 
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from exporters.bake import bake, paint
 from exporters.clean import weld
 from exporters.normals import bake_normals
-from exporters.report import MAPS
 from exporters.simplify import simplify
 from exporters.transfer import Skin
 from exporters.unwrap import unwrap
@@ -21,33 +20,34 @@ from threed.core.mesh import Material, Mesh
 TEXTURE = 1024  # texels a side of the texture of a mesh that had none, where none is asked for
 
 
-def fit(mesh: Mesh, budget: Budget | None = None, lods: int = 0) -> list[Mesh]:
-    """A mesh within a budget, and `lods` coarser copies of it; no budget is all there is.
+def fit_budget(mesh: Mesh, budget: Budget | None = None, lods: int = 0) -> list[Mesh]:
+    """Fit a mesh into a budget, and make `lods` coarser copies of it; no budget is all there is.
 
     Where it has few enough faces, the mesh keeps them and its map, and only its pictures shrink.
     Otherwise the results have a map of their own, onto which its colours and its other pictures are
     carried over, and, where that shows, the shape that it loses. InputError as from `levels`.
     """
-    budget, pictures = budget or Budget(), _pictures(mesh.material).values()
-    own = max((max(image.shape[:2]) for image in pictures), default=budget.texture or TEXTURE)
+    budget = budget or Budget()
+    sides = [max(image.shape[:2]) for image in mesh.material.maps().values()]
+    own = max(sides, default=budget.texture or TEXTURE)
     faces = min(len(mesh.faces), budget.faces or len(mesh.faces))
     wanted = levels(faces, min(own, budget.texture or own), lods)
     fitted, skin = [], None
     for level in wanted:
         if level.faces == len(mesh.faces):
-            fitted.append(_smaller_pictures(mesh, level.texture))
+            fitted.append(_shrink_pictures(mesh, level.texture))
             continue
         skin = skin or Skin(mesh)
-        fitted.append(_copy(skin, level))
+        fitted.append(_make_copy(skin, level))
     return fitted
 
 
-def _copy(skin: Skin, level: Level) -> Mesh:
-    """A mesh with fewer faces that shows what another one does."""
+def _make_copy(skin: Skin, level: Level) -> Mesh:
+    """Make a mesh with fewer faces that shows what that of the skin does."""
     source, own, texture = skin.mesh, skin.mesh.material, level.texture
     mesh = simplify(weld(Mesh(source.vertices, source.faces)), level.faces)
     mesh = replace(mesh, material=Material(metallic=own.metallic, roughness=own.roughness))
-    if source.colors is None and not _pictures(own):
+    if source.colors is None and not own.maps():
         return mesh
     return bake_normals(painted(unwrap(mesh, texture), skin, texture), skin, texture)
 
@@ -67,21 +67,15 @@ def painted(mesh: Mesh, skin: Skin, texture: int) -> Mesh:
     return mesh
 
 
-def _smaller_pictures(mesh: Mesh, texture: int) -> Mesh:
-    """The mesh with pictures of at most that many texels a side."""
+def _shrink_pictures(mesh: Mesh, texture: int) -> Mesh:
+    """Shrink the pictures of a mesh to at most that many texels a side."""
 
-    def shrunk(image: Tensor) -> Tensor:
+    def shrink(image: Tensor) -> Tensor:
         scale = texture / max(image.shape[:2])
         if scale >= 1:
             return image
         size = [max(1, round(side * scale)) for side in image.shape[:2]]
         return F.interpolate(image.permute(2, 0, 1)[None], size, mode="area")[0].permute(1, 2, 0)
 
-    maps: dict[str, Any] = {k: shrunk(image) for k, image in _pictures(mesh.material).items()}
+    maps: dict[str, Any] = {name: shrink(image) for name, image in mesh.material.maps().items()}
     return replace(mesh, material=replace(mesh.material, **maps))
-
-
-def _pictures(material: Material) -> dict[str, Tensor]:
-    """The pictures that a material has, by name."""
-    named = {name: getattr(material, name) for name in MAPS}
-    return {name: image for name, image in named.items() if image is not None}

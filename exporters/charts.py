@@ -13,15 +13,14 @@ import math
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_matrix
 from torch.nn import functional as F
 
 from exporters import topology
+from exporters.topology import Ints
 from threed.core.mesh import Mesh
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 DIRECTIONS = np.concatenate([np.eye(3), -np.eye(3)])
 FACING = 0.15  # cosine to its chart's direction below which a face would be drawn too thin
 ROUNDS = 8  # of asking the neighbours
@@ -37,21 +36,20 @@ class Charts:
         self.corners = torch.stack([a, b, c], 1).numpy()  # [F, 3, 3]
         self.area: Floats = cross.norm(dim=-1).numpy() / 2
         self.normal: Floats = F.normalize(cross, dim=-1).numpy()
-        self.pairs = _neighbours(mesh)  # [P, 2] faces that share an edge
-        self.label: Ints = self._pieces(self._by_direction())
+        self.pairs = _find_neighbours(mesh)  # [P, 2] faces that share an edge
+        self.label: Ints = self._number_pieces(self._pick_directions())
         self._join_small()
         for _ in range(3):
-            if not self.split(self._turned_away()):
+            if not self.split(self._find_turned_away()):
                 break
-        self.split(self._turned_away(), apart=True)
+        self.split(self._find_turned_away(), apart=True)
 
     def directions(self) -> Floats:
         """[C, 3] unit vectors that the charts are seen along: their mean normals."""
         total = np.zeros((self.label.max() + 1, 3))
         np.add.at(total, self.label, self.normal * self.area[:, None] + 1e-12 * self.normal)
         length = np.linalg.norm(total, axis=1, keepdims=True)
-        ahead: Floats = total / np.maximum(length, 1e-30)
-        return ahead
+        return np.asarray(total / np.maximum(length, 1e-30))
 
     def flat(self) -> Floats:
         """[F, 3, 2] the corners on their charts' planes, world units, faces counter-clockwise."""
@@ -64,11 +62,10 @@ class Charts:
         aside /= np.linalg.norm(aside, axis=1, keepdims=True)
         up = np.cross(ahead, aside)
         frame = np.stack([aside, up], 1)[self.label]  # [F, 2, 3]
-        flat: Floats = np.einsum("fij,fkj->fki", frame, self.corners)
-        return flat
+        return np.asarray(np.einsum("fij,fkj->fki", frame, self.corners))
 
     def spread(self) -> Floats:
-        """[F, 3, 2] like `flat`, every chart moved to a cell of its own in a grid.
+        """Move every chart of `flat` to a cell of its own in a grid: [F, 3, 2].
 
         xatlas takes corners at one place for one corner, whichever charts they belong to.
         """
@@ -78,8 +75,7 @@ class Charts:
         flat = flat - low[self.label][:, None]
         side = math.ceil(math.sqrt(count))
         cell = np.stack([np.arange(count) % side, np.arange(count) // side], 1)
-        spread: Floats = flat + 1.01 * flat.max() * cell[self.label][:, None]
-        return spread
+        return np.asarray(flat + 1.01 * flat.max() * cell[self.label][:, None])
 
     def flat_area(self) -> float:
         """World units² of all charts together."""
@@ -97,10 +93,10 @@ class Charts:
         similar = (self.normal[self.pairs[:, 0]] * self.normal[self.pairs[:, 1]]).sum(1) > 0.5
         chosen = np.zeros(len(self.label), bool)
         chosen[faces] = True
-        self.label = self._pieces(group, similar | ~chosen[self.pairs].all(1))
+        self.label = self._number_pieces(group, similar | ~chosen[self.pairs].all(1))
         return True
 
-    def _by_direction(self) -> Ints:
+    def _pick_directions(self) -> Ints:
         """[F] which of DIRECTIONS each face goes to."""
         count = len(self.area)
         ones = np.ones(len(self.pairs))
@@ -119,17 +115,12 @@ class Charts:
             choice = (own + 0.4 * votes).argmax(1)
         return choice
 
-    def _pieces(self, group: Ints, joined: npt.NDArray[np.bool_] | None = None) -> Ints:
+    def _number_pieces(self, group: Ints, joined: npt.NDArray[np.bool_] | None = None) -> Ints:
         """[F] a number for each connected piece of a group, in the order of its first face."""
         same = group[self.pairs[:, 0]] == group[self.pairs[:, 1]]
         if joined is not None:
             same &= joined
-        pairs = self.pairs[same]
-        shape = (len(group), len(group))
-        graph: csr_matrix = coo_matrix((np.ones(len(pairs), np.int8), pairs.T), shape=shape).tocsr()
-        _, label = connected_components(graph, directed=False)
-        numbers: Ints = label.astype(np.int64)
-        return numbers
+        return topology.label_joined(self.pairs[same], len(group))
 
     def _join_small(self) -> None:
         """Give small charts to the neighbour that they share most edges with, if it suits them."""
@@ -143,15 +134,15 @@ class Charts:
             both = both[(both[:, 0] != both[:, 1]) & small[both[:, 0]]]
             # larger neighbours only, so that no two swap
             both = both[area[both[:, 1]] > area[both[:, 0]]]
-            target = self._suitable(both, ahead, count)
+            target = self._find_targets(both, ahead, count)
             if bool((target == np.arange(count)).all()):
                 return
             while bool((target[target] != target).any()):
                 target = target[target]
-            self.label = self._pieces(target[self.label])
+            self.label = self._number_pieces(target[self.label])
 
-    def _suitable(self, both: Ints, ahead: Floats, count: int) -> Ints:
-        """[count] the chart that each chart joins: itself, or the best of the pairs given."""
+    def _find_targets(self, both: Ints, ahead: Floats, count: int) -> Ints:
+        """[count] the chart that each one joins: itself, or the best of the pairs `both` [P, 2]."""
         keys, shared = np.unique(both[:, 0] * count + both[:, 1], return_counts=True)
         target = np.arange(count)
         best = np.zeros(count)
@@ -164,13 +155,14 @@ class Charts:
                 best[small], target[small] = edges, large
         return target
 
-    def _turned_away(self) -> Ints:
-        """Faces that their chart's direction sees too thin, or from behind."""
+    def _find_turned_away(self) -> Ints:
+        """Find the faces that their chart's direction sees too thin, or from behind."""
         cosine = (self.normal * self.directions()[self.label]).sum(1)
         return np.flatnonzero((cosine < FACING) & (self.area > 0))
 
 
-def _neighbours(mesh: Mesh) -> Ints:
+def _find_neighbours(mesh: Mesh) -> Ints:
+    """[P, 2] the faces that share an edge: each edge's first with its second, and so on."""
     edges = topology.edges(mesh.faces)
     order = edges.of_face.view(-1).argsort(stable=True)
     face = (order // 3).numpy()

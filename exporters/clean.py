@@ -28,18 +28,18 @@ class Repairs:
     faces: int = 0  # without area, doubled, or crowding an edge, that went
 
     def __add__(self, other: Repairs) -> Repairs:
-        """Both, one after the other."""
+        """Count both, one after the other."""
         pairs = zip(asdict(self).items(), asdict(other).values())
         return Repairs(**{name: a + b for (name, a), b in pairs})
 
 
 def clean(mesh: Mesh, *, floater: float = FLOATER) -> Mesh:
-    """The mesh without debris, and closed where that is possible: see `repair`."""
+    """Drop debris from a mesh and close it where that is possible: see `repair`."""
     return repair(mesh, floater=floater)[0]
 
 
 def repair(mesh: Mesh, *, floater: float = FLOATER) -> tuple[Mesh, Repairs]:
-    """The mesh without debris, and closed where that is possible; and what was done to it.
+    """Drop debris from a mesh, close it where that is possible, and count what was done to it.
 
     Equal vertices become one; faces without area, doubled faces, and the faces that make an edge
     belong to more than two go; pieces smaller than `floater` times the largest one's area go, and
@@ -50,13 +50,13 @@ def repair(mesh: Mesh, *, floater: float = FLOATER) -> tuple[Mesh, Repairs]:
         raise ValueError("clean a mesh before it is unwrapped")
     welded = weld(mesh)
     done = Repairs(welded=len(mesh.vertices) - len(welded.vertices))
-    mesh, done = _without_faces(welded, _solid(welded), done)
+    mesh, done = _without_faces(welded, _drop_degenerate(welded), done)
     mesh, done = _without_pieces(mesh, floater, done)
     for _ in range(ROUNDS):
         edges = topology.edges(mesh.faces)
         if topology.is_watertight(edges):
             break
-        mesh, done = _without_faces(mesh, _solid(_manifold(mesh)), done)
+        mesh, done = _without_faces(mesh, _drop_degenerate(_drop_crowding(mesh)), done)
         loops = topology.boundary_loops(mesh.faces, topology.edges(mesh.faces))
         done = replace(done, holes=done.holes + sum(len(loop) > 2 for loop in loops))
         mesh = fill_holes(mesh)
@@ -69,13 +69,13 @@ def _without_faces(before: Mesh, after: Mesh, done: Repairs) -> tuple[Mesh, Repa
 
 
 def _without_pieces(mesh: Mesh, floater: float, done: Repairs) -> tuple[Mesh, Repairs]:
-    small, hidden, piece = _debris(mesh, floater)
+    small, hidden, piece = _find_debris(mesh, floater)
     kept = compact(mesh, ~(small | hidden)[piece])
     return kept, done + Repairs(floaters=int(small.sum()), cavities=int((hidden & ~small).sum()))
 
 
 def weld(mesh: Mesh) -> Mesh:
-    """Vertices at exactly the same place made one."""
+    """Make one vertex of those at exactly the same place."""
     places, index = torch.unique(mesh.vertices, dim=0, return_inverse=True)
     if len(places) == len(mesh.vertices):
         return mesh
@@ -85,13 +85,8 @@ def weld(mesh: Mesh) -> Mesh:
     return replace(mesh, vertices=places, faces=index[mesh.faces], colors=colors)
 
 
-def drop_pieces(mesh: Mesh, floater: float = FLOATER) -> Mesh:
-    """Only the pieces worth seeing: not the floaters, not the cavities inside a closed surface."""
-    return _without_pieces(mesh, floater, Repairs())[0]
-
-
-def _debris(mesh: Mesh, floater: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Which pieces [C] bool are floaters, which are cavities, and the piece [F] of each face."""
+def _find_debris(mesh: Mesh, floater: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the pieces [C] bool that are floaters and cavities, and the piece [F] of each face."""
     count, piece = topology.components(mesh.faces)
     zero = torch.zeros(count, dtype=torch.float64)
     area = zero.index_add(0, piece, topology.areas(mesh))
@@ -102,33 +97,25 @@ def _debris(mesh: Mesh, floater: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def fill_holes(mesh: Mesh) -> Mesh:
-    """A fan of triangles over each hole, from a new vertex in its middle."""
-    loops = topology.boundary_loops(mesh.faces, topology.edges(mesh.faces))
-    vertices, faces = [mesh.vertices], [mesh.faces]
-    colors = None if mesh.colors is None else [mesh.colors]
-    count = len(mesh.vertices)
-    for loop in loops:
-        if len(loop) < 3:
-            continue
+    """Fill each hole with a fan of triangles, from a new vertex in its middle."""
+    places = mesh.vertices if mesh.colors is None else torch.cat([mesh.vertices, mesh.colors], 1)
+    middles: list[Tensor] = []
+    faces = [mesh.faces]
+    for loop in topology.boundary_loops(mesh.faces, topology.edges(mesh.faces)):
         ring = torch.tensor(loop)
         if len(loop) == 3:
             faces.append(ring[None])
-            continue
-        vertices.append(mesh.vertices[ring].mean(0, keepdim=True))
-        if colors is not None and mesh.colors is not None:
-            colors.append(mesh.colors[ring].mean(0, keepdim=True))
-        faces.append(torch.stack([ring, ring.roll(-1), torch.full_like(ring, count)], 1))
-        count += 1
-    return replace(
-        mesh,
-        vertices=torch.cat(vertices),
-        faces=torch.cat(faces),
-        colors=None if colors is None else torch.cat(colors),
-    )
+        elif len(loop) > 3:
+            middle = torch.full_like(ring, len(places) + len(middles))
+            faces.append(torch.stack([ring, ring.roll(-1), middle], 1))
+            middles.append(places[ring].mean(0, keepdim=True))
+    places = torch.cat([places, *middles])
+    colors = None if mesh.colors is None else places[:, 3:]
+    return replace(mesh, vertices=places[:, :3], faces=torch.cat(faces), colors=colors)
 
 
 def smooth(mesh: Mesh, iterations: int = 10) -> Mesh:
-    """Noise ironed out without shrinking: Taubin's λ|μ smoothing (1995) with .5 and -.53."""
+    """Iron noise out without shrinking: Taubin's λ|μ smoothing (1995) with .5 and -.53."""
     ends = topology.edges(mesh.faces).ends.numpy()
     count = len(mesh.vertices)
     rows, columns = np.concatenate([ends, ends[:, ::-1]]).T
@@ -142,7 +129,7 @@ def smooth(mesh: Mesh, iterations: int = 10) -> Mesh:
 
 
 def compact(mesh: Mesh, keep: Tensor) -> Mesh:
-    """Only the faces that `keep` [F] bool marks, and the vertices that they use."""
+    """Keep only the faces that `keep` [F] bool marks, and the vertices that they use."""
     faces = mesh.faces[keep]
     if len(faces) == 0:
         raise InputError("no face of the mesh is left after cleaning: it has no surface")
@@ -151,20 +138,18 @@ def compact(mesh: Mesh, keep: Tensor) -> Mesh:
     return replace(mesh, vertices=mesh.vertices[used], faces=index, colors=colors)
 
 
-def _solid(mesh: Mesh) -> Mesh:
-    """Without faces that name a vertex twice, and without doubles of a face."""
+def _drop_degenerate(mesh: Mesh) -> Mesh:
+    """Drop faces that name a vertex twice, and doubles of a face."""
     a, b, c = mesh.faces.unbind(1)
     keep = (a != b) & (b != c) & (c != a)
     rows = mesh.faces.sort(1).values
     _, index = torch.unique(rows, dim=0, return_inverse=True)
-    first = torch.full((int(index.max()) + 1,), len(rows))
-    first = first.scatter_reduce(0, index, torch.arange(len(rows)), "amin")
-    keep &= first[index] == torch.arange(len(rows))
+    keep &= topology.first_places(index)[index] == torch.arange(len(rows))
     return compact(mesh, keep)
 
 
-def _manifold(mesh: Mesh) -> Mesh:
-    """Without the smallest faces at edges that more than two share, or that two walk one way."""
+def _drop_crowding(mesh: Mesh) -> Mesh:
+    """Drop the smallest faces at edges that more than two share, or that two walk one way."""
     edges = topology.edges(mesh.faces)
     bad = edges.crowded | ((edges.faces == 2) & (edges.balance != 0))
     area = topology.areas(mesh)

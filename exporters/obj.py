@@ -5,12 +5,30 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
+import torch
 from torch import Tensor
 
-from exporters import axes, files, pictures
+from exporters import axes, parse, pictures
+from exporters.corners import unit_normals
 from exporters.glb import Extras
-from threed.core.mesh import Mesh
+from threed.core import files
+from threed.core.mesh import Mesh, flip_v
+
+
+def find_problem(content: bytes) -> str | None:
+    """Say why this is not the content of an OBJ file with faces; None if it is one."""
+    if b"\0" in content[:100_000]:
+        return "it is not a text"
+    lines = content.splitlines()
+    return None if any(line[:2] == b"f " for line in lines) else "it holds no face"
+
+
+def read(content: bytes, path: Path) -> Mesh:
+    """Read the mesh in the content of an OBJ file, with the MTL and pictures beside `path`.
+
+    InputError, naming `path`, where that fails.
+    """
+    return parse.to_mesh(parse.parse(content, path), path, axes.from_y_up)
 
 
 def save(mesh: Mesh, path: Path, extras: Extras) -> None:
@@ -21,45 +39,41 @@ def save(mesh: Mesh, path: Path, extras: Extras) -> None:
     """
     stem = re.sub(r"\s", "_", path.stem)
     material, picture = path.with_name(f"{stem}.mtl"), path.with_name(f"{stem}.png")
-    textured = mesh.material.albedo is not None and mesh.uv is not None
-    together = {}
-    if mesh.material.albedo is not None and textured:
-        together[picture] = pictures.png(mesh.material.albedo)
-    together[material] = _material(mesh, picture.name if textured else None).encode()
-    together[path] = _geometry(mesh, material.name, extras).encode()
-    files.write(together)
+    image = None if mesh.uv is None else mesh.material.albedo
+    surface, together = _describe_material(mesh), {}
+    if image is not None:
+        surface += f"map_Kd {picture.name}\n"
+        together[picture] = pictures.encode_png(image)
+    together[material] = surface.encode()
+    together[path] = _describe_shape(mesh, material, extras, painted=image is not None).encode()
+    files.write_together(together)
 
 
-def _geometry(mesh: Mesh, material: str, extras: Extras) -> str:
-    normal = mesh.vertex_normals()
-    normal[normal.norm(dim=-1) < 0.5, 2] = 1.0
+def _describe_shape(mesh: Mesh, material: Path, extras: Extras, *, painted: bool) -> str:
+    """The text of the OBJ; without the colours of the vertices if a texture is painted on it."""
     lines = [f"# {key}: {' '.join(str(value).split())}" for key, value in extras.items()]
-    lines += [f"mtllib {material}", "o asset"]
-    place = axes.to_y_up(mesh.vertices)
-    painted = mesh.uv is not None and mesh.material.albedo is not None
-    lines += _rows("v %.7g %.7g %.7g", place) if mesh.colors is None or painted else [
-        f"{v} {c}" for v, c in
-        zip(_rows("v %.7g %.7g %.7g", place), _rows("%.5f %.5f %.5f", mesh.colors))
-    ]  # fmt: skip
-    corner = [mesh.faces + 1]
+    lines += [f"mtllib {material.name}", "o asset"]
+    place, form = axes.to_y_up(mesh.vertices), "v %.7g %.7g %.7g"
+    if mesh.colors is None or painted:
+        lines += _format_rows(form, place)
+    else:
+        lines += _format_rows(f"{form} %.5f %.5f %.5f", torch.cat([place, mesh.colors], 1))
+    corner, columns = "%d//%d", [mesh.faces, mesh.faces]
     if mesh.uv is not None and mesh.uv_faces is not None:
-        lines += _rows("vt %.9g %.9g", mesh.uv)
-        corner.append(mesh.uv_faces + 1)
-    lines += _rows("vn %.5f %.5f %.5f", axes.to_y_up(normal))
+        lines += _format_rows("vt %.9g %.9g", flip_v(mesh.uv))
+        corner, columns = "%d/%d/%d", [mesh.faces, mesh.uv_faces, mesh.faces]
+    lines += _format_rows("vn %.5f %.5f %.5f", axes.to_y_up(unit_normals(mesh)))
     lines += ["s 1", "usemtl surface"]
-    corner.append(mesh.faces + 1)
-    one = ("%d/%d/%d" if len(corner) == 3 else "%d//%d",) * 3
-    order = np.stack([c.numpy() for c in corner], -1).reshape(len(mesh.faces), -1)
-    form = "f " + " ".join(one)
-    lines += [form % tuple(row) for row in order.tolist()]
+    lines += _format_rows(f"f {corner} {corner} {corner}", torch.stack(columns, -1).flatten(1) + 1)
     return "\n".join(lines) + "\n"
 
 
-def _rows(form: str, values: Tensor) -> list[str]:
-    return [form % tuple(row) for row in values.tolist()]
+def _format_rows(form: str, rows: Tensor) -> list[str]:
+    return [form % tuple(row) for row in rows.tolist()]
 
 
-def _material(mesh: Mesh, picture: str | None) -> str:
+def _describe_material(mesh: Mesh) -> str:
+    """The text of the MTL, but for the picture."""
     lines = [
         "newmtl surface",
         "Ka 0 0 0",
@@ -69,6 +83,4 @@ def _material(mesh: Mesh, picture: str | None) -> str:
         f"Pr {mesh.material.roughness:g}",
         f"Pm {mesh.material.metallic:g}",
     ]
-    if picture is not None:
-        lines.append(f"map_Kd {picture}")
     return "\n".join(lines) + "\n"

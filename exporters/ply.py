@@ -8,51 +8,68 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporters import axes, files, pictures
+from exporters import axes, parse, pictures
 from exporters.glb import Extras
 from renderers.kernels.raster import texture
+from threed.core import files
 from threed.core.mesh import Mesh
+
+
+def find_problem(content: bytes) -> str | None:
+    """Say why this is not the content of a PLY file with a whole header; None if it is one."""
+    if content[:3] != b"ply":
+        return "it does not begin as one"
+    return None if b"end_header" in content[:100_000] else "its header does not end"
+
+
+def read(content: bytes, path: Path) -> Mesh:
+    """Read the mesh in the content of a PLY file; InputError, naming `path`, where that fails."""
+    return parse.to_mesh(parse.parse(content, path), path, axes.from_z_up)
 
 
 def save(mesh: Mesh, path: Path, extras: Extras) -> None:
     """Write a little-endian PLY, z up; a texture becomes vertex colours. `extras` are comments."""
+    place, normal = axes.to_z_up(mesh.vertices), axes.to_z_up(mesh.vertex_normals())
+    columns = dict(zip(("x", "y", "z", "nx", "ny", "nz"), torch.cat([place, normal], 1).T.numpy()))
+    fields = [(name, "<f4") for name in columns]
+    kinds = [f"property float {name}" for name in columns]
     colors = vertex_colors(mesh)
-    fields = [(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]
-    kinds = [f"property float {name}" for name, _ in fields]
     if colors is not None:
-        fields += [(name, "u1") for name in ("red", "green", "blue")]
-        kinds += [f"property uchar {name}" for name in ("red", "green", "blue")]
+        names = ("red", "green", "blue")
+        columns |= dict(zip(names, pictures.to_bytes(colors).T.numpy()))
+        fields += [(name, "u1") for name in names]
+        kinds += [f"property uchar {name}" for name in names]
     rows = np.zeros(len(mesh.vertices), fields)
-    values = torch.cat([axes.to_z_up(mesh.vertices), axes.to_z_up(mesh.vertex_normals())], 1)
-    for (name, _), column in zip(fields, values.numpy().T):
+    for name, column in columns.items():
         rows[name] = column
-    if colors is not None:
-        for name, column in zip(("red", "green", "blue"), pictures.bytes_of(colors).numpy().T):
-            rows[name] = column
     faces = np.zeros(len(mesh.faces), [("count", "u1"), ("index", "<i4", 3)])
     faces["count"], faces["index"] = 3, mesh.faces.numpy()
     header = [
         "ply",
         "format binary_little_endian 1.0",
-        *(f"comment {key}: {_ascii(value)}" for key, value in extras.items()),
+        *(f"comment {key}: {_to_ascii(value)}" for key, value in extras.items()),
         f"element vertex {len(rows)}",
         *kinds,
         f"element face {len(faces)}",
         "property list uchar int vertex_indices",
         "end_header\n",
     ]
-    files.write({path: "\n".join(header).encode("ascii") + rows.tobytes() + faces.tobytes()})
+    files.write(path, "\n".join(header).encode("ascii") + rows.tobytes() + faces.tobytes())
 
 
 def vertex_colors(mesh: Mesh) -> Tensor | None:
     """[V, 3] sRGB: the mesh's own, else the texture's at one corner of each vertex, else None."""
     image = mesh.material.albedo
-    if mesh.colors is not None or image is None or mesh.uv is None or mesh.uv_faces is None:
+    if mesh.colors is not None or image is None or mesh.uv is None:
         return mesh.colors
-    corner = torch.zeros(len(mesh.vertices), dtype=torch.int64)
-    corner[mesh.faces.view(-1)] = mesh.uv_faces.view(-1)
-    return texture(image, mesh.uv[corner][None, None])[0, 0]
+    uv, uv_faces = mesh.opengl_map()
+    vertex = mesh.faces.flatten()
+    # the last of its corners: which one an index assignment keeps is left to chance
+    last = torch.zeros(len(mesh.vertices), dtype=torch.int64)
+    last.scatter_reduce_(0, vertex, torch.arange(len(vertex)), "amax")
+    return texture(image, uv[uv_faces.flatten()[last]][None, None])[0, 0]
 
 
-def _ascii(value: str | int | float) -> str:
+def _to_ascii(value: str | int | float) -> str:
+    """A value in one line of ASCII, other characters escaped."""
     return " ".join(str(value).split()).encode("ascii", "backslashreplace").decode()

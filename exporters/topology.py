@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from threed.core.mesh import Mesh
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Edges:
 
 
 def edges(faces: Tensor) -> Edges:
-    """The edges of faces [F, 3]."""
+    """Find the edges of faces [F, 3]."""
     sides = torch.stack([faces, faces.roll(-1, 1)], -1).view(-1, 2)
     low, high = sides.amin(1), sides.amax(1)
     count = int(faces.max()) + 1
@@ -64,13 +67,16 @@ def is_solid(mesh: Mesh) -> bool:
 
 def components(faces: Tensor) -> tuple[int, Tensor]:
     """Number of pieces that share no vertex, and the piece [F] int64 of each face."""
-    corner = faces.numpy()
-    size = int(corner.max()) + 1
-    a, b = corner[:, [0, 1]].ravel(), corner[:, [1, 2]].ravel()
-    graph = coo_matrix((np.ones(len(a), np.int8), (a, b)), shape=(size, size))
-    _, label = connected_components(graph, directed=False)
-    used, piece = np.unique(label[corner[:, 0]], return_inverse=True)
-    return len(used), torch.from_numpy(piece.astype(np.int64))
+    pairs = torch.cat([faces[:, :2], faces[:, 1:]])
+    label = torch.from_numpy(label_joined(pairs.numpy(), int(faces.max()) + 1))
+    used, piece = torch.unique(label[faces[:, 0]], return_inverse=True)
+    return len(used), piece
+
+
+def label_joined(pairs: Ints, count: int) -> Ints:
+    """[count] a number for each set of things that pairs [P, 2] of them join, from 0 on."""
+    graph = coo_matrix((np.ones(len(pairs), np.int8), pairs.T), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def areas(mesh: Mesh) -> Tensor:
@@ -87,8 +93,27 @@ def volumes(mesh: Mesh) -> Tensor:
     return sixfold / 6
 
 
+def first_places(index: Tensor) -> Tensor:
+    """[C] where each of the numbers 0..C - 1 stands first in an index [N]."""
+    first = torch.full((int(index.max()) + 1,), len(index))
+    return first.scatter_reduce(0, index, torch.arange(len(index)), "amin")
+
+
+def find_distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the different rows [C, K] of rows [N, K], and the place [N] of each row among them.
+
+    They come in the order of their first appearance.
+    """
+    values, index = torch.unique(rows, dim=0, return_inverse=True)
+    order = first_places(index).argsort()
+    return values[order], order.argsort()[index]
+
+
 def boundary_loops(faces: Tensor, edges: Edges) -> list[list[int]]:
-    """The holes: closed walks over open edges, in the direction that faces filling them need."""
+    """Find the holes of faces [F, 3]: closed walks over open edges, lists of vertices.
+
+    They go in the direction that faces filling them need.
+    """
     row, side = edges.open[edges.of_face].nonzero(as_tuple=True)
     start, end = faces[row, side].tolist(), faces[row, (side + 1) % 3].tolist()
     onward: dict[int, list[int]] = {}

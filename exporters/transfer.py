@@ -8,8 +8,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional as F
 
-from exporters import axes, topology
-from exporters.corners import corners
+from exporters import topology
+from exporters.corners import Frames, tangent_rows
 from renderers.kernels.raster import texture
 from threed.core.mesh import Mesh
 
@@ -33,9 +33,10 @@ class Skin:
         self.tree = cKDTree(points.numpy())
 
     def color(self, points: Tensor, normals: Tensor) -> Tensor:
-        """sRGB [N, 3] at the places nearest to points, unit normals beside them, [N, 3] each.
+        """Find the sRGB colours [N, 3] at the places nearest to points [N, 3].
 
-        Grey where the mesh has no colours.
+        `normals` [N, 3] are unit and say which way the points look; see `nearest`. Grey where the
+        mesh has no colours.
         """
         albedo = self.mesh.material.albedo
         if albedo is not None and self.mesh.uv is not None:
@@ -45,22 +46,21 @@ class Skin:
         return self._at(self.mesh.colors, self.mesh.faces, *self.nearest(points, normals))
 
     def picture(self, image: Tensor, points: Tensor, normals: Tensor) -> Tensor:
-        """What a map [H, W, C] of the mesh shows [N, C] at the nearest places."""
-        return self._look(image, *self.nearest(points, normals))
+        """Find what a map [H, W, C] of the mesh shows [N, C] at the nearest places."""
+        return self._look_up(image, *self.nearest(points, normals))
 
     def normal(self, points: Tensor, normals: Tensor) -> Tensor:
-        """Unit normals [N, 3] at the nearest places, its normal map included."""
+        """Find the unit normals [N, 3] at the nearest places, its normal map included."""
         face, weight = self.nearest(points, normals)
         smooth = F.normalize(self._at(self.normals, self.mesh.faces, face, weight), dim=-1)
         image = self.mesh.material.normal
         if image is None or self.mesh.uv is None:
             return smooth
-        lean = self._look(image, face, weight) * 2 - 1
-        t, b, n = self._frames(face, weight)
-        return F.normalize(lean[:, :1] * t + lean[:, 1:2] * b + lean[:, 2:] * n, dim=-1)
+        _, frames = Frames.split(self._at(*tangent_rows(self.mesh), face, weight))
+        return frames.turn(self._look_up(image, face, weight) * 2 - 1)
 
     def nearest(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest face [N] of points [N, 3], and the weights [N, 3] of its corners there.
+        """Find the nearest face [N] of points [N, 3], and the weights [N, 3] of its corners there.
 
         Faces that look away from a point's normal [N, 3] are taken only where there is no other.
         Close to an edge it may be the face beside, off by less than the samples are apart.
@@ -70,6 +70,7 @@ class Skin:
         return torch.cat([f for f, _ in found]), torch.cat([w for _, w in found])
 
     def _nearest(self, points: Tensor, normals: Tensor, near: int = NEAR) -> tuple[Tensor, Tensor]:
+        """Do what `nearest` does for points that fit into memory, among `near` samples of each."""
         _, index = self.tree.query(points.numpy(), k=near)
         face = self.owner[torch.from_numpy(index)]  # [N, near]
         away = (self.facing[face] * normals[:, None]).sum(-1) < 0
@@ -94,24 +95,14 @@ class Skin:
         every = torch.arange(len(area))
         return torch.cat([every, owner]), torch.cat([self.corners.mean(1), points])
 
-    def _frames(self, face: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tangents, bitangents and normals [N, 3] that the normal map is relative to."""
-        rows = corners(self.mesh, tangents=True)
-        if rows.tangent is None:
-            raise ValueError("a normal map needs uv")
-        n = self._at(axes.from_y_up(rows.normal), rows.faces, face, weight)
-        t = self._at(axes.from_y_up(rows.tangent[:, :3]), rows.faces, face, weight)
-        side = rows.tangent[rows.faces[face, 0], 3:]
-        return t, side * torch.linalg.cross(n, t), n
-
-    def _look(self, image: Tensor, face: Tensor, weight: Tensor) -> Tensor:
-        if self.mesh.uv is None or self.mesh.uv_faces is None:
-            raise ValueError("a map needs uv")
-        uv = self._at(self.mesh.uv, self.mesh.uv_faces, face, weight)
+    def _look_up(self, image: Tensor, face: Tensor, weight: Tensor) -> Tensor:
+        """What a map [H, W, C] of the mesh shows [N, C] at places on its faces."""
+        uv = self._at(*self.mesh.opengl_map(), face, weight)
         return texture(image, uv[None, None])[0, 0]
 
     @staticmethod
     def _at(rows: Tensor, faces: Tensor, face: Tensor, weight: Tensor) -> Tensor:
+        """Rows of the corners [T, C], mixed by weights [N, 3] of the corners of faces: [N, C]."""
         return (rows[faces[face]] * weight[..., None]).sum(1)
 
 

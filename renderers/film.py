@@ -59,11 +59,12 @@ def texels_a_pixel(mesh: Mesh, cameras: Cameras) -> float:
     ValueError for a mesh without a texture.
     """
     image = mesh.material.albedo
-    if image is None or mesh.uv is None or mesh.uv_faces is None:
+    if image is None or mesh.uv is None:
         raise ValueError("a mesh without a texture has no texels")
     a, b, c = mesh.vertices[mesh.faces].unbind(1)
     surface = float(torch.linalg.cross(b - a, c - a).norm(dim=-1).sum())
-    p, q, r = mesh.uv[mesh.uv_faces].unbind(1)
+    uv, uv_faces = mesh.opengl_map()
+    p, q, r = uv[uv_faces].unbind(1)
     one, two = q - p, r - p
     on_map = float((one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]).abs().sum())
     texels = math.sqrt(on_map * image.shape[0] * image.shape[1] / max(surface, 1e-30))

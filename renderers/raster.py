@@ -145,6 +145,11 @@ class Subject:
         return self.mesh.vertex_normals()
 
     @functools.cached_property
+    def uv(self) -> Tensor:
+        """[T, 2] texture coordinates, v upwards; ValueError for a mesh without."""
+        return self.mesh.opengl_map()[0]
+
+    @functools.cached_property
     def planes(self) -> tuple[Tensor, Tensor]:
         """Normals of the faces [F, 3], not unit, and how far along them the faces lie [F]."""
         a, b, c = self.mesh.vertices[self.mesh.faces].unbind(1)
@@ -186,8 +191,8 @@ class Subject:
 
     def _find_normals(self, hits: Tensor, part: _Part) -> Tensor:
         """Unit world normals [1, N, S, 3] at hits [1, N, S, 4], of the side that is seen."""
-        if self.relief is not None and self.mesh.uv is not None and part.uv_faces is not None:
-            normal = texture(self.relief, interpolate(self.mesh.uv, hits, part.uv_faces))
+        if self.relief is not None and part.uv_faces is not None:
+            normal = texture(self.relief, interpolate(self.uv, hits, part.uv_faces))
         else:
             normal = interpolate(self.normals, hits, part.faces)
         ahead = part.ahead[hits[..., 3].long() - 1][..., None]
@@ -196,8 +201,8 @@ class Subject:
     def _find_albedo(self, hits: Tensor, part: _Part) -> Tensor:
         """sRGB [1, N, S, 3] at hits [1, N, S, 4]."""
         image = self.mesh.material.albedo
-        if image is not None and self.mesh.uv is not None and part.uv_faces is not None:
-            return texture(image, interpolate(self.mesh.uv, hits, part.uv_faces))
+        if image is not None and part.uv_faces is not None:
+            return texture(image, interpolate(self.uv, hits, part.uv_faces))
         if self.mesh.colors is not None:
             return interpolate(self.mesh.colors, hits, part.faces)
         return hits.new_full((*hits.shape[:3], 3), PLAIN)

@@ -14,9 +14,9 @@ import trimesh
 from PIL import Image
 
 import exporters
+from exporters import load
 from exporters.bake import bake
 from exporters.clean import Repairs
-from exporters.load import load
 from tests.shapes import Ball, cube, sphere
 from threed.core.budget import Budget
 from threed.core.errors import InputError

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import exporters
-from exporters import meshlab, topology
-from exporters.load import load
+from exporters import load, meshlab, topology
 from tests import broken
 from tests.broken import ball, crossings, joined, moved, needs_meshlab
 from tests.test_cli import Answer, assert_refused, threed

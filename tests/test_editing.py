@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 import exporters
-from exporters.load import load
+from exporters import load
 from renderers.raster import render_mesh
 from tests import shapes, tiny
 from threed.core.cameras import orbit

@@ -33,7 +33,7 @@ from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import load_judge
 
 real = pytest.mark.skipif(
-    blender.find() is None,
+    blender.find_blender() is None,
     reason="needs Blender: the PATH's, or THREED_BLENDER_PYTHON naming a Python with bpy",
 )
 
@@ -183,16 +183,16 @@ def test_which_blender_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv(blender.VARIABLE, raising=False)
     monkeypatch.setattr(blender.importlib.util, "find_spec", lambda name: name == "bpy")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert blender.find() == [sys.executable, str(blender.SCRIPT)]
+    assert blender.find_blender() == [sys.executable, str(blender.SCRIPT)]
     program = tmp_path / "blender"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    command = blender.find()
+    command = blender.find_blender()
     assert command is not None
     assert command[:2] == [str(program), "--background"]
     assert command[-2:] == [str(blender.SCRIPT), "--"]
     monkeypatch.setenv(blender.VARIABLE, sys.executable)
-    assert blender.find() == [sys.executable, str(blender.SCRIPT)]
+    assert blender.find_blender() == [sys.executable, str(blender.SCRIPT)]
 
 
 @pytest.mark.parametrize(

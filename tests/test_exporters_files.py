@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import exporters
-from exporters import files
-from exporters.load import load
+from exporters import load
 from tests.shapes import FORMATS, cube, lopsided
+from threed.core import files
 from threed.core.errors import InputError
 
 
@@ -81,10 +81,10 @@ def test_missing_too_large_and_outside(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(InputError, match=r"asks for .* which lies outside its folder"):
         load(inner / "toy.obj")
     (inner / "toy.obj").write_text(text)
-    monkeypatch.setattr("exporters.load.MAX_FACES", 5)
+    monkeypatch.setattr("exporters.parse.MAX_FACES", 5)
     with pytest.raises(InputError, match="has 12 faces; at most 5 are read"):
         load(inner / "toy.obj")
-    monkeypatch.setattr("exporters.load.MAX_BYTES", 100)
+    monkeypatch.setattr("exporters.parse.MAX_BYTES", 100)
     with pytest.raises(InputError, match="at most 0 MiB are read"):
         load(inner / "toy.obj")
 
@@ -122,18 +122,19 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(InputError, match=r"cannot write .*toy.glb: is a directory"):
         exporters.save(cube(), folder)
-    assert not list(tmp_path.glob(".*.part"))
+    assert not list(tmp_path.glob(".*"))
 
 
-def test_aside_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_what_is_written_aside_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "file.txt"
-    with files.aside(path) as part:
+    with files.write_aside(path) as part:
+        assert part.suffix == path.suffix
         part.write_text("one")
         assert not path.exists()
     assert path.read_text() == "one"
 
     def fails() -> None:
-        with files.aside(path) as part:
+        with files.write_aside(path) as part:
             part.write_text("two")
             raise RuntimeError("halfway")
 

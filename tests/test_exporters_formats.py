@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -21,14 +22,13 @@ from PIL import Image
 from torch import Tensor
 
 import exporters
-from exporters import glb
+from exporters import glb, load
 from exporters.bake import bake
-from exporters.corners import corners
-from exporters.load import load
+from exporters.corners import to_corners
 from exporters.unwrap import unwrap
 from renderers.shading import to_linear, to_srgb
 from tests.shapes import FORMATS, cube, lopsided, sphere
-from threed.core.mesh import Material, Mesh
+from threed.core.mesh import Material, Mesh, flip_v
 
 EXTRAS = {"prompt": 'a "red" mug\nwith ☕', "seed": 3, "version": "0.1"}
 
@@ -67,7 +67,6 @@ def test_what_is_written_is_read_back(tmp_path: Path, suffix: str, make: type[Me
     back = load(tmp_path / f"toy{suffix}")
     torch.testing.assert_close(triangles(back), triangles(mesh), atol=2e-4, rtol=0)
     assert len(back.vertices) == len(mesh.vertices)
-    assert not list(tmp_path.glob("*.part"))
     assert not list(tmp_path.glob(".*"))
 
 
@@ -126,25 +125,60 @@ def test_texture_coordinates_of_a_glb_come_out_bit_by_bit(tmp_path: Path) -> Non
     _, written, faces = as_written((tmp_path / "ours.glb").read_bytes())
     _, _, own_faces = as_written(content)
     assert np.array_equal(written[faces].view(np.uint32), numbers[own_faces].view(np.uint32))
-    assert mesh.uv is not None
-    assert mesh.v_down is not None
-    with pytest.raises(ValueError, match="v_down is not 1 - v of uv"):
-        replace(mesh, uv=mesh.uv * 0.5)
-    with pytest.raises(ValueError, match="one number for each row of uv"):
-        replace(mesh, v_down=mesh.v_down[1:])
+
+
+def test_v_turned_over_and_back_is_what_it_was() -> None:
+    """Every float32 number from 2**-30 on bit by bit, smaller ones to half of 2**-53."""
+    v = torch.rand(200_000) * 2.0 ** torch.randint(-40, 1, (200_000,))
+    v = torch.cat([v, torch.tensor([0.0, 1.0, 2**-30, 1 - 2**-24, 0.1, 1 / 3, 1e-45])])
+    uv = torch.stack([torch.rand(len(v)), v], 1)
+    again = flip_v(flip_v(uv))
+    assert torch.equal(again[:, 0].float(), uv[:, 0])
+    large = (v >= 2**-30) | (v == 0)
+    assert large.sum() > 100_000
+    assert torch.equal(again[large, 1], v[large].double())
+    assert (again[:, 1] - v.double()).abs().max() <= 2**-54
 
 
 def test_texture_coordinates_of_an_obj_come_out_bit_by_bit(tmp_path: Path) -> None:
+    """All that nine digits can say of float32, from 2**-30 of the texture's height on."""
     mesh = textured()
     assert mesh.uv is not None
-    mesh = replace(mesh, uv=torch.rand(mesh.uv.shape) ** 9)
+    uv = torch.rand(mesh.uv.shape) ** 9
+    uv[:, 1].clamp_(min=2**-30)
+    uv[:2, 1] = torch.tensor([0.0, 1.0])
+    mesh = replace(mesh, uv=flip_v(uv))
     exporters.save(mesh, tmp_path / "a.obj")
     back = load(tmp_path / "a.obj")
-    assert mesh.uv_faces is not None
-    assert mesh.uv is not None
-    assert back.uv is not None
-    assert back.uv_faces is not None
-    assert torch.equal(back.uv[back.uv_faces], mesh.uv[mesh.uv_faces])
+    (own, own_faces), (read, read_faces) = mesh.opengl_map(), back.opengl_map()
+    assert torch.equal(own, uv)
+    assert torch.equal(read[read_faces], uv[own_faces])
+    exporters.save(back, tmp_path / "b.obj")
+    texts = ((tmp_path / name).read_text() for name in ("a.obj", "b.obj"))
+    first, second = (set(re.findall("vt .*", text)) for text in texts)
+    assert len(second) > 100
+    assert second <= first
+
+
+def test_row_0_of_a_texture_is_v_0_of_a_mesh_and_of_a_glb_and_v_1_of_an_obj(tmp_path: Path) -> None:
+    image = torch.zeros(4, 4, 3)
+    image[0] = 1.0  # the upper row
+    uv = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.125]])
+    mesh = Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]), uv=uv, uv_faces=torch.tensor([[0, 1, 2]]))
+    mesh = replace(mesh, material=Material(image))
+    exporters.save(mesh, tmp_path / "a.glb")
+    assert as_written((tmp_path / "a.glb").read_bytes())[1].tolist() == uv.tolist()
+    exporters.save(mesh, tmp_path / "a.obj")
+    lines = (tmp_path / "a.obj").read_text().splitlines()
+    assert [line for line in lines if line[:2] == "vt"] == ["vt 0 1", "vt 1 1", "vt 0 0.875"]
+    exporters.save(mesh, tmp_path / "a.ply")
+    for suffix in (".glb", ".obj"):
+        back = load(tmp_path / f"a{suffix}")
+        assert back.uv is not None
+        assert sorted(back.uv.tolist()) == sorted(uv.tolist())
+    colors = load(tmp_path / "a.ply").colors
+    assert colors is not None
+    assert bool((colors == 1).all())
 
 
 def test_a_face_at_the_border_of_a_texture_stays_there(tmp_path: Path) -> None:
@@ -194,19 +228,19 @@ def plane(mirrored: bool = False) -> Mesh:
     uv = vertices[:, :2] / torch.tensor([2.0, 1.0])
     if mirrored:
         uv[[2, 5], 0] = 0.0
-    return Mesh(vertices, faces, uv=uv, uv_faces=faces)
+    return Mesh(vertices, faces, uv=flip_v(uv), uv_faces=faces)
 
 
 def test_tangents_show_where_u_grows() -> None:
-    rows = corners(plane(), tangents=True)
+    rows = to_corners(plane(), tangents=True)
     assert rows.tangent is not None
     # our x is glTF's z
     assert torch.equal(rows.tangent, torch.tensor([0.0, 0, 1, 1]).expand(6, 4))
-    assert corners(plane()).tangent is None
+    assert to_corners(plane()).tangent is None
 
 
 def test_mirrored_maps_have_tangents_of_their_own() -> None:
-    rows = corners(plane(mirrored=True), tangents=True)
+    rows = to_corners(plane(mirrored=True), tangents=True)
     assert rows.tangent is not None
     assert len(rows.tangent) == 8  # the two corners in the middle belong to both sides
     for face, side in zip(rows.faces, (1.0, 1.0, -1.0, -1.0)):
@@ -214,7 +248,7 @@ def test_mirrored_maps_have_tangents_of_their_own() -> None:
 
 
 def test_tangents_of_a_sphere_lie_across_its_normals() -> None:
-    rows = corners(unwrap(sphere(0.6, 20, 30), 64), tangents=True)
+    rows = to_corners(unwrap(sphere(0.6, 20, 30), 64), tangents=True)
     assert rows.tangent is not None
     assert rows.uv is not None
     tangent, side = rows.tangent[:, :3], rows.tangent[:, 3]

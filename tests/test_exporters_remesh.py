@@ -14,8 +14,7 @@ import torch
 import trimesh
 
 import exporters
-from exporters import meshlab, remesh, topology
-from exporters.load import load
+from exporters import load, meshlab, remesh, topology
 from exporters.meshlab import Clock, RefusedError, work
 from exporters.remesh import Mending, mend
 from exporters.transfer import Skin

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from exporters import topology
-from exporters.clean import Repairs, clean, drop_pieces, fill_holes, repair, smooth, weld
+from exporters.clean import Repairs, clean, fill_holes, repair, smooth, weld
 from exporters.simplify import simplify
 from tests.shapes import cube, sphere
 from threed.core.errors import InputError
@@ -102,7 +102,7 @@ def test_floaters_and_cavities_go_and_other_pieces_stay() -> None:
     small = replace(moved(sphere(0.02), 2.0))
     cavity = replace(sphere(0.3), faces=sphere(0.3).faces.flip(1), colors=None)
     body, other = replace(sphere(), colors=None), moved(sphere(0.2), -2.0)
-    mesh = drop_pieces(joined(body, small, cavity, other))
+    mesh = clean(joined(body, small, cavity, other))
     assert topology.components(mesh.faces)[0] == 2
     assert volume(mesh) == pytest.approx(volume(body) + volume(other), rel=1e-5)
     assert len(mesh.vertices) == len(body.vertices) + len(other.vertices)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from exporters.bake import bake, rasterize_uv, spread
 from exporters.charts import FACING, Charts
-from exporters.report import uv_use
+from exporters.mapping import measure_use
 from exporters.unwrap import unwrap
 from renderers.kernels.raster import texture
 from renderers.raster import render_mesh
@@ -43,15 +43,14 @@ def spiral() -> Mesh:
 @pytest.mark.parametrize("make", [cube, sphere, rough, spiral])
 def test_a_map_covers_without_overlap_within_the_square(make: type[Mesh]) -> None:
     mesh = unwrap(make(), 512)
-    assert mesh.uv is not None
-    assert mesh.uv_faces is not None
-    assert 0 <= float(mesh.uv.min()) <= float(mesh.uv.max()) <= 1
-    coverage, overlap = uv_use(mesh.uv, mesh.uv_faces, 512)
+    uv, uv_faces = mesh.opengl_map()
+    assert 0 <= float(uv.min()) <= float(uv.max()) <= 1
+    coverage, overlap = measure_use(uv, uv_faces, 512)
     assert overlap == 0
     assert coverage > 0.25
     assert torch.equal(mesh.faces, make().faces)
     # the winding is kept: nothing is mirrored
-    a, b, c = mesh.uv[mesh.uv_faces].double().unbind(1)
+    a, b, c = uv[uv_faces].double().unbind(1)
     assert bool((((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]) > -1e-9).all())
 
 
@@ -73,10 +72,9 @@ def test_charts_stay_apart() -> None:
     """No texel within two of a chart's belongs to another one."""
     made = sphere(0.6, 40, 60)
     mesh = unwrap(made, 512)
-    assert mesh.uv is not None
-    assert mesh.uv_faces is not None
+    uv, uv_faces = mesh.opengl_map()
     label = torch.from_numpy(Charts(made).label)
-    face = rasterize_uv(mesh.uv, mesh.uv_faces, 512)[0, ..., 3].long() - 1
+    face = rasterize_uv(uv, uv_faces, 512)[0, ..., 3].long() - 1
     chart = torch.where(face >= 0, label[face.clamp(min=0)] + 1, 0).float()[None]
     high = F.max_pool2d(chart, 5, 1, 2)
     low = -F.max_pool2d(torch.where(chart > 0, -chart, -1e6), 5, 1, 2)
@@ -103,13 +101,12 @@ def wave(points: Tensor, _: Tensor) -> Tensor:
 def test_the_texture_shows_the_colour_of_the_place() -> None:
     mesh = bake(unwrap(sphere(0.6, 40, 60), 512), wave, 512)
     assert mesh.material.albedo is not None
-    assert mesh.uv is not None
-    assert mesh.uv_faces is not None
+    flat, uv_faces = mesh.opengl_map()
     # at random points of the faces, also close to the seams: what the texture says is the colour
     weight = torch.rand(len(mesh.faces), 3, generator=torch.Generator().manual_seed(0)) ** 3
     weight = (weight / weight.sum(1, keepdim=True))[..., None]
     place = (mesh.vertices[mesh.faces] * weight).sum(1)
-    uv = (mesh.uv[mesh.uv_faces] * weight).sum(1)
+    uv = (flat[uv_faces] * weight).sum(1)
     found = texture(mesh.material.albedo, uv[None, None])[0, 0]
     error = (found - wave(place, place)).abs()
     assert error.max() < 0.02
@@ -144,7 +141,7 @@ def test_spread_takes_the_nearest() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="unwrap a mesh before it is baked"):
+    with pytest.raises(ValueError, match="no texture coordinates: unwrap it first"):
         bake(cube(), Ball().density_and_color, 64)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="16 to 8192 texels a side, got 4"):
         bake(unwrap(cube(), 64), wave, 4)

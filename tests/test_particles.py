@@ -128,7 +128,7 @@ def test_particles_that_cannot_be_are_refused() -> None:
 
 
 def glb_extras(path: Path) -> dict[str, Any]:
-    from exporters.load import load
+    from exporters import load
 
     assert len(load(path).faces) > 0
     data = path.read_bytes()

@@ -50,7 +50,7 @@ def test_a_short_run_makes_a_mesh(
     preset: str, stages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # a film needs a library of its own, and no device
-    monkeypatch.setattr("exporters.video.turntable", lambda *args, **options: None)
+    monkeypatch.setattr("exporters.video.save_turntable", lambda *args, **options: None)
     words = [*QUICK, *(f"stages.{number}.steps=10" for number in range(stages))]
     if preset == "toybox-dreamflow":
         words.append("noise_levels=5")
@@ -66,7 +66,7 @@ def test_a_short_run_makes_a_mesh(
 
 
 def test_a_run_goes_on_after_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.video.turntable", lambda *args, **options: None)
+    monkeypatch.setattr("exporters.video.save_turntable", lambda *args, **options: None)
 
     def interrupt(progress: Any) -> None:
         if progress.message == "optimising" and progress.step >= 10:  # the checkpoint is of step 5

@@ -271,7 +271,7 @@ def test_the_texture_lies_upright_on_a_square() -> None:
     # seen by the front camera at +x, +y is to the right
     vertices = torch.tensor([[0, -0.5, -0.5], [0, 0.5, -0.5], [0, 0.5, 0.5], [0, -0.5, 0.5]])
     faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
-    uv = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+    uv = torch.tensor([[0.0, 1], [1, 1], [1, 0], [0, 0]])
     image = torch.zeros(2, 2, 3)
     image[0, 0, 0], image[0, 1, 1], image[1, 0, 2] = 1, 1, 1  # red, green / blue, black
     mesh = Mesh(vertices, faces, uv=uv, uv_faces=faces, material=Material(image))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exporters.load import load
+from exporters import load
 from renderers.raster import render
 from renderers.shading import lambert, physical, to_linear
 from tests import shapes

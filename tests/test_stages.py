@@ -14,7 +14,7 @@ import torch
 import trimesh
 from torch import Generator, Tensor
 
-from exporters.load import load
+from exporters import load
 from guidance import Frozen
 from tests import shapes, tiny
 from threed.core.cameras import Cameras
@@ -250,13 +250,10 @@ def test_a_mesh_that_faces_elsewhere_is_turned_to_the_front_and_back(tmp_path: P
 
 def test_a_given_mesh_is_kept_exactly(tmp_path: Path) -> None:
     mesh = shapes.sphere()
-    uv = torch.rand(9, 2)
-    mesh = dataclasses.replace(
-        mesh, uv=uv, uv_faces=torch.randint(9, mesh.faces.shape), v_down=1 - uv[:, 1]
-    )
-    mesh = dataclasses.replace(
-        mesh, material=dataclasses.replace(mesh.material, albedo=torch.rand(4, 5, 3))
-    )
+    uv = torch.rand(9, 2, dtype=torch.float64)
+    mesh = dataclasses.replace(mesh, uv=uv, uv_faces=torch.randint(9, mesh.faces.shape))
+    albedo = torch.rand(4, 5, 3)
+    mesh = dataclasses.replace(mesh, material=dataclasses.replace(mesh.material, albedo=albedo))
     body = shapes.cube()
     given = GivenMesh(mesh, read_given(mug(tmp_path)).placement, body)
     path = tmp_path / "init.pt"
@@ -268,7 +265,7 @@ def test_a_given_mesh_is_kept_exactly(tmp_path: Path) -> None:
     assert torch.equal(again.body.faces, body.faces)
     path.write_bytes(dataclasses.replace(given, body=None).to_bytes())
     assert GivenMesh.from_file(path).body is None
-    for name in ("vertices", "faces", "colors", "uv", "uv_faces", "v_down"):
+    for name in ("vertices", "faces", "colors", "uv", "uv_faces"):
         assert torch.equal(getattr(again.mesh, name), getattr(mesh, name))
     assert again.mesh.material.albedo is not None
     assert torch.equal(again.mesh.material.albedo, mesh.material.albedo)  # type: ignore[arg-type]
@@ -322,9 +319,6 @@ def test_a_mesh_is_painted_in_its_own_map_where_it_stood_and_resumed(
     assert after.uv is not None
     assert after.uv_faces is not None
     assert torch.equal(before.uv[before.uv_faces], after.uv[after.uv_faces]), "bit by bit"
-    assert before.v_down is not None
-    assert after.v_down is not None
-    assert torch.equal(before.v_down[before.uv_faces], after.v_down[after.uv_faces])
     assert torch.allclose(before.vertices[before.faces], after.vertices[after.faces], rtol=1e-5)
     assert after.material.albedo is not None
     assert {p.name for p in whole.folder.iterdir()} >= {
@@ -373,9 +367,7 @@ def test_what_cannot_begin_with_a_mesh_is_said_before_a_folder_is_made(
             generate("a red mug", run, init=init, out=out)
     assert not out.exists()
     flat = load(path)
-    flat = dataclasses.replace(
-        flat, uv=torch.zeros(1, 2), uv_faces=torch.zeros_like(flat.faces), v_down=None
-    )
+    flat = dataclasses.replace(flat, uv=torch.zeros(1, 2), uv_faces=torch.zeros_like(flat.faces))
     with pytest.raises(InputError, match="cover nothing"):
         check_mesh(kept, GivenMesh(flat, read_given(path).placement))
 

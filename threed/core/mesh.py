@@ -13,29 +13,35 @@ from torch.nn import functional as F
 class Material:
     """A metallic-roughness material."""
 
-    albedo: Tensor | None = None  # [H, W, 3] sRGB in [0, 1]; row 0 is the top (v = 1)
+    albedo: Tensor | None = None  # [H, W, 3] sRGB in [0, 1]; row 0 is the top (v = 0)
     metallic: float = 0.0  # times the map's, where there is one
     roughness: float = 0.6  # times the map's, where there is one
-    # [H, W, 3] as (n + 1) / 2 of tangent-space normals: x along u, y along v, z out of the surface
+    # [H, W, 3] as (n + 1) / 2 of tangent-space normals: x along u, y against v, z outwards
     normal: Tensor | None = None
     # [H, W, 3] linear in [0, 1], as glTF packs it: green is roughness, blue metallic
     metallic_roughness: Tensor | None = None
+
+    def maps(self) -> dict[str, Tensor]:
+        """The pictures that the material has, [H, W, 3] each, by the names of their fields."""
+        names = ("albedo", "normal", "metallic_roughness")
+        found = {name: getattr(self, name) for name in names}
+        return {name: image for name, image in found.items() if image is not None}
 
 
 @dataclass(frozen=True)
 class Mesh:
     """A triangle mesh: the asset. Checked when made, so that writers need no checks.
 
-    UVs follow OpenGL: (0, 0) is the lower left corner of the texture.
+    Texture coordinates count v downwards, as glTF does: (0, 0) is the upper left corner of the
+    texture. They are float64, so that turning v over and back again changes no float32 number that
+    a file holds: see `flip_v`.
     """
 
     vertices: Tensor  # [V, 3] float32, world units, z up
     faces: Tensor  # [F, 3] int64, counter-clockwise seen from outside
     colors: Tensor | None = None  # [V, 3] sRGB in [0, 1]
-    uv: Tensor | None = None  # [T, 2] in [0, 1]
+    uv: Tensor | None = None  # [T, 2] float64 in [0, 1]
     uv_faces: Tensor | None = None  # [F, 3] int64 into uv
-    # [T] 1 - v, where a file counts v from the top: 1 - v rounds, and what is kept must not change
-    v_down: Tensor | None = None
     material: Material = field(default_factory=Material)
 
     def __post_init__(self) -> None:
@@ -56,7 +62,15 @@ class Mesh:
                 raise ValueError(f"uv_faces must be {list(self.faces.shape)}, like faces, "
                                  f"got {list(self.uv_faces.shape)}")  # fmt: skip
             _check_range("uv_faces", self.uv_faces, len(self.uv), "uv")
-        _check_flipped(self.uv, self.v_down)
+
+    def opengl_map(self) -> tuple[Tensor, Tensor]:
+        """Texture coordinates [T, 2] float32 as OpenGL counts them, and faces [F, 3] into them.
+
+        (0, 0) is the lower left corner of the texture. ValueError for a mesh without.
+        """
+        if self.uv is None or self.uv_faces is None:
+            raise ValueError("the mesh has no texture coordinates: unwrap it first")
+        return flip_v(self.uv).float(), self.uv_faces
 
     def vertex_normals(self) -> Tensor:
         """[V, 3] unit normals, face normals weighted by area."""
@@ -72,20 +86,21 @@ class Mesh:
         return torch.stack([self.vertices.amin(0), self.vertices.amax(0)])
 
 
+def flip_v(uv: Tensor) -> Tensor:
+    """Texture coordinates [..., 2] with v counted from the other edge: float64 (u, 1 - v).
+
+    Exact for float32 numbers v from 2**-30 to 1, and for 0; smaller ones are rounded to the next
+    multiple of 2**-53, which is nothing of a texture.
+    """
+    u, v = uv.double().unbind(-1)
+    return torch.stack([u, 1 - v], -1)
+
+
 def _check_rows(name: str, value: Tensor, width: int) -> None:
     if value.ndim != 2 or value.shape[1] != width:
         raise ValueError(f"{name} must be [N, {width}], got {list(value.shape)}")
     if len(value) == 0:
         raise ValueError(f"{name} is empty: there is nothing to write")
-
-
-def _check_flipped(uv: Tensor | None, v_down: Tensor | None) -> None:
-    if v_down is None:
-        return
-    if uv is None or v_down.shape != (len(uv),):
-        raise ValueError(f"v_down must be one number for each row of uv, got {list(v_down.shape)}")
-    if not bool(((v_down + uv[:, 1] - 1).abs() < 1e-5).all()):
-        raise ValueError("v_down is not 1 - v of uv: give both, or neither")
 
 
 def _check_range(name: str, value: Tensor, count: int, what: str) -> None:

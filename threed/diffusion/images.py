@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from threed.core import files
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.pictures import FORMATS, Size, sides
@@ -86,14 +86,9 @@ def save_image(image: Tensor, path: Path) -> None:
     """Write [3, H, W] in [0, 1] as PNG, JPEG or WebP by the name's ending; aside, then renamed."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path} must end in one of {', '.join(FORMATS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     array = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        Image.fromarray(array).save(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with files.write_aside(path) as part:
+        Image.fromarray(array).save(part)
 
 
 def load_image(path: Path, size: Size) -> Tensor:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from threed.core import files
 from threed.core.errors import InputError
 from threed.core.pictures import FORMATS
 from threed.diffusion.backbone import Backbone
@@ -177,9 +178,7 @@ def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
 
 def write_examples(folder: Path, rows: Sequence[Row]) -> None:
     """Write metadata.jsonl; aside, then renamed: a folder without it is not finished."""
-    aside = folder / f".{METADATA}"
-    aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    aside.replace(folder / METADATA)
+    files.write(folder / METADATA, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _rows(folder: Path, pictures: Sequence[str], texts: Sequence[str]) -> Iterator[Row]:

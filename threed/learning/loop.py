@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from threed.core import files
 from threed.core.errors import InputError
 from threed.diffusion.images import save_image
 from threed.diffusion.models.half import norms_in_float32
@@ -181,12 +182,11 @@ class _Run:
 
     def save(self, path: Path) -> None:
         """Write everything that a later step depends on; aside, then renamed."""
-        aside = path.with_suffix(".part")
         state = {"weights": {name: p.detach() for name, p in self.trained.items()},
                  "average": self.average, "optimizer": self.optimizer.state_dict(),
                  "step": self.step}  # fmt: skip
-        torch.save(state, aside)
-        aside.replace(path)
+        with files.write_aside(path) as part:
+            torch.save(state, part)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint. InputError if it is damaged or of another net."""

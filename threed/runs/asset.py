@@ -10,19 +10,19 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 import exporters
-from exporters import files, preview, video
+from exporters import load, preview, video
 from exporters.bake import SurfaceColor, bake, bake_gloss
-from exporters.budget import fit
+from exporters.budget import fit_budget
 from exporters.clean import Repairs, clean, repair, smooth
-from exporters.load import load
 from exporters.mended import Mended
 from exporters.normals import bake_normals
 from exporters.remesh import Mending, mend
-from exporters.report import Known, Report, report
+from exporters.report import Known, Report, measure_mesh, read_known
 from exporters.simplify import simplify
 from exporters.transfer import Skin
 from exporters.unwrap import unwrap
 from renderers.shading import Look
+from threed.core import files
 from threed.core.budget import Budget, levels
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
@@ -177,12 +177,12 @@ def settle(mesh: Mesh, views: Views) -> Mesh:
 
 
 def _present(mesh: Mesh, folder: Path, settings: AssetSettings, known: Known, say: Say) -> Asset:
-    numbers = report(mesh, known)
-    files.write({folder / "report.json": numbers.to_json().encode()})
+    numbers = measure_mesh(mesh, known)
+    files.write(folder / "report.json", numbers.to_json().encode())
     say("drawing the preview")
-    preview.contact_sheet(mesh, folder / "preview.png", size=settings.preview_size)
+    preview.save_contact_sheet(mesh, folder / "preview.png", size=settings.preview_size)
     say("turning the table")
-    video.turntable(
+    video.save_turntable(
         mesh, folder / "turntable.mp4",
         frames=settings.turntable_frames, size=settings.turntable_size,
     )  # fmt: skip
@@ -195,14 +195,14 @@ def export_file(
     """Read a mesh file, or the asset.glb of a run's folder, and write it in another format.
 
     Geometry, textures and colours go along as far as the format has them; within a budget, and with
-    coarser copies beside it, where asked: see `exporters.budget.fit`. Returns the files. InputError
-    for a source that cannot be read, and for a target that cannot be written.
+    coarser copies beside it, where asked: see `exporters.budget.fit_budget`. Returns the files.
+    InputError for a source that cannot be read, and for a target that cannot be written.
     """
-    exporters.writer(target)  # a wrong name is noticed before anything is read
+    exporters.find_writer(target)  # a wrong name is noticed before anything is read
     mesh = load_file(source)
     plain = budget is None and lods == 0
     written = []
-    for level, copy in enumerate([mesh] if plain else fit(mesh, budget, lods)):
+    for level, copy in enumerate([mesh] if plain else fit_budget(mesh, budget, lods)):
         written.append(target.with_name(lod_name(target.name, level)))
         exporters.save(copy, written[-1], extras={"source": source.name})
     return written
@@ -213,7 +213,7 @@ def repair_file(source: Path, target: Path, wish: Mending) -> Mended:
 
     A mesh that nothing is wrong with is written as it is. InputError for files as in `export_file`.
     """
-    exporters.writer(target)
+    exporters.find_writer(target)
     done = mend(load_file(source), wish)
     exporters.save(done.mesh, target, extras={"source": source.name})
     return done
@@ -224,12 +224,12 @@ def turntable_file(
 ) -> None:
     """An MP4 of one turn around the mesh of a file, or of a run's folder.
 
-    InputError as for `exporters.load.load` and `exporters.video.turntable`.
+    InputError as for `exporters.load` and `exporters.video.save_turntable`.
     """
     if target.suffix.lower() != ".mp4":
         raise InputError(f"cannot write {target.name!r}: the name of a turntable ends in .mp4")
     look: Look = "textureless" if textureless else "shaded"
-    video.turntable(load_file(source), target, frames=frames, size=size, look=look)
+    video.save_turntable(load_file(source), target, frames=frames, size=size, look=look)
 
 
 def report_file(source: Path) -> Report:
@@ -240,7 +240,7 @@ def report_file(source: Path) -> Report:
     mesh = load_file(source)
     beside = (source if source.is_dir() else source.parent) / "report.json"
     own = source.is_dir() or source.stem == "asset"
-    return report(mesh, Report.known(beside) if own else None)
+    return measure_mesh(mesh, read_known(beside) if own else None)
 
 
 def load_file(source: Path) -> Mesh:

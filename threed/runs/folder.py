@@ -186,10 +186,10 @@ class RunFolder:
         fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
         torch.save({"format": 1, "config": self.run.digest(), **fields}, data)
         newest, previous = (self.path / name for name in CHECKPOINTS)
-        part = write_aside(newest, data.getvalue())
-        if newest.exists():
-            os.replace(newest, previous)
-        os.replace(part, newest)
+        with write_aside(newest) as part:
+            part.write_bytes(data.getvalue())
+            if newest.exists():
+                os.replace(newest, previous)
 
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest one that can be read, or None if there has been none.

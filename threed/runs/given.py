@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exporters import axes, meshlab, topology
+from exporters import axes, load, meshlab, topology
 from exporters.clean import Repairs, repair
-from exporters.load import load
 from exporters.remesh import mend
 from threed.core.errors import InputError
 from threed.core.mesh import Material, Mesh
@@ -21,6 +20,7 @@ from threed.runs.start import Up
 from threed.scenes.placement import Placement
 
 MAX_FACES = 1_000_000
+FORMAT = 2  # of `Given.to_bytes`
 FLAT = 1e-9  # area of a mesh in the unit ball, world units², up to which it has none
 FILLED = 0.8  # of the unit ball: room for a surface to grow
 PLAIN = {"y": axes.from_y_up, "z": axes.from_z_up}
@@ -66,7 +66,7 @@ class GivenMesh:
     def to_bytes(self) -> bytes:
         """All of it; `from_bytes` gives exactly the same."""
         mesh = self.mesh
-        data: dict[str, Any] = {"format": 1, "placement": asdict(self.placement)}
+        data: dict[str, Any] = {"format": FORMAT, "placement": asdict(self.placement)}
         data |= {name: getattr(mesh, name) for name in _PARTS}
         data["albedo"] = mesh.material.albedo
         if self.body is not None:
@@ -80,15 +80,17 @@ class GivenMesh:
         """One that was written before; InputError if it is damaged."""
         try:
             data = torch.load(path, map_location="cpu", weights_only=True)
+            if data["format"] != FORMAT:
+                raise ValueError("unknown format")
             placement = Placement(**data["placement"])
-            mesh = Mesh(**{name: data.get(name) for name in _PARTS})
+            mesh = Mesh(**{name: data[name] for name in _PARTS})
             body = Mesh(*data["body"]) if "body" in data else None
             return GivenMesh(replace(mesh, material=Material(data["albedo"])), placement, body)
         except Exception as error:  # torch.load raises whatever it stumbles over
-            raise InputError(f"{path} is damaged or not the mesh of a run") from error
+            raise InputError(f"{path} is damaged, or of another version of threed") from error
 
 
-_PARTS = ("vertices", "faces", "colors", "uv", "uv_faces", "v_down")
+_PARTS = ("vertices", "faces", "colors", "uv", "uv_faces")
 
 
 def read_given(path: Path, up: Up | None = None, front: float = 0.0) -> GivenMesh:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporters.report import uv_use
+from exporters.mapping import measure_use
 from exporters.simplify import simplify
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
@@ -141,7 +141,7 @@ def _check_map(run: Run, mesh: Mesh) -> list[str]:
     if mesh.uv is None or mesh.uv_faces is None:
         raise InputError("the mesh has no texture coordinates that could be kept: leave "
                          "--keep-uv out, and it gets new ones")  # fmt: skip
-    coverage, overlap = uv_use(mesh.uv, mesh.uv_faces, run.asset.texture)
+    coverage, overlap = measure_use(*mesh.opengl_map(), run.asset.texture)
     if coverage == 0:
         raise InputError("the mesh's texture coordinates cover nothing: leave --keep-uv out, and "
                          "it gets new ones")  # fmt: skip

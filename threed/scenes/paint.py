@@ -100,9 +100,9 @@ class Spots:
 def colors_of(mesh: Mesh, spots: Spots) -> Tensor | None:
     """[N, 3] sRGB of a mesh at its spots: its texture, else its vertices' colours, if any."""
     image = mesh.material.albedo
-    if image is not None and mesh.uv is not None and mesh.uv_faces is not None:
-        uv = _mix(mesh.uv[mesh.uv_faces[spots.faces]], spots.weights)
-        return texture(image, uv[None, None])[0, 0]
+    if image is not None and mesh.uv is not None:
+        uv, uv_faces = mesh.opengl_map()
+        return texture(image, _mix(uv[uv_faces[spots.faces]], spots.weights)[None, None])[0, 0]
     if mesh.colors is not None:
         return _mix(mesh.colors[mesh.faces[spots.faces]], spots.weights)
     return None

@@ -16,7 +16,7 @@ from threed.scenes import shown
 from threed.scenes.paint import Paint, Spots
 from threed.settings.scenes import PaintSettings, TexturedSettings
 
-SHAPE = ("vertices", "faces", "uv", "uv_faces", "v_down")  # of a mesh, kept in the state_dict
+SHAPE = ("vertices", "faces", "uv", "uv_faces")  # of a mesh, kept in the state_dict
 
 
 class Textured(nn.Module):
@@ -27,9 +27,8 @@ class Textured(nn.Module):
 
     vertices: Tensor  # [V, 3]
     faces: Tensor  # [F, 3] int64
-    uv: Tensor  # [T, 2], no row if there is none
+    uv: Tensor  # [T, 2] float64, no row if there is none
     uv_faces: Tensor  # [F, 3] int64
-    v_down: Tensor  # [T]
 
     def __init__(
         self,
@@ -43,9 +42,8 @@ class Textured(nn.Module):
         self.paint = Paint(paint or PaintSettings(), gloss=s.gloss, seed=seed)
         self.register_buffer("vertices", torch.eye(3))
         self.register_buffer("faces", torch.arange(3)[None])
-        self.register_buffer("uv", torch.zeros(0, 2))
+        self.register_buffer("uv", torch.zeros(0, 2, dtype=torch.float64))
         self.register_buffer("uv_faces", torch.zeros(0, 3, dtype=torch.int64))
-        self.register_buffer("v_down", torch.zeros(0))
 
     def wrap(self, mesh: Mesh) -> None:
         """Take the shape of a mesh, and its texture coordinates."""
@@ -53,8 +51,6 @@ class Textured(nn.Module):
         self.vertices, self.faces = mesh.vertices.to(device), mesh.faces.to(device)
         if mesh.uv is not None and mesh.uv_faces is not None:
             self.uv, self.uv_faces = mesh.uv.to(device), mesh.uv_faces.to(device)
-            down = 1 - mesh.uv[:, 1] if mesh.v_down is None else mesh.v_down
-            self.v_down = down.to(device)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -83,8 +79,7 @@ class Textured(nn.Module):
         """The mesh without colours; with its texture coordinates if they are kept."""
         mesh = Mesh(self.vertices.cpu(), self.faces.cpu())
         if self.settings.keep_uv:
-            uv, rows, down = self.uv.cpu(), self.uv_faces.cpu(), self.v_down.cpu()
-            return replace(mesh, uv=uv, uv_faces=rows, v_down=down)
+            return replace(mesh, uv=self.uv.cpu(), uv_faces=self.uv_faces.cpu())
         return mesh
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ import numpy as np
 import typer
 
 from threed.apps.cli.show import Display, complain, say
+from threed.core import files
 from threed.core.errors import InputError
 
 VIEWS = 8  # of the turntable that is judged
@@ -59,7 +60,7 @@ def judge_mesh(path: Path, kind: str, color: str, finish: str) -> dict[str, Any]
     """The judge's reading of a mesh file: see Row."""
     import torch
 
-    from exporters.load import load
+    from exporters import load
     from renderers.raster import render_mesh
     from threed.core.cameras import orbit
     from threed.toybox.family.nets import WEIGHTS
@@ -113,9 +114,7 @@ def evaluate_one(
         psnr_db=round(float(report["psnr"]), 2),
         iou=round(float(report["iou"]), 4),
     )
-    aside = verdict.with_suffix(".part")
-    aside.write_text(json.dumps(asdict(row)))
-    aside.replace(verdict)
+    files.write(verdict, json.dumps(asdict(row)).encode())
     return row
 
 
@@ -184,15 +183,15 @@ def contact_sheet(assets: Sequence[Path], path: Path, *, size: int = 128, column
     """Write one picture of mesh files: two views of each, so many views a row."""
     import torch
 
-    from exporters.load import load
-    from exporters.pictures import framed
+    from exporters import load
+    from exporters.pictures import fit_ball
     from renderers.raster import render_mesh
     from threed.core.cameras import orbit
     from threed.diffusion.images import grid, save_image
 
     views = []
     for asset in assets:
-        seen = render_mesh(framed(load(asset)), orbit(8, size)[:2], look="shaded")
+        seen = render_mesh(fit_ball(load(asset)), orbit(8, size)[:2], look="shaded")
         views.append(seen.rgb.permute(0, 3, 1, 2))
     save_image(grid(torch.cat(views), columns=columns), path)
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from threed.core import files
 from threed.toybox.family.shelf import SAVE_SECONDS, UNKNOWN, chunks, grown, images_of
 from threed.toybox.judge.net import HEADS, SCENE_HEADS
 from threed.toybox.world.figures import Figure, random_figure_scene
@@ -132,9 +133,8 @@ def fill_scenes(
                 labels = np.concatenate([labels, np.stack([label for label, _ in fresh])])
                 texts = np.concatenate([texts, np.array([said for _, said in fresh])])
                 fresh.clear()
-                aside = folder / "notes.part.npz"
-                np.savez(aside, seed=seed, size=size, labels=labels, texts=texts)
-                aside.replace(folder / "notes.npz")
+                with files.write_aside(folder / "notes.npz") as part:
+                    np.savez(part, seed=seed, size=size, labels=labels, texts=texts)
             if progress is not None:
                 progress(task[-1] + 1)
     return SceneShelf(np.load(path, mmap_mode="r")[:total], labels, texts)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from threed.core import files
 from threed.core.cameras import Cameras, at, view_name
 from threed.toybox.world.captions import BACKGROUNDS, Label, caption
 from threed.toybox.world.spread import every, spread
@@ -230,10 +231,9 @@ class _Notes:
     def save(self, done: int) -> None:
         """Write aside and rename."""
         self.done = done
-        aside = self.path.with_suffix(".part.npz")
-        np.savez(aside, seed=self.seed, size=self.size, done=done, labels=self.labels,
-                 c2w=self.c2w, fov_y=self.fov_y)  # fmt: skip
-        aside.replace(self.path)
+        views: dict[str, Any] = {"labels": self.labels, "c2w": self.c2w, "fov_y": self.fov_y}
+        with files.write_aside(self.path) as part:
+            np.savez(part, seed=self.seed, size=self.size, done=done, **views)
 
 
 def grown(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
