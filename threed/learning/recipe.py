@@ -22,7 +22,8 @@ class Recipe:
     weight_decay: float = 0.01
     ema: float = 0.999  # how much of the averaged weights a step keeps
     precision: str = "no"  # accelerate's: no, bf16, fp16
-    muon: bool = False  # in place of AdamW: for small nets, see diffusion.muon
+    muon: bool = False  # in place of AdamW: for small nets, see threed.learning.optimisers
+    beta2: float = 0.999  # how much of its second moment AdamW keeps
 
     def __post_init__(self) -> None:
         """Refuse what cannot train."""
