@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from threed.diffusion.weights import SETTINGS
-from threed.toybox.world.toys import COLORS, FINISHES, FRONTED, KINDS
+from threed.toybox.world.kinds import FRONTED
+from threed.toybox.world.toys import COLORS, FINISHES, KINDS
 
 TRAINING, SCORES, CARD = "training.json", "scores.json", "README.md"
 OPTIONS = ("kind", "part")  # of a system's training that the card tells
@@ -136,7 +137,7 @@ def minutes_of(log: Path) -> float:
 
 def steps_of(log: Path) -> int:
     """Steps that a log.jsonl tells of."""
-    return int(json.loads(log.read_text().splitlines()[-1])["step"]) + 1
+    return int(json.loads(log.read_text().splitlines()[-1])["step"])
 
 
 def _read(path: Path) -> dict[str, Any]:

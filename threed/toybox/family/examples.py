@@ -17,13 +17,13 @@ from torch import Tensor
 from threed.core.errors import InputError
 from threed.diffusion.images import save_image
 from threed.learning.data import METADATA, Row, write_examples
-from threed.toybox.family.mix import random_scene
 from threed.toybox.family.shelf import chunks
+from threed.toybox.family.spread import spread
 from threed.toybox.world.captions import a
 from threed.toybox.world.conditions import CONDITIONS, condition_map
 from threed.toybox.world.edits import random_edit
+from threed.toybox.world.mix import random_scene
 from threed.toybox.world.scenes import View, draw_scene
-from threed.toybox.world.spread import spread
 from threed.toybox.world.toys import COLORS, KINDS
 
 SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples

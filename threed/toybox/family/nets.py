@@ -26,7 +26,6 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 SIZE = 64  # pixels a side of a picture
 LENGTH = 32  # tokens of a prompt
 WIDTH = 128  # of the text encoder, and so of the UNet's cross-attention
-PARTS = ("clip", "vae", "unet", "judge")  # in the order in which they are trained
 
 
 def new_tokenizer() -> CLIPTokenizer:
@@ -158,16 +157,6 @@ def single_view(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return plain
 
 
-def new_scheduler() -> Any:
-    """Stable Diffusion's noise schedule, as a DDIM scheduler."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
-
-
 def save_part(model: Any, folder: Path) -> None:
     """Write one network as fp16 safetensors in the layout of its library."""
     half = copy.deepcopy(model).half().to(memory_format=torch.contiguous_format)
@@ -180,24 +169,11 @@ def save_part(model: Any, folder: Path) -> None:
 
 
 def save_index(folder: Path) -> None:
-    """Write the scheduler and model_index.json of a Stable Diffusion folder."""
-    import diffusers
-
-    new_scheduler().save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    """Write what makes a folder Stable Diffusion's: its index, and its schedule for DDIM."""
+    for name in ("model_index.json", "scheduler/scheduler_config.json"):
+        text = (WEIGHTS / name).read_text()
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
 
 
 def knows_scenes(folder: Path) -> bool:
@@ -207,7 +183,7 @@ def knows_scenes(folder: Path) -> bool:
 
 
 def grown(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """A state of fewer tokens than the model has, with the model's own rows for those behind."""
+    """Give a state of fewer tokens than the model has the model's own rows [tokens, C] behind."""
     own, bigger = model.state_dict(), dict(state)
     for name, value in state.items():
         if name.endswith("token_embedding.weight") and len(value) < len(own[name]):

@@ -144,7 +144,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same."""
-        return x + self.layers(x)
+        y: Tensor = x + self.layers(x)
+        return y
 
 
 class Down(nn.Module):
@@ -156,7 +157,8 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 2C, H/2, W/2]"""
-        return self.conv(x)
+        y: Tensor = self.conv(x)
+        return y
 
 
 def load_judge(folder: Path) -> Judge:

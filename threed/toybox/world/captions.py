@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from threed.core.cameras import VIEWS
-from threed.toybox.world.toys import COLORS, FINISHES, KINDS
+from threed.toybox.world.chance import choose
+from threed.toybox.world.toys import COLORS, FINISHES, KINDS, TINTS
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "mug": ("cup",),
@@ -26,7 +28,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "lamp": ("table lamp",),
     "duck": ("rubber duck",),
 }
-BACKGROUNDS = ("white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink")
+BACKGROUNDS = ("white", "grey", *TINTS)
 OPENINGS = ("a", "the", "a photo of a", "a picture of a", "a toy", "one", "")
 SPARE_WORDS = (
     "asset", "render", "of", "on", "and", "with", "background", "view", "toy", "small", "simple",
@@ -61,7 +63,7 @@ def caption(rng: np.random.Generator, label: Label, view: str | None = None) -> 
     """
     color, finish = list(COLORS)[label.color], FINISHES[label.finish]
     text = toy_words(rng, KINDS[label.kind], color, finish)
-    opening = str(rng.choice(OPENINGS, p=(0.6, 0.08, 0.06, 0.06, 0.08, 0.04, 0.08)))
+    opening = choose(rng, OPENINGS, (0.6, 0.08, 0.06, 0.06, 0.08, 0.04, 0.08))
     if opening.endswith("a") and text[0] in "aeiou":
         opening += "n"
     text = f"{opening} {text}".strip()
@@ -78,7 +80,7 @@ def toy_words(
     The kind may be a synonym; the colour is left out in a share `drop`, the finish now and then.
     """
     if kind in SYNONYMS and rng.uniform() < 0.15:
-        kind = str(rng.choice(SYNONYMS[kind]))
+        kind = choose(rng, SYNONYMS[kind])
     extra = [color] if rng.uniform() < 1 - drop else []
     if finish != "plain" and rng.uniform() < 0.85:
         extra.insert(int(rng.integers(len(extra) + 1)), finish)
@@ -95,5 +97,5 @@ def a(text: str) -> str:
 def vocabulary() -> list[str]:
     """Every word that captions and instructions use, sorted."""
     texts = [*KINDS, *COLORS, *FINISHES, *BACKGROUNDS, *OPENINGS, *VIEWS, *SPARE_WORDS]
-    texts += [*SCENE_WORDS, *(name for names in SYNONYMS.values() for name in names)]
-    return sorted({word for text in texts for word in text.split()})
+    texts += [*SCENE_WORDS, *chain(*SYNONYMS.values())]
+    return sorted(set(" ".join(texts).split()))

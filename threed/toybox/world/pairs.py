@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from threed.core.cameras import view_name
 from threed.toybox.world import draw
 from threed.toybox.world.captions import a, toy_words
+from threed.toybox.world.chance import choose, choose_other
 from threed.toybox.world.draw import Array
 from threed.toybox.world.parts import Vector, extents, place
 from threed.toybox.world.scenes import Point, Scene, Thing, random_camera, staged
-from threed.toybox.world.toys import COLORS, FINISHES, KINDS, random_toy
+from threed.toybox.world.toys import COLORS, KINDS, random_finish, random_toy
 
 BESIDE, ABOVE = "beside", "above"
 # tops on which another toy can stand
@@ -69,9 +69,14 @@ class Pair:
     second: Single
     relation: str  # BESIDE or ABOVE
 
+    @property
+    def toys(self) -> tuple[Single, Single]:
+        """Both, the first first."""
+        return self.first, self.second
+
     def things(self) -> tuple[Thing, ...]:
-        """Both at their places, together as large as fits."""
-        one, two = (extents(toy.thing().rows) for toy in (self.first, self.second))
+        """Put both at their places, together as large as fits."""
+        one, two = (extents(toy.thing().rows) for toy in self.toys)
         (thick, wide, high), (deep, broad, tall) = one[1] - one[0], two[1] - two[0]
         if self.relation == BESIDE:  # y is to the right, both on one floor
             width, height = wide + broad + GAP, max(high, tall)
@@ -81,17 +86,16 @@ class Pair:
             width, height = max(wide, broad), high + tall
             places = ((0.0, height / 2 - one[1, 2]), (0.0, -height / 2 - two[0, 2]))
         fit = 2 * FIT / float(np.linalg.norm((max(thick, deep), width, height)))
-        placed = []
-        for toy, (y, z) in zip((self.first, self.second), places):
-            larger = replace(toy, scale=fit * toy.scale)
-            placed.append(larger.thing((0.0, fit * float(y), fit * float(z))))
-        return tuple(placed)
+        return tuple(
+            replace(toy, scale=fit * toy.scale).thing((0.0, fit * float(y), fit * float(z)))
+            for toy, (y, z) in zip(self.toys, places)
+        )
 
     def words(self, rng: np.random.Generator) -> str:
         """ "a red ball and a blue cube", from left to right, or with their places."""
         one, two = (
             toy.named(toy_words(rng, toy.kind, toy.color, toy.finish, drop=0.03))
-            for toy in (self.first, self.second)
+            for toy in self.toys
         )
         if self.relation == ABOVE:
             return f"{one} on top of {two}" if rng.uniform() < 0.8 else f"{one} on {two}"
@@ -130,15 +134,10 @@ def hat_on(rows: Array, color: str, seed: int) -> Array:
     return place(hat, scale, (x, y, float(tops[best]) - scale * float(extents(hat)[0, 2]) - 0.03))
 
 
-def random_single(
-    rng: np.random.Generator, *, kinds: Sequence[str] = KINDS, scale: float = 1.0
-) -> Single:
+def random_single(rng: np.random.Generator, kinds: Sequence[str] = KINDS) -> Single:
     """Any toy of these kinds, without a hat."""
-    return Single(
-        str(rng.choice(kinds)), str(rng.choice(list(COLORS))),
-        str(rng.choice(FINISHES, p=(0.55, 0.15, 0.15, 0.15))), int(rng.integers(2**31)),
-        scale=scale,
-    )  # fmt: skip
+    kind, color, finish = choose(rng, kinds), choose(rng, COLORS), random_finish(rng)
+    return Single(kind, color, finish, int(rng.integers(2**31)))
 
 
 def in_hat(toy: Single, color: str) -> Single:
@@ -152,14 +151,8 @@ def random_toy_scene(rng: np.random.Generator) -> Scene:
     """One toy, in a hat in a quarter of them, from any side, on any ground."""
     toy = random_single(rng)
     if rng.uniform() < 0.25 and toy.kind != "hat":
-        toy = in_hat(toy, str(rng.choice(list(COLORS))))
+        toy = in_hat(toy, choose(rng, COLORS))
     return staged(rng, toy, random_camera(rng, (-180, 180), (-10, 45)))
-
-
-def view_of(scene: Scene) -> str:
-    """What the view of a scene is called, of threed.cameras.VIEWS."""
-    camera = scene.camera
-    return view_name(float(camera.azimuth_deg[0]), float(camera.elevation_deg[0]))
 
 
 def random_pair(rng: np.random.Generator) -> Pair:
@@ -167,11 +160,9 @@ def random_pair(rng: np.random.Generator) -> Pair:
     above = rng.uniform() < 0.3
     first = random_single(rng)
     kinds = [kind for kind in (BROAD if above else KINDS) if kind != first.kind]
-    colors = [color for color in COLORS if color != first.color]
-    second = random_single(rng, kinds=kinds)
-    sizes = rng.uniform(0.8, 1, 2)
-    turns = rng.uniform(-35, 35, 2)
-    second = replace(second, color=str(rng.choice(colors)))
+    second = random_single(rng, kinds)
+    sizes, turns = rng.uniform(0.8, 1, 2), rng.uniform(-35, 35, 2)
+    second = replace(second, color=choose_other(rng, COLORS, first.color))
     one, two = (
         replace(toy, scale=float(size), turn_deg=float(turn))
         for toy, size, turn in zip((first, second), sizes, turns)

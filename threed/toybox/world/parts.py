@@ -73,6 +73,12 @@ def ring(center: Vector, radius: float, tube: float, color: Vector, **more: obje
     return Part(draw.TORUS, center, (radius, tube, 0.0, 0.0), color, **more)  # type: ignore[arg-type]
 
 
+def legs(x: float, y: float, half: float, thick: float, color: Vector) -> list[Part]:
+    """Four legs under something: boxes at (±x, ±y), 2 half long, that end at z = 0."""
+    corners = [(-x, -y), (-x, y), (x, -y), (x, y)]
+    return [box((*corner, -half), (thick, thick, half), color) for corner in corners]
+
+
 def rotation(turn_deg: Vector) -> Array:
     """[3, 3] local to world: about x, then y, then z."""
     x, y, z = (math.radians(angle) for angle in turn_deg)
@@ -82,7 +88,8 @@ def rotation(turn_deg: Vector) -> Array:
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return (about_z @ about_y @ about_x).astype(np.float32)
+    turn: Array = (about_z @ about_y @ about_x).astype(np.float32)
+    return turn
 
 
 def pack(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from threed.toybox.world.chance import choose
 from threed.toybox.world.parts import Part, Vector, rod
 
 KEYPOINTS = (
@@ -21,6 +22,7 @@ BONES = ((0, 1), (1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7), (1, 8), (8, 9),
          (11, 12), (12, 13), (0, 14), (0, 15))  # fmt: skip
 HEAD: Vector = (0.0, 0.0, 0.62)
 SIDES = {"right": -1.0, "left": 1.0}
+ARM, LEG = ("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle")
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,15 @@ class Pose:
             "nose": (0.3, 0.0, 0.58), "neck": (0.0, 0.0, 0.3),
             "right eye": (0.24, -0.1, 0.66), "left eye": (0.24, 0.1, 0.66),
         }  # fmt: skip
-        for (side, sign), limbs, bent in zip(
-            SIDES.items(), (right, left), (self.bent[:2], self.bent[2:])
-        ):
+        sides = zip(SIDES.items(), (right, left), (self.bent[:2], self.bent[2:]))
+        for (side, sign), limbs, bent in sides:
             shoulder = (0.0, sign * 0.24, 0.22)
             elbow = _along(shoulder, sign, limbs.upper + bent[0], limbs.arm_swing, 0.26)
             wrist = _along(elbow, sign, limbs.fore + bent[1], 1.4 * limbs.arm_swing, 0.24)
             hip = (0.0, sign * 0.115, -0.22)
             knee = _along(hip, sign, limbs.leg, limbs.leg_swing, 0.3)
             ankle = _along(knee, sign, limbs.leg, min(limbs.leg_swing, 5.0), 0.32)
-            for joint, place in (("shoulder", shoulder), ("elbow", elbow), ("wrist", wrist),
-                                 ("hip", hip), ("knee", knee), ("ankle", ankle)):  # fmt: skip
+            for joint, place in zip((*ARM, *LEG), (shoulder, elbow, wrist, hip, knee, ankle)):
                 found[f"{side} {joint}"] = place
         return found
 
@@ -79,7 +79,7 @@ class Pose:
 def random_pose(rng: np.random.Generator, names: tuple[str, ...] = tuple(POSES)) -> Pose:
     """Any of these POSES."""
     one, two, three, four = rng.uniform(-7, 7, 4).tolist()
-    return Pose(str(rng.choice(names)), (one, two, three, four), bool(rng.uniform() < 0.5))
+    return Pose(choose(rng, names), (one, two, three, four), bool(rng.uniform() < 0.5))
 
 
 def limb(
@@ -90,8 +90,8 @@ def limb(
     length = math.sqrt(x * x + y * y + z * z)
     turn = (0.0, math.degrees(math.acos(z / length)), math.degrees(math.atan2(y, x)))
     middle = ((one[0] + two[0]) / 2, (one[1] + two[1]) / 2, (one[2] + two[2]) / 2)
-    return rod(middle, radius, end, length / 2 + 0.02, color, rounding=0.04, turn_deg=turn,
-               patterned=patterned)  # fmt: skip
+    half = length / 2 + 0.02
+    return rod(middle, radius, end, half, color, rounding=0.04, turn_deg=turn, patterned=patterned)
 
 
 def between(one: Vector, two: Vector, share: float) -> Vector:

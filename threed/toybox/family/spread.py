@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
-Task = TypeVar("Task")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def spread(
-    work: Callable[[Task], Result], tasks: Sequence[Task], processes: int | None = None
+    work: Callable[[Item], Result], tasks: Sequence[Item], processes: int | None = None
 ) -> Iterator[Result]:
     """work(task) of every task, in their order, as they become ready.
 
