@@ -73,12 +73,12 @@ class Examples:
         return len(self.rows)
 
     def draw(self, n: int, generator: torch.Generator) -> list[int]:
-        """n random examples."""
+        """Choose n random examples."""
         indices: list[int] = torch.randint(len(self), (n,), generator=generator).tolist()
         return indices
 
     def texts(self, name: str, indices: Sequence[int]) -> list[str]:
-        """The texts of given examples."""
+        """Give the texts of these examples."""
         return [self.rows[i][name] for i in indices]
 
     def pictures(self, role: str, indices: Sequence[int]) -> Tensor:
@@ -104,7 +104,7 @@ class Examples:
         return kept
 
     def check(self, name: str) -> str | None:
-        """Why a picture cannot be used; None if it can."""
+        """Say why a picture cannot be used; None if it can."""
         try:
             self._pixels(name)
         except FileNotFoundError:
@@ -131,7 +131,7 @@ class Mixed:
         return self._starts[-1]
 
     def draw(self, n: int, generator: torch.Generator) -> list[int]:
-        """n random examples of each source."""
+        """Choose n random examples of each source."""
         return [
             start + index
             for part, (start, source) in enumerate(zip(self._starts, self.sources))
@@ -139,7 +139,7 @@ class Mixed:
         ]
 
     def texts(self, name: str, indices: Sequence[int]) -> list[str]:
-        """The texts of given examples."""
+        """Give the texts of these examples."""
         return [source.texts(name, [index])[0] for source, index in map(self._find, indices)]
 
     def pictures(self, role: str, indices: Sequence[int]) -> Tensor:
@@ -167,7 +167,7 @@ def beside(generator: torch.Generator, part: int) -> torch.Generator:
 def ahead(
     make: Callable[[int], Batch], numbers: range, device: torch.device, workers: int | None = None
 ) -> Iterator[Batch]:
-    """make(number) of each number in turn, its tensors on the device.
+    """Yield make(number) of each number in turn, its tensors on the device.
 
     workers: so many processes make batches before they are asked for; if not given, WORKERS beside
     a GPU and none beside a CPU, which has no time for both.
@@ -243,7 +243,7 @@ def read_examples(
     texts: Sequence[str] = (),
     found: Mapping[str, Find] | None = None,
 ) -> Examples:
-    """Open a training folder, its pictures at a size, every one of them decoded once to be checked.
+    """Open a training folder, and decode every picture in it once to check it.
 
     size: pixels a side of a square, or (width, height).
 
@@ -277,7 +277,7 @@ def read_examples(
 
 
 def read_picture(path: Path, size: Size) -> NDArray[np.uint8]:
-    """[H, W, 3] sRGB: as much of the middle of a picture as has the size's shape, resized."""
+    """[H, W, 3] sRGB: the largest part of a picture's middle that has the shape, resized."""
     with Image.open(path) as file:
         picture = file.convert("RGB")
     wanted = sides(size)
@@ -298,7 +298,7 @@ def write_examples(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def _rows(folder: Path, pictures: Sequence[str], texts: Sequence[str]) -> Iterator[Row]:
-    """The examples as they are listed, or as the files lie there."""
+    """Read the examples as they are listed, or as the files lie there."""
     if (folder / METADATA).is_file():
         yield from _listed(folder / METADATA, (*pictures, *texts))
     elif tuple(pictures) == ("image",) and len(texts) <= 1:

@@ -111,7 +111,7 @@ def begin(task: Task, recipe: Recipe, out: Path, *, resume: bool) -> None:
 
 
 def trainable(net: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require a gradient, by name."""
+    """Find the parameters that require a gradient, by name."""
     return {name: p for name, p in net.named_parameters() if p.requires_grad}
 
 
@@ -123,7 +123,7 @@ class _Losing(nn.Module):
         self.net, self.loss = task.net, task.loss
 
     def forward(self, batch: Any, chance: torch.Generator) -> Tensor:
-        """The loss of a batch."""
+        """Compute the loss of a batch."""
         return self.loss(self.net, batch, chance)
 
 
@@ -153,7 +153,7 @@ class _Run:
         self.average = {name: p.detach().clone() for name, p in self.trained.items()}
 
     def batches(self) -> Iterator[Any]:
-        """The batches of the steps still to come, `accumulate` for each."""
+        """Make the batches of the steps still to come, `accumulate` for each."""
         make, recipe = self.task.batch, self.recipe
         if make is None:
             return repeat(recipe.batch)
@@ -168,7 +168,7 @@ class _Run:
         return ahead(one, range(first, last), self.device)
 
     def advance(self, batches: Iterator[Any]) -> Tensor:
-        """One step of the optimizer; the loss before it, which stays on the device."""
+        """Take a step; return the loss before it, [] on the device."""
         total = torch.zeros((), device=self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("rate", 1.0) * self.recipe.rate(self.step)
@@ -194,7 +194,7 @@ class _Run:
         return total
 
     def _chance(self, part: int) -> torch.Generator:
-        """The chance of one batch; dropout inside the net follows it, too."""
+        """Seed the chance of one batch; dropout inside the net follows it, too."""
         words = [self.recipe.seed, self.step, part, self.accelerator.process_index]
         seed, inner = np.random.SeedSequence(words).generate_state(2).tolist()
         torch.manual_seed(inner)
@@ -202,7 +202,7 @@ class _Run:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """Within, the net has its averaged weights."""
+        """Let the net have its averaged weights within."""
         kept = {name: p.detach().clone() for name, p in self.trained.items()}
         self._fill(self.average)
         self.task.net.eval()
@@ -276,7 +276,7 @@ def _loop(run: _Run, out: Path, minutes: float | None, sheet_every: int) -> None
 
 
 def _read(loss: Tensor, run: _Run) -> float:
-    """The loss as a number. InputError if it is none."""
+    """Read the loss as a number. InputError if it is none."""
     value = float(loss)
     if not math.isfinite(value):
         raise InputError(f"the loss of step {run.step} is {value}; lower --lr (now "
@@ -285,7 +285,7 @@ def _read(loss: Tensor, run: _Run) -> float:
 
 
 def _write(run: _Run, out: Path) -> None:
-    """The averaged net, and what it makes."""
+    """Write the averaged net, and what it makes."""
     with run.averaged() as net, torch.random.fork_rng(devices=[]), torch.no_grad():
         run.task.save(net, out)
         if run.task.sheet is not None:

@@ -24,11 +24,12 @@ def denoising_loss(
     group: int = 1,
     weights: Sequence[float] = (1.0,),
 ) -> Tensor:
-    """Mean squared error of the noise predicted in latents [B, C, h, w] (DDPM, arXiv:2006.11239).
+    """Take the mean squared error of the noise predicted in latents [B, C, h, w].
 
-    The timesteps are spread evenly over the batch: less chance in the loss. debias: each counts
-    1 / sqrt(SNR) times, so that what is settled where noise is strong (the kind of thing, its
-    colour) is learned sooner (arXiv:2310.08442). group: so many neighbours share a timestep.
+    As in DDPM (arXiv:2006.11239), but the timesteps are spread evenly over the batch: less chance
+    in the loss. debias: each counts 1 / sqrt(SNR) times, so that what is settled where noise is
+    strong (the kind of thing, its colour) is learned sooner (arXiv:2310.08442). group: so many
+    neighbours share a timestep.
 
     weights: the batch is as many equal parts, one after the other, such as pictures of one thing
     and pictures of its class; what they lose is added up with these weights (DreamBooth's prior
@@ -48,7 +49,7 @@ def denoising_loss(
 
 
 def _draw_noise(latents: Tensor, group: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Timesteps [B] on the CPU, and noise [B, C, h, w] where the latents are."""
+    """Draw timesteps [B] on the CPU, and noise [B, C, h, w] where the latents are."""
     n = len(latents) // group
     place = torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)
     t = (place * (1000 / n)).long().clamp(max=999).repeat_interleave(group)
@@ -61,7 +62,7 @@ def chosen(n: int, share: float, generator: torch.Generator) -> Tensor:
 
 
 def without_text(condition: Condition, empty: Condition, drop: Tensor) -> Condition:
-    """The condition with the text of items drop ([B] bool) replaced by `empty`'s (of one item)."""
+    """Replace the text of items drop ([B] bool) of a condition by `empty`'s (of one item)."""
     where = drop.to(condition.tokens.device)
     tokens = torch.where(where[:, None, None], empty.tokens, condition.tokens)
     pooled = condition.pooled

@@ -25,7 +25,7 @@ def make_optimizer(
     beta2: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """Muon or AdamW over named parameters, in a group for each rate.
+    """Make Muon or AdamW over named parameters, in a group for each rate.
 
     rates: for names that begin so, how many times lr theirs is (the longest beginning counts); it
     stands as "rate" in their group. ValueError for a beginning that no name has.
@@ -116,7 +116,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """[N, A, B] -> the same singular vectors with values between about 0.7 and 1.2, float32.
+    """Even out the singular values of matrices [N, A, B] to about 0.7 to 1.2, in float32.
 
     A Newton-Schulz iteration in bfloat16: it needs products alone, and forgives their rounding.
     """
@@ -134,7 +134,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def _parted(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The matrices of a group, and the rest of it, where there are any."""
+    """Yield the matrices of a group, and the rest of it, where there are any."""
     parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for p in group["params"]:
         parts[p.ndim > 1 and min(_flat(p).shape) >= LEAST].append(p)

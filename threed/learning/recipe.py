@@ -34,6 +34,6 @@ class Recipe:
             raise InputError(f"lr must be above 0, got {self.lr}")
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step."""
+        """Give the learning rate of a step."""
         left = (self.steps - step) / max(self.cooldown * self.steps, 1e-9)
         return self.lr * min(1.0, (step + 1) / max(self.warmup, 1), max(left, 0.02))

@@ -49,7 +49,7 @@ MEANINGS = (
 
 
 def trainings(weights: Path, part: str) -> list[dict[str, Any]]:
-    """How a part came to be: the facts of each training, one going on from the other."""
+    """List the trainings that a part went through, each of which went on from the one before."""
     found = _read(weights / TRAINING).get(part, [])
     return [found] if isinstance(found, dict) else list(found)  # one alone, in older folders
 
@@ -71,7 +71,7 @@ def record(
 
 
 def write_card(weights: Path) -> None:
-    """README.md of a weights folder, from its training.json and scores.json."""
+    """Write README.md of a weights folder, from its training.json and scores.json."""
     scores = _read(weights / SCORES)
     lines = [
         "# Toybox",
@@ -109,7 +109,7 @@ def write_card(weights: Path) -> None:
 
 
 def _systems(weights: Path) -> list[str]:
-    """The nets of image systems that came beside the family, and how they were trained."""
+    """List the nets of image systems beside the family, and how they were trained."""
     said = [_read(path) for path in sorted(weights.rglob(SETTINGS))]
     if not said:
         return []
@@ -126,7 +126,7 @@ def _systems(weights: Path) -> list[str]:
 
 
 def minutes_of(log: Path) -> float:
-    """Minutes of training that a log.jsonl tells of, all calls together."""
+    """Add up the minutes of training in a log.jsonl, over all calls."""
     total, before = 0.0, 0.0
     for line in log.read_text().splitlines():
         seconds = float(json.loads(line)["seconds"])
@@ -136,7 +136,7 @@ def minutes_of(log: Path) -> float:
 
 
 def steps_of(log: Path) -> int:
-    """Steps that a log.jsonl tells of."""
+    """Read the last step of a log.jsonl."""
     return int(json.loads(log.read_text().splitlines()[-1])["step"])
 
 

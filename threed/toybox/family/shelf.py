@@ -186,7 +186,7 @@ def fill(
     processes: int | None,
     progress: Callable[[int], None] | None,
 ) -> list[NDArray[Any]]:
-    """Draw what a folder still lacks of `count` entries of so many views; its pictures and notes.
+    """Draw what a folder lacks of `count` entries of so many views; return pictures and notes.
 
     processes: as many as there are cores if not given. progress is told how many entries are there.
     A folder with more entries is used as it is. ValueError for one of another seed or size.
@@ -232,7 +232,7 @@ def _read_notes(path: Path, seed: int) -> dict[str, NDArray[Any]]:
 
 
 def _grow(path: Path, shape: tuple[int, ...]) -> None:
-    """Make the array at path this long; what it holds already stays."""
+    """Lengthen the array at path; what it holds stays."""
     aside = path.with_suffix(".part.npy")
     new = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
     if path.exists():
@@ -243,7 +243,7 @@ def _grow(path: Path, shape: tuple[int, ...]) -> None:
 
 
 def _draw_some(path: Path, draw: Draw, numbers: range) -> list[dict[str, Any]]:
-    """Draw some entries into the array at path; what is noted of them."""
+    """Draw some entries into the array at path; return what is noted of each."""
     pixels, notes = np.load(path, mmap_mode="r+"), []
     for number in numbers:
         pictures, note = draw(number)

@@ -154,7 +154,7 @@ def toy_labels(shelf: Shelf, numbers: Index) -> Index:
 
 
 def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures [B, 3, H, W] moved, scaled, blurred, noisy and of another brightness, in [0, 1].
+    """Move, scale, blur, shade and add noise to pictures [B, 3, H, W] in [0, 1].
 
     So that a judge trained on clean pictures is fair to samples and renders, which are not.
     """

@@ -124,7 +124,7 @@ def _world(part: str) -> str:
 
 
 def _before(folder: Path) -> list[dict[str, Any]]:
-    """The trainings that a folder's went on from; none if it is from before they were kept."""
+    """Read the trainings that the one in a folder went on from; none in older folders."""
     path = folder / BEFORE
     return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
 

@@ -130,18 +130,18 @@ def person_prompt(face: Sequence[str], upper: Garment, lower: Garment) -> str:
 
 
 def pairs_of(verdict: Verdict) -> list[list[str]]:
-    """For each picture what the judge reads: ["red ball", "blue cube"], left or upper one first."""
+    """List what the judge reads in each picture: ["red ball", "blue cube"], left or upper first."""
     names = [verdict.names(head) for head in PAIR]
     return [[f"{color} {kind}", f"{shade} {other}"] for kind, color, other, shade in zip(*names)]
 
 
 def names_right(verdict: Verdict, index: int, truth: dict[str, str]) -> bool:
-    """Whether the judge reads all these names, by head, from one of its pictures."""
+    """Tell whether the judge reads all these names, by head, from one of its pictures."""
     return all(verdict.names(head)[index] == name for head, name in truth.items())
 
 
 def held_out(count: int) -> list[Scene]:
-    """Scenes that nothing was trained on."""
+    """Make scenes that nothing was trained on."""
     return [random_scene(np.random.default_rng([SEEDS["test"], i])) for i in range(count)]
 
 

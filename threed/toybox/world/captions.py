@@ -56,7 +56,7 @@ class Label:
 
 
 def caption(rng: np.random.Generator, label: Label, view: str | None = None) -> str:
-    """One of the ways to say a label: "a striped blue teapot on a white background, side view".
+    """Say a label in one of many ways: "a striped blue teapot on a white background, side view".
 
     The view word is said only where it is given; the finish, the colour and the background are
     left out now and then, so that prompts may be short.
@@ -75,7 +75,7 @@ def caption(rng: np.random.Generator, label: Label, view: str | None = None) -> 
 def toy_words(
     rng: np.random.Generator, kind: str, color: str, finish: str, drop: float = 0.08
 ) -> str:
-    """What a toy is called, without an article: "striped blue teapot".
+    """Say what a toy is called, without an article: "striped blue teapot".
 
     The kind may be a synonym; the colour is left out in a share `drop`, the finish now and then.
     """
@@ -90,12 +90,12 @@ def toy_words(
 
 
 def a(text: str) -> str:
-    """The text with its article."""
+    """Put its article before a text."""
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 
 def vocabulary() -> list[str]:
-    """Every word that captions and instructions use, sorted."""
+    """List every word that captions and instructions use, sorted."""
     texts = [*KINDS, *COLORS, *FINISHES, *BACKGROUNDS, *OPENINGS, *VIEWS, *SPARE_WORDS]
     texts += [*SCENE_WORDS, *chain(*SYNONYMS.values())]
     return sorted(set(" ".join(texts).split()))

@@ -40,7 +40,7 @@ class Edit:
     labels: tuple[str, ...] | None = None  # which parts of it, of CLASSES; None: all
 
     def draw(self, size: int = 64) -> DrawnEdit:
-        """Both pictures with their truth."""
+        """Draw both pictures with their truth."""
         return DrawnEdit(self, draw_scene(self.before, size), draw_scene(self.after, size))
 
 
@@ -70,7 +70,7 @@ REFINISH = ("make {name} {new}", "turn {name} {new}")
 
 
 def recolour(rng: Rng) -> Edit:
-    """ "make it blue": a toy, or one of a pair, in another colour."""
+    """Give a toy, or one of a pair, another colour: "make it blue"."""
     scene, index, toy = _some_toy(rng)
     color = choose_other(rng, COLORS, toy.color)
     text = _instruction(rng, scene, toy, color, RECOLOUR)
@@ -79,7 +79,7 @@ def recolour(rng: Rng) -> Edit:
 
 
 def refinish(rng: Rng) -> Edit:
-    """ "make it striped": another finish."""
+    """Give a toy another finish: "make it striped"."""
     scene, index, toy = _some_toy(rng)
     finish = choose_other(rng, FINISHES, toy.finish)
     text = _instruction(rng, scene, toy, finish, REFINISH)
@@ -93,7 +93,7 @@ def _instruction(rng: Rng, scene: Scene, toy: Single, new: str, ways: Sequence[s
 
 
 def swap(rng: Rng) -> Edit:
-    """ "turn it into a chair": another kind of toy in the same colour and finish."""
+    """Make another kind of toy in the same colour and finish: "turn it into a chair"."""
     toy = random_single(rng)
     scene = replace(random_toy_scene(rng), subject=toy)
     kind = choose_other(rng, KINDS, toy.kind)
@@ -105,7 +105,7 @@ def swap(rng: Rng) -> Edit:
 
 
 def hat(rng: Rng) -> Edit:
-    """ "add a red hat", "remove the hat"."""
+    """Put a hat on a toy, or take it off: "add a red hat"."""
     scene = random_toy_scene(rng)
     kinds = [kind for kind in KINDS if kind != "hat"]
     toy = in_hat(random_single(rng, kinds), choose(rng, COLORS))
@@ -120,7 +120,7 @@ def hat(rng: Rng) -> Edit:
 
 
 def background(rng: Rng) -> Edit:
-    """ "make the background blue", of a toy or a pair."""
+    """Change what a toy or a pair stands before: "make the background blue"."""
     scene, _, _ = _some_toy(rng)
     name = choose_other(rng, BACKGROUNDS, scene.ground.names[0])
     pattern = "plain" if rng.uniform() < 0.7 or name == "white" else _choose(rng, FINISHES[1:])
@@ -132,7 +132,7 @@ def background(rng: Rng) -> Edit:
 
 
 def garment(rng: Rng) -> Edit:
-    """ "make the sweater blue": another colour or finish of what a person wears."""
+    """Change the colour or finish of what a person wears: "make the sweater blue"."""
     scene = random_figure_scene(rng)
     person: Any = scene.subject
     piece = "upper" if person.lower is None or person.portrait or rng.uniform() < 0.5 else "lower"
@@ -150,7 +150,7 @@ def garment(rng: Rng) -> Edit:
 
 
 def face(rng: Rng) -> Edit:
-    """ "add glasses", "remove the beard", "make the hair red"."""
+    """Change glasses, beard or hair of a person: "add glasses", "remove the beard"."""
     scene = random_figure_scene(rng)
     person: Any = scene.subject
     one: Identity = person.identity
@@ -187,12 +187,12 @@ SHARES = {"recolour": 0.25, "kind": 0.15, "finish": 0.1, "hat": 0.2, "background
 
 
 def random_edit(rng: Rng, kind: str | None = None) -> Edit:
-    """An edit of this kind of EDITS, or of any, by SHARES."""
+    """Make an edit of this kind of EDITS, or of any, by SHARES."""
     return EDITS[kind or choose(rng, SHARES, list(SHARES.values()))](rng)
 
 
 def _some_toy(rng: Rng) -> tuple[Scene, int, Single]:
-    """A scene of one toy or, in three of ten, of a pair, and a toy in it."""
+    """Make a scene of a toy or, in three of ten, of a pair, and choose a toy in it."""
     scene = random_pair_scene(rng) if rng.uniform() < 0.3 else random_toy_scene(rng)
     toys = _toys(scene)
     index = int(rng.integers(len(toys)))
@@ -205,7 +205,7 @@ def _toys(scene: Scene) -> tuple[Single, ...]:
 
 
 def _with_toy(scene: Scene, index: int, toy: Single) -> Scene:
-    """The scene with another toy in place of one."""
+    """Put another toy in place of one of a scene."""
     if not isinstance(scene.subject, Pair):
         return replace(scene, subject=toy)
     pair = scene.subject
@@ -214,7 +214,7 @@ def _with_toy(scene: Scene, index: int, toy: Single) -> Scene:
 
 
 def _name(rng: Rng, scene: Scene, toy: Single) -> str:
-    """ "it" or "the mug"; of a pair always the second."""
+    """Call a toy "it" or "the mug"; one of a pair always by its kind."""
     if len(_toys(scene)) == 1 and rng.uniform() < 0.6:
         return "it"
     return f"the {toy.kind}"

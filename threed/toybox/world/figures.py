@@ -68,7 +68,7 @@ class Identity:
         return np.array([*flags, float(self.glasses), 10 * (self.width - 1)], np.float32)
 
     def words(self) -> list[str]:
-        """What may be said: "short brown hair", "glasses", "a beard"."""
+        """List what may be said: "short brown hair", "glasses", "a beard"."""
         bun = f"{a(self.hair_color)} bun"
         hair = bun if self.hair == "bun" else f"{self.hair} {self.hair_color} hair"
         found = [hair] * (self.hair != "bald") + ["glasses"] * self.glasses
@@ -86,7 +86,7 @@ class Figure:
     portrait: bool = False
 
     def things(self) -> tuple[Thing, ...]:
-        """The person, whole in the unit ball or with the head in the middle."""
+        """Place the person, whole in the unit ball or with the head in the middle."""
         scale, drop = PORTRAIT if self.portrait else WHOLE
         shift = (0.0, 0.0, scale * drop)
         joints = self.pose.joints()
@@ -101,7 +101,7 @@ class Figure:
         return (Thing("person", rows, labels, points, BONES),)
 
     def words(self, rng: np.random.Generator) -> str:
-        """ "a person with long blonde hair in a red shirt and blue trousers, waving" """
+        """Say it: "a person with long blonde hair in a red shirt and blue trousers, waving"."""
         person = "bald person" if self.identity.hair == "bald" else "person"
         text = f"{'a portrait of ' if self.portrait else ''}{a(person)}"
         face = self.identity.words() if self.portrait or rng.uniform() < 0.75 else []
@@ -196,7 +196,7 @@ def random_identity(rng: np.random.Generator) -> Identity:
 def random_figure(
     rng: np.random.Generator, identity: Identity | None = None, *, portrait: bool | None = None
 ) -> Figure:
-    """A person with this identity or any; a portrait in three of ten, in a dress in a fifth."""
+    """Dress a person of this identity or any; a portrait in three of ten, a dress in a fifth."""
     identity = identity or random_identity(rng)
     upper = random_garment(rng, ("dress",) if rng.uniform() < 0.2 else UPPERS)
     lower = random_garment(rng, LOWERS)
@@ -206,12 +206,12 @@ def random_figure(
 
 
 def random_figure_scene(rng: np.random.Generator) -> Scene:
-    """A random figure from about the front."""
+    """Stage a random figure, seen from about the front."""
     return figure_scene(rng, random_figure(rng))
 
 
 def figure_scene(rng: np.random.Generator, figure: Figure) -> Scene:
-    """This figure from about the front, under a random light, on a random ground."""
+    """Stage a figure, seen from about the front, under a random light, on a random ground."""
     return staged(rng, figure, random_camera(rng, (-28, 28), (-4, 14), (0.97, 1.05)))
 
 
@@ -225,5 +225,5 @@ def _moved(place: Vector, scale: float, shift: Vector) -> Vector:
 
 
 def _listed(words: list[str]) -> str:
-    """ "glasses and a beard" """
+    """List words: "glasses and a beard"."""
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]

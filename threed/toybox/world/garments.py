@@ -45,7 +45,7 @@ class Garment:
         return rows
 
     def things(self) -> tuple[Thing, ...]:
-        """The garment alone, in the middle, on nobody."""
+        """Place the garment alone, in the middle, on nobody."""
         rows = self.rows(FLAT)
         low, high = extents(rows)
         scale = 1.6 / float(np.max(high - low))
@@ -54,24 +54,24 @@ class Garment:
         return (Thing(f"{self.color} {self.kind}", placed, (CLASS[self.kind],) * len(rows), ()),)
 
     def words(self, rng: np.random.Generator) -> str:
-        """ "a striped red sweater" """
+        """Say it: "a striped red sweater"."""
         text = self.named(rng)
         return text if self.kind in ("trousers", "shorts") else a(text)
 
     def named(self, rng: np.random.Generator) -> str:
-        """ "striped red sweater", without an article; a pattern is left out now and then."""
+        """Say it without an article; a pattern is left out now and then: "striped red sweater"."""
         plain = self.finish == "plain" or rng.uniform() < 0.15
         return f"{'' if plain else self.finish + ' '}{self.color} {self.kind}"
 
 
 def laid_flat(garment: Garment) -> Scene:
-    """The garment by itself on white, seen straight on under even light."""
+    """Stage a garment by itself on white, seen straight on under even light."""
     camera = orbit(1, 64, elevation_deg=0.0)
     return Scene(garment, Light((0.86, 0.1, 0.5), 0.8), WHITE, camera)
 
 
 def random_garment(rng: np.random.Generator, kinds: tuple[str, ...]) -> Garment:
-    """Any garment of these kinds; half of them plain."""
+    """Choose a garment of these kinds; half of them are plain."""
     finish = choose(rng, FINISHES, (0.5, 0.2, 0.15, 0.15))
     return Garment(choose(rng, kinds), choose(rng, COLORS), finish)
 

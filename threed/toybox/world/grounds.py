@@ -27,12 +27,12 @@ class Ground:
     phase: float = 0.0  # where the pattern begins, 0 to 1
 
     def words(self) -> str:
-        """What it is called: "a white background", "a striped blue background"."""
+        """Say what it is called: "a white background", "a striped blue background"."""
         words = " to ".join(self.names)
         return f"{a(words if self.pattern == 'plain' else f'{self.pattern} {words}')} background"
 
     def pixels(self, size: int) -> Array:
-        """[size, size, 3]"""
+        """[size, size, 3] its colours."""
         x, y = np.meshgrid(*[(np.arange(size, dtype=np.float32) + 0.5) / size] * 2)
         mix = y[..., None]
         first = np.array(self.top) * (1 - mix) + np.array(self.bottom) * mix
@@ -47,7 +47,7 @@ class Ground:
 
 
 def ground_of(name: str, rng: np.random.Generator, pattern: str = "plain") -> Ground:
-    """A background of this name of BACKGROUNDS."""
+    """Make a background of this name of BACKGROUNDS."""
     color = shade(name, rng)
     red, green, blue = (
         min(1.0, value + 0.16) if sum(color) < 2.4 else value - 0.14 for value in color
@@ -56,7 +56,7 @@ def ground_of(name: str, rng: np.random.Generator, pattern: str = "plain") -> Gr
 
 
 def random_ground(rng: np.random.Generator) -> Ground:
-    """White, grey or a colour in two thirds; a gradient in a sixth, a pattern in a sixth."""
+    """Make a plain background in two thirds, a gradient in a sixth, a pattern in a sixth."""
     pick = rng.uniform()
     if pick < 2 / 3:
         name = "white" if pick < 0.4 else "grey" if pick < 0.52 else choose(rng, TINTS)
@@ -69,7 +69,7 @@ def random_ground(rng: np.random.Generator) -> Ground:
 
 
 def shade(name: str, rng: np.random.Generator) -> Vector:
-    """A pale colour of this name of BACKGROUNDS, so that a toy of the same colour is seen."""
+    """Choose a pale colour of this name, so that a toy of the same colour is seen before it."""
     if name == "white":
         return (1.0, 1.0, 1.0)
     if name == "grey":

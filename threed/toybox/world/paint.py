@@ -24,10 +24,10 @@ class Paint(TypedDict):
 
 
 def main(color: Vector) -> Paint:
-    """The main colour, which takes the finish too."""
+    """Paint a part in the main colour, which takes the finish too."""
     return {"color": color, "patterned": True}
 
 
 def against(c: Vector) -> Vector:
-    """Dark on a bright colour and light on a dark one: eyes and knobs that can be seen."""
+    """Choose dark on a bright colour and light on a dark one, so that eyes and knobs are seen."""
     return DARK if sum(c) > 0.8 else LIGHT

@@ -37,7 +37,7 @@ class Single:
     lift: float = 0.0  # of its middle, world units
 
     def thing(self, shift: Vector | None = None) -> Thing:
-        """The toy at its place, or with its middle moved to `shift`."""
+        """Place the toy, or move its middle to `shift`."""
         toy = random_toy(np.random.default_rng(self.seed), self.kind, self.color, self.finish)
         middle = shift or (0.0, 0.0, self.lift)
         rows = place(toy.packed(), self.scale, middle, self.turn_deg)
@@ -49,15 +49,15 @@ class Single:
         return Thing(f"{self.color} {self.kind}", rows, tuple(labels), points)
 
     def things(self) -> tuple[Thing, ...]:
-        """The toy alone."""
+        """Place the toy alone."""
         return (self.thing(),)
 
     def words(self, rng: np.random.Generator) -> str:
-        """ "a striped blue teapot with a red hat" """
+        """Say it: "a striped blue teapot with a red hat"."""
         return self.named(toy_words(rng, self.kind, self.color, self.finish))
 
     def named(self, words: str) -> str:
-        """These words with their article and the hat."""
+        """Add the article and the hat to these words."""
         return f"{a(words)} with {a(self.hat)} hat" if self.hat else a(words)
 
 
@@ -71,7 +71,7 @@ class Pair:
 
     @property
     def toys(self) -> tuple[Single, Single]:
-        """Both, the first first."""
+        """Both, in their order."""
         return self.first, self.second
 
     def things(self) -> tuple[Thing, ...]:
@@ -92,7 +92,7 @@ class Pair:
         )
 
     def words(self, rng: np.random.Generator) -> str:
-        """ "a red ball and a blue cube", from left to right, or with their places."""
+        """Say it from left to right, or with their places: "a red ball and a blue cube"."""
         one, two = (
             toy.named(toy_words(rng, toy.kind, toy.color, toy.finish, drop=0.03))
             for toy in self.toys
@@ -110,7 +110,7 @@ class Pair:
 
 
 def toy_points(rows: Array) -> tuple[Point, ...]:
-    """A point inside each solid: its middle, or a place on its ring."""
+    """Put a point inside each solid: its middle, or a place on its ring."""
     found = []
     for index, row in enumerate(rows):
         if row[draw.CUT] > 0.5:
@@ -124,7 +124,7 @@ def toy_points(rows: Array) -> tuple[Point, ...]:
 
 
 def hat_on(rows: Array, color: str, seed: int) -> Array:
-    """Rows of a hat that stands on the highest solid of a toy."""
+    """[P, WIDTH] a hat that stands on the highest solid of a toy."""
     tops = [extents(row[None])[1, 2] if row[draw.CUT] < 0.5 else -np.inf for row in rows]
     best = int(np.argmax(tops))
     low, high = extents(rows)
@@ -135,20 +135,20 @@ def hat_on(rows: Array, color: str, seed: int) -> Array:
 
 
 def random_single(rng: np.random.Generator, kinds: Sequence[str] = KINDS) -> Single:
-    """Any toy of these kinds, without a hat."""
+    """Choose a toy of these kinds, without a hat."""
     kind, color, finish = choose(rng, kinds), choose(rng, COLORS), random_finish(rng)
     return Single(kind, color, finish, int(rng.integers(2**31)))
 
 
 def in_hat(toy: Single, color: str) -> Single:
-    """The toy in a hat of this colour, made smaller so that both fit."""
+    """Put a hat of this colour on a toy, and make both smaller so that they fit."""
     low, high = extents(replace(toy, hat=color).thing().rows)[:, 2].tolist()
     scale = min(1.75 / (high - low), 1.0) * toy.scale
     return replace(toy, hat=color, scale=scale, lift=-scale * (low + high) / (2 * toy.scale))
 
 
 def random_toy_scene(rng: np.random.Generator) -> Scene:
-    """One toy, in a hat in a quarter of them, from any side, on any ground."""
+    """Stage one toy, in a hat in a quarter of them, from any side, on any ground."""
     toy = random_single(rng)
     if rng.uniform() < 0.25 and toy.kind != "hat":
         toy = in_hat(toy, choose(rng, COLORS))
@@ -156,7 +156,7 @@ def random_toy_scene(rng: np.random.Generator) -> Scene:
 
 
 def random_pair(rng: np.random.Generator) -> Pair:
-    """Two toys that differ in kind and in colour; one on the other in three of ten."""
+    """Choose two toys of unlike kinds and colours; in three of ten one stands on the other."""
     above = rng.uniform() < 0.3
     first = random_single(rng)
     kinds = [kind for kind in (BROAD if above else KINDS) if kind != first.kind]
@@ -171,5 +171,5 @@ def random_pair(rng: np.random.Generator) -> Pair:
 
 
 def random_pair_scene(rng: np.random.Generator) -> Scene:
-    """A random pair from about the front."""
+    """Stage a random pair, seen from about the front."""
     return staged(rng, random_pair(rng), random_camera(rng, (-15, 15), (0, 30), (0.95, 1.05)))

@@ -55,7 +55,7 @@ class Pose:
     mirrored: bool = False
 
     def joints(self) -> dict[str, Vector]:
-        """KEYPOINTS and the feet, of a person between z = -0.95 and about 1."""
+        """Place KEYPOINTS and the feet of a person between z = -0.95 and about 1."""
         right, left = POSES[self.name]
         if self.mirrored:
             right, left = left, right
@@ -77,7 +77,7 @@ class Pose:
 
 
 def random_pose(rng: np.random.Generator, names: tuple[str, ...] = tuple(POSES)) -> Pose:
-    """Any of these POSES."""
+    """Choose one of these POSES, and bend the arms a little."""
     one, two, three, four = rng.uniform(-7, 7, 4).tolist()
     return Pose(choose(rng, names), (one, two, three, four), bool(rng.uniform() < 0.5))
 
@@ -85,7 +85,7 @@ def random_pose(rng: np.random.Generator, names: tuple[str, ...] = tuple(POSES))
 def limb(
     one: Vector, two: Vector, radius: float, end: float, color: Vector, *, patterned: bool = False
 ) -> Part:
-    """A rod from one joint to another."""
+    """Make a rod from one joint to another."""
     x, y, z = (b - a for a, b in zip(one, two))
     length = math.sqrt(x * x + y * y + z * z)
     turn = (0.0, math.degrees(math.acos(z / length)), math.degrees(math.atan2(y, x)))
@@ -95,13 +95,13 @@ def limb(
 
 
 def between(one: Vector, two: Vector, share: float) -> Vector:
-    """A place on the way from one to two."""
+    """Find a place on the way from one to two."""
     x, y, z = ((1 - share) * a + share * b for a, b in zip(one, two))
     return (x, y, z)
 
 
 def _along(start: Vector, sign: float, out_deg: float, swing_deg: float, length: float) -> Vector:
-    """The place `length` away from start in a direction that hangs down at 0, 0."""
+    """Find the place `length` away from start in a direction that hangs down at 0, 0."""
     out, swing = math.radians(out_deg), math.radians(swing_deg)
     return (
         start[0] + length * math.sin(swing),

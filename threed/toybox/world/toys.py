@@ -72,7 +72,7 @@ def random_toy(
     color: str | None = None,
     finish: str | None = None,
 ) -> Toy:
-    """A toy with random proportions; kind, colour and finish are drawn unless given."""
+    """Make a toy of random proportions; kind, colour and finish are random unless given."""
     kind = kind or choose(rng, KINDS)
     color = color or choose(rng, COLORS)
     finish = finish or random_finish(rng)
@@ -88,12 +88,12 @@ def random_finish(rng: np.random.Generator) -> str:
 
 
 def second_color(color: str) -> Vector:
-    """The other colour of a finish whose first is `color`."""
+    """Choose the other colour of a finish whose first is `color`."""
     return (0.93, 0.93, 0.91) if sum(COLORS[color]) < 2.1 else (0.30, 0.30, 0.33)
 
 
 def random_light(rng: np.random.Generator) -> Light:
-    """A lamp somewhere above the horizon."""
+    """Put a lamp somewhere above the horizon."""
     azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.95)
     flat = float(np.sqrt(1 - height**2))
     return Light(
@@ -103,7 +103,7 @@ def random_light(rng: np.random.Generator) -> Light:
 
 
 def random_background(rng: np.random.Generator) -> tuple[str, Array]:
-    """A name and the colours [2, 3] of the top and the bottom row."""
+    """Choose a name and the colours [2, 3] of the top and the bottom row."""
     pick = rng.uniform()
     if pick < 0.65:
         return "white", np.ones((2, 3), np.float32)
@@ -151,7 +151,7 @@ def random_set(
 
 
 def in_clay(toy: Toy) -> Toy:
-    """The same toy, all of one pale grey and without a finish: only the shape is left."""
+    """Make the same toy of one pale grey without a finish: only the shape is left."""
     return replace(toy, finish="plain", parts=tuple(replace(p, color=CLAY) for p in toy.parts))
 
 
