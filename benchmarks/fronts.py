@@ -20,7 +20,8 @@ from threed.apps.cli.show import say
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.fronts import HIGH, SURE, VIEWS, Fronts, find_fronts
 from threed.toybox.judge.measure import turntable
-from threed.toybox.world.toys import FRONTED, KINDS, random_toy
+from threed.toybox.world.kinds import FRONTED
+from threed.toybox.world.toys import KINDS, random_toy
 
 LOOKS = ((1, "red", "plain"), (2, "blue", "striped"))  # seed, colour and finish of a kind's toys
 

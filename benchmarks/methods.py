@@ -44,9 +44,9 @@ from threed.core.cameras import orbit
 from threed.core.errors import InputError
 from threed.diffusion.parts.clip import Clip
 from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.looks import real_looks
 from threed.toybox.judge.net import HEADS, Judge, load_judge
-from threed.toybox.world.looks import real_looks
-from threed.toybox.world.toys import FRONTED
+from threed.toybox.world.kinds import FRONTED
 
 EVERY = 25  # steps between pictures on the way
 SHARE = 0.95  # of the final score

@@ -18,23 +18,26 @@ import torch
 
 from benchmarks.common import head, row
 from threed.apps.cli.toybox import WORK
-from threed.toybox.family import jobs, training, unet
-from threed.toybox.family import nets as family
-from threed.toybox.family.mix import fill_scenes
-from threed.toybox.family.shelf import fill_shelf
-from threed.toybox.family.train import SEEDS, start_from
+from threed.learning.loop import Task, train
+from threed.learning.recipe import Recipe
+from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.family.shelf import fill_scenes, fill_shelf
+from threed.toybox.family.train import SEEDS
+from threed.toybox.family.unet import unet_task
 
 CPU = torch.device("cpu")
-HELD_OUT = 24  # batches
+HELD_OUT, BATCH = 24, 64  # batches, and pictures of each
 
 
-def held_out(job: training.Job, net: torch.nn.Module) -> tuple[float, float]:
-    """The loss on single pictures, and on sets of four views, of an averaged net."""
+def held_out(task: Task) -> tuple[float, float]:
+    """The loss on single pictures, and on sets of four views, of its net as it is."""
     found: dict[bool, list[float]] = {True: [], False: []}
+    assert task.batch is not None
     with torch.no_grad():
         for step in range(HELD_OUT):
-            batch = job.batch(step)
-            found[batch["count"] > 1].append(float(job.loss(net, batch)))
+            chance = torch.Generator().manual_seed(step)
+            batch = task.batch(BATCH, chance)
+            found[batch["together"] > 1].append(float(task.loss(task.net, batch, chance)))
     return float(np.mean(found[False])), float(np.mean(found[True]))
 
 
@@ -46,21 +49,20 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=12_000)
     parser.add_argument("--work", type=Path, default=WORK, help="where drawn pictures are kept")
     asked = parser.parse_args()
-    folder, weights = asked.work.expanduser() / "pictures", family.WEIGHTS
+    folder = asked.work.expanduser() / "pictures"
     shelves = [(fill_shelf(folder / name, count, SEEDS[name]),
                 fill_scenes(folder / f"{name}-scenes", count, SEEDS[name]))
                for name, count in (("train", asked.sets), ("test", 1000))]  # fmt: skip
-    budget = jobs.Budget(asked.steps, 64, asked.lr)
-    learned, other = (unet.unet_job(*pair, budget, CPU, 0, weights) for pair in shelves)
-    learned = replace(learned, sheet=None, cooldown=0.0, ema=0.99)
-    start_from(learned.model, "unet", weights)
-    start = {name: value.clone() for name, value in learned.model.state_dict().items()}
+    learned, other = (unet_task(*pair, WEIGHTS, CPU) for pair in shelves)
+    start = {name: value.clone() for name, value in learned.net.state_dict().items()}
     sys.stdout.write(head(f"after {asked.steps} steps", "single pictures", "sets of four") + "\n")
     for name in ("AdamW", "Muon"):
-        learned.model.load_state_dict(start)
+        learned.net.load_state_dict(start)
+        recipe = Recipe(asked.steps, BATCH, asked.lr, ema=0.99, beta2=0.99, muon=name == "Muon")
         with tempfile.TemporaryDirectory() as there:
-            net = training.fit(replace(learned, muon=name == "Muon"), Path(there), device=CPU)
-        one, four = held_out(other, net)
+            net = train(replace(learned, sheet=None), recipe, Path(there), device=CPU)
+        other.net.load_state_dict(net.state_dict())
+        one, four = held_out(other)
         sys.stdout.write(row(name, f"{one:.5f}", f"{four:.5f}") + "\n")
 
 

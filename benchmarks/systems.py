@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import lines, measure_parser, share, show
+from benchmarks.silhouette import centroids, coloured, overlap, silhouettes
 from threed.core.cameras import orbit
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
@@ -28,7 +29,6 @@ from threed.systems.system import Guide
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.measure import pixels, turntable
 from threed.toybox.judge.net import load_judge
-from threed.toybox.world.silhouette import centroids, coloured, overlap, silhouettes
 from threed.toybox.world.toys import (
     COLORS,
     KINDS,

@@ -19,8 +19,8 @@ from threed.core.cameras import orbit
 from threed.diffusion.models.half import norms_in_float32
 from threed.diffusion.parts.attention import Views, install
 from threed.toybox.family import nets as family
-from threed.toybox.family.mix import random_scene
 from threed.toybox.world.draw import Light
+from threed.toybox.world.mix import random_scene
 from threed.toybox.world.scenes import draw_scene
 from threed.toybox.world.toys import draw_set, random_toy
 

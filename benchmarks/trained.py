@@ -20,6 +20,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from benchmarks.common import lines, measure_parser, share, show
+from benchmarks.silhouette import overlap, silhouettes
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.detect import edges
@@ -29,14 +30,13 @@ from threed.systems.control import controlnet, uni_controlnet
 from threed.systems.editing import instruct_pix2pix
 from threed.systems.editing.edit_pairs import Triple, likeness
 from threed.systems.system import Guide
-from threed.toybox.family.mix import truths
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import Judge, load_judge
+from threed.toybox.judge.truth import truths
 from threed.toybox.world.conditions import condition_map
 from threed.toybox.world.edits import DrawnEdit, random_edit
 from threed.toybox.world.pairs import random_toy_scene
 from threed.toybox.world.scenes import View, draw_scene
-from threed.toybox.world.silhouette import overlap, silhouettes
 
 SEED = 3  # of the world: the family and its systems learn from 1, the judge from 2
 STEPS, SCALE = 25, 5.0

@@ -25,9 +25,9 @@ from guidance.levels import level
 from threed.apps.cli.evaluate import Row
 from threed.settings.presets import load_run
 from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.looks import real_looks
 from threed.toybox.judge.measure import turntable
 from threed.toybox.judge.net import load_judge
-from threed.toybox.world.looks import real_looks
 from threed.toybox.world.toys import random_toy
 
 PROMPT = ("a red bear", "bear", "red", "plain")

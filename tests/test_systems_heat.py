@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.silhouette import silhouettes
 from tests.tiny import tiny_folder
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import make_images
 from threed.diffusion.parts.attention import Layer
 from threed.diffusion.parts.heat import Heat, drawn, heat_maps, largest_maps
-from threed.toybox.world.silhouette import silhouettes
 
 
 @pytest.fixture(scope="module")

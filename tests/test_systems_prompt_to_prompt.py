@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.silhouette import overlap, silhouettes
 from tests.systems import asked, prepared, sampled
 from tests.tiny import Kind, tiny_folder
 from threed.core.errors import InputError
@@ -24,7 +25,6 @@ from threed.systems.editing.prompt_to_prompt import SYSTEM, Knobs, Words, build
 from threed.systems.system import Guide
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import load_judge
-from threed.toybox.world.silhouette import overlap, silhouettes
 
 SOURCE, EDITED = "a red mug", "a blue mug"
 

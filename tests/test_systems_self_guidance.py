@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.silhouette import centroids, silhouettes
 from tests.systems import asked, prepared, sampled
 from tests.tiny import tiny_folder
 from threed.core.errors import InputError
@@ -22,7 +23,6 @@ from threed.diffusion.parts.goals import Goals as Plan
 from threed.diffusion.parts.goals import Term, Weights, Wrong
 from threed.diffusion.parts.words import phrases
 from threed.systems.control.self_guidance import SYSTEM, Asked, Knobs, build
-from threed.toybox.world.silhouette import centroids, silhouettes
 
 PROMPT = "a red ball and a blue cube"
 ALL = Weights(1.0, 1.0, 1.0, 1.0)

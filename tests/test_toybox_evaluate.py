@@ -15,8 +15,8 @@ from exporters import save
 from tests.shapes import cube
 from threed.apps.cli.evaluate import Row, contact_sheet, part_of, prompts, side_by_side, table
 from threed.core.errors import InputError
+from threed.toybox.judge.looks import Looks, looks, real_looks
 from threed.toybox.judge.net import Verdict, fronts
-from threed.toybox.world.looks import Looks, looks, real_looks
 from threed.toybox.world.toys import FINISHES, KINDS
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from threed.core.cameras import VIEWS
 from threed.core.errors import InputError
-from threed.toybox.family import card, jobs
+from threed.learning.loop import train as learn
+from threed.toybox.family import card, tasks
 from threed.toybox.family import nets as family
-from threed.toybox.family.mix import fill_scenes
-from threed.toybox.family.shelf import UNKNOWN, Shelf, fill_shelf
-from threed.toybox.family.train import finish, normalise_latents, train
-from threed.toybox.family.training import Batch, Job, batches, fit, generators
-from threed.toybox.family.unet import unet_job
+from threed.toybox.family.shelf import Shelf, fill_scenes, fill_shelf, no_scenes
+from threed.toybox.family.train import finish, new_task, normalise_latents, train
 from threed.toybox.judge.net import HEADS, Judge, Verdict, load_judge
+from threed.toybox.judge.truth import UNKNOWN
 from threed.toybox.world.captions import BACKGROUNDS, SYNONYMS, Label, caption, vocabulary
 from threed.toybox.world.toys import COLORS, KINDS
 
@@ -77,7 +76,7 @@ def test_a_plain_unet_equals_the_multiview_one_without_camera() -> None:
 def test_drawing_can_be_cut_and_continued(tmp_path: Path, shelf: Shelf) -> None:
     fill_shelf(tmp_path, 5, seed=9, clay_every=4)
     again = fill_shelf(tmp_path, 12, seed=9, clay_every=4)
-    assert np.array_equal(again.pictures, shelf.pictures)
+    assert np.array_equal(again.pixels, shelf.pixels)
     assert np.array_equal(again.labels, shelf.labels)
     assert np.array_equal(again.c2w, shelf.c2w)
     with pytest.raises(ValueError, match="of seed 9 and size 64, not of 10 and 64"):
@@ -89,7 +88,7 @@ def test_drawing_in_processes_gives_the_same_pictures(
 ) -> None:
     monkeypatch.setattr("threed.toybox.family.shelf.CHUNK", 4)
     again = fill_shelf(tmp_path, 12, seed=9, clay_every=4, processes=2)
-    assert np.array_equal(shelf.pictures, again.pictures)
+    assert np.array_equal(shelf.pixels, again.pixels)
     assert np.array_equal(shelf.labels, again.labels)
 
 
@@ -130,49 +129,6 @@ def test_new_words_leave_the_numbers_and_the_embeddings_of_the_old_ones(tmp_path
     assert torch.allclose(one, two, atol=1e-6)
 
 
-def linear_job(steps: int) -> Job:
-    torch.manual_seed(1)
-    target = torch.tensor([[1.0, -2.0, 3.0]])
-
-    def batch(step: int) -> Batch:
-        return {"x": torch.randn(32, 3, generator=generators(0, step)[1])}
-
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        error: Tensor = model(batch["x"]) - batch["x"] @ target.T
-        return error.square().mean()
-
-    return Job("linear", nn.Linear(3, 1), batch, loss, steps, lr=0.05, warmup=1, ema=0.9)
-
-
-def test_training_learns_and_continues_as_if_never_stopped(tmp_path: Path) -> None:
-    whole = fit(linear_job(300), tmp_path / "whole", device=CPU)
-    assert torch.allclose(whole.weight, torch.tensor([[1.0, -2.0, 3.0]]), atol=0.05)
-    for _ in range(3):
-        fit(linear_job(300), tmp_path / "cut", device=CPU, minutes=0)  # one step each
-    cut = fit(linear_job(300), tmp_path / "cut", device=CPU)
-    assert torch.equal(cut.weight, whole.weight)
-
-
-def test_batches_made_by_other_processes_are_the_same() -> None:
-    here, there = (
-        [batch["x"] for batch in batches(linear_job(6), 2, CPU, workers)] for workers in (0, 1)
-    )
-    assert len(here) == 4
-    assert all(torch.equal(one, other) for one, other in zip(here, there))
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    fit(linear_job(2), tmp_path, device=CPU)
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"checkpoint.pt cannot be continued from"):
-        fit(linear_job(4), tmp_path, device=CPU)
-
-
-def tiny(budget: jobs.Budget) -> jobs.Budget:
-    return dataclasses.replace(budget, steps=1, batch=8)
-
-
 def test_every_part_trains_in_order_and_the_folder_is_diffusers_own(
     tmp_path: Path, shelf: Shelf
 ) -> None:
@@ -183,16 +139,21 @@ def test_every_part_trains_in_order_and_the_folder_is_diffusers_own(
         train("unet", tmp_path, weights)
     for part in ("clip", "vae", "judge"):
         toys = shelf if part == "judge" else coloured
-        asked = [toys, scenes, tiny(jobs.BUDGETS["cpu"][part]), CPU, 0]
-        job = getattr(jobs, f"{part}_job")(*asked, *([weights] if part == "clip" else []))
-        model = fit(dataclasses.replace(job, sheet=None), tmp_path / part, device=CPU)
-        finish(part, model, weights, coloured)
-    budget = tiny(jobs.BUDGETS["cpu"]["unet"])
-    job = unet_job(coloured, None, budget, CPU, 0, weights)
-    assert all(torch.isfinite(job.loss(job.model, job.batch(step))) for step in (0, 1))
-    job = unet_job(coloured, scenes, budget, CPU, 0, weights)
-    assert all(torch.isfinite(job.loss(job.model, job.batch(step))) for step in (0, 1))
-    finish("unet", job.model, weights, coloured)
+        task = replace(new_task(part, toys, scenes, weights, CPU), sheet=None)
+        recipe = replace(tasks.RECIPES["cpu"][part], steps=1, batch=8)
+        net = learn(task, recipe, tmp_path / part, device=CPU)
+        finish(part, net, weights, coloured)
+    for others in (no_scenes(), scenes):
+        task = new_task("unet", coloured, others, weights, CPU)
+        assert task.batch is not None
+        seen = set()
+        for seed in range(6):
+            chance = torch.Generator().manual_seed(seed)
+            batch = task.batch(8, chance)
+            seen.add(batch["together"])
+            assert torch.isfinite(task.loss(task.net, batch, chance))
+        assert seen == {1, 4}
+    finish("unet", task.net, weights, coloured)
 
     from diffusers import StableDiffusionPipeline
 
@@ -204,9 +165,30 @@ def test_every_part_trains_in_order_and_the_folder_is_diffusers_own(
     assert family.knows_scenes(weights)
 
 
+def test_a_part_is_trained_cut_and_continued_and_the_card_tells_it(tmp_path: Path) -> None:
+    def trained(steps: int, minutes: float | None = None) -> None:
+        train("judge", tmp_path, weights, device="cpu", steps=steps, sets=2, minutes=minutes,
+              say=told.append)  # fmt: skip
+
+    weights, told = tmp_path / "weights", list[str]()
+    trained(2, minutes=0)  # a step
+    first = (weights / "judge/model.safetensors").read_bytes()
+    trained(2)
+    assert (weights / "judge/model.safetensors").read_bytes() != first
+    (facts,) = card.trainings(weights, "judge")
+    assert (facts["steps"], facts["sets"], facts["scenes"], facts["seed"]) == (2, 2, 0, 2)
+    settings = json.loads((tmp_path / "judge/settings.json").read_text())
+    assert settings["part"] == "judge"
+    assert any("single toys only" in text for text in told)
+    (tmp_path / "judge/checkpoint.pt").unlink()  # another training, which goes on from this one
+    trained(1)
+    assert f"going on from the weights in {weights}" in told
+    assert [one["steps"] for one in card.trainings(weights, "judge")] == [2, 1]
+
+
 def test_normalised_latents_change_no_picture(shelf: Shelf) -> None:
     vae = family.new_vae().eval()
-    images = shelf.images(np.arange(12), np.zeros(12, np.int64)) * 2 - 1
+    images = shelf.images(4 * np.arange(12)) * 2 - 1
 
     @torch.no_grad()
     def through() -> tuple[Tensor, Tensor, Tensor]:
@@ -230,7 +212,7 @@ def test_training_refuses_an_unknown_part(tmp_path: Path) -> None:
 
 def test_the_card_tells_training_and_scores(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    rows = [{"step": 0, "seconds": 60}, {"step": 9, "seconds": 120}, {"step": 20, "seconds": 30}]
+    rows = [{"step": 1, "seconds": 60}, {"step": 10, "seconds": 120}, {"step": 21, "seconds": 30}]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     facts = {"steps": card.steps_of(log), "batch": 64, "sets": 1500, "seed": 1}
     card.record(tmp_path, "vae", facts | {"minutes": card.minutes_of(log)})
@@ -287,7 +269,7 @@ def test_together_adds_what_the_views_say() -> None:
 def test_spoiled_pictures_stay_pictures_of_the_same_thing() -> None:
     images = torch.zeros(6, 3, 64, 64)
     images[:, 0, 20:44, 20:44] = 1.0
-    spoiled = jobs.spoil(images, torch.Generator().manual_seed(0))
+    spoiled = tasks.spoil(images, torch.Generator().manual_seed(0))
     assert spoiled.shape == images.shape
     assert float(spoiled.min()) >= 0
     assert float(spoiled.max()) <= 1

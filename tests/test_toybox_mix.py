@@ -9,29 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from threed.toybox.family import jobs
-from threed.toybox.family.mix import (
-    CAPTIONS,
-    SCENES,
-    SHARES,
-    SceneShelf,
-    fill_scenes,
-    indices,
-    random_scene,
-    truths,
-)
 from threed.toybox.family.nets import LENGTH, new_tokenizer
-from threed.toybox.family.shelf import UNKNOWN, fill_shelf
+from threed.toybox.family.shelf import (
+    CAPTIONS,
+    SceneShelf,
+    Stock,
+    fill_scenes,
+    fill_shelf,
+    no_scenes,
+)
+from threed.toybox.family.tasks import judge_task, toy_labels
 from threed.toybox.family.train import start_from
 from threed.toybox.judge import measure_scenes
 from threed.toybox.judge.net import HEADS, IDENTITY, TOY_HEADS, Judge, Verdict, load_judge
+from threed.toybox.judge.truth import UNKNOWN, indices, truths
 from threed.toybox.world.captions import vocabulary
 from threed.toybox.world.edits import random_edit
 from threed.toybox.world.figures import Figure
 from threed.toybox.world.garments import Garment
+from threed.toybox.world.mix import SCENES, SHARES, random_scene
 from threed.toybox.world.pairs import Pair
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +41,10 @@ def test_drawing_scenes_can_be_cut_and_continued(tmp_path: Path, scenes: SceneSh
     fill_scenes(tmp_path, 5, seed=9, progress=told.append)
     again = fill_scenes(tmp_path, 12, seed=9, processes=1, progress=told.append)
     assert told == [5, 12]
-    assert np.array_equal(again.pictures, scenes.pictures)
+    assert np.array_equal(again.pixels, scenes.pixels)
     assert np.array_equal(again.labels, scenes.labels)
     assert np.array_equal(again.texts, scenes.texts)
-    assert again.pictures.shape == (12, 1, 64, 64, 3)
+    assert again.pixels.shape == (12, 1, 64, 64, 3)
     assert again.texts.shape == (12, CAPTIONS)
     assert len(fill_scenes(tmp_path, 3, seed=9)) == 12
     with pytest.raises(ValueError, match="of seed 9 and size 64, not of 10 and 64"):
@@ -56,10 +53,10 @@ def test_drawing_scenes_can_be_cut_and_continued(tmp_path: Path, scenes: SceneSh
 
 def test_a_shelf_gives_the_pictures_and_captions_of_its_scenes(scenes: SceneShelf) -> None:
     picked = np.array([3, 7])
-    images = scenes.images(picked, np.zeros(2, np.int64))
+    images = scenes.images(picked)
     assert images.shape == (2, 3, 64, 64)
     assert torch.equal((images * 255).round()[0].permute(1, 2, 0).byte(),
-                       torch.from_numpy(scenes.pictures[3, 0].copy()))  # fmt: skip
+                       torch.from_numpy(scenes.pixels[3, 0].copy()))  # fmt: skip
     said = {tuple(scenes.captions(np.random.default_rng(seed), picked)) for seed in range(20)}
     assert len(said) > 1
     assert all(one in scenes.texts[3] and two in scenes.texts[7] for one, two in said)
@@ -118,7 +115,7 @@ def test_a_judge_from_before_scenes_loads_and_goes_on(tmp_path: Path) -> None:
     assert set(again.read(images).logits) == set(TOY_HEADS)
     new = Judge()
     assert new.knows_scenes
-    assert start_from(new, "judge", tmp_path)
+    start_from(new, "judge", tmp_path)
     after = new.eval().read(images)
     for head in TOY_HEADS:
         assert torch.allclose(after.logits[head], before.logits[head], atol=1e-5)
@@ -207,9 +204,9 @@ def test_pairs_are_scored_as_wholes_and_by_halves(
             row["second_color"], row["first_kind"] = row["first_color"], row["second_kind"]
         return verdict(row)
 
-    monkeypatch.setattr(measure_scenes, "_sampled", sampled)
+    monkeypatch.setattr(measure_scenes, "sampled", sampled)
     backbone: Any = None
-    scores = measure_scenes.pair_scores(backbone, Judge(), 1, 1.0)
+    scores = measure_scenes.pair_scores(backbone, Judge())
     assert scores == {"image_pair": right["both"], "image_pair_place": right["place"],
                       "image_pair_kinds": right["kinds"],
                       "image_pair_colors": right["colors"]}  # fmt: skip
@@ -217,18 +214,41 @@ def test_pairs_are_scored_as_wholes_and_by_halves(
 
 def test_toy_pictures_tell_the_judge_of_scenes_that_they_are_toys(tmp_path: Path) -> None:
     shelf = fill_shelf(tmp_path, 4, seed=3, clay_every=2)
-    sets, views = np.array([0, 1, 2]), np.array([0, 1, 2])
-    labels = dict(zip(HEADS, jobs.toy_labels(shelf, sets, views).T))
-    assert labels["kind"].tolist() == shelf.labels[sets, 0].tolist()
+    labels = dict(zip(HEADS, toy_labels(shelf, np.array([0, 5, 10])).T))  # a view of each set
+    assert labels["kind"].tolist() == shelf.labels[[0, 1, 2], 0].tolist()
     assert labels["color"].tolist() == [UNKNOWN, shelf.labels[1, 1], UNKNOWN]
     assert (labels["scene"] == HEADS["scene"].index("toy")).all()
     assert (labels["first_kind"] == UNKNOWN).all()
 
 
-def test_a_job_without_scenes_is_of_toys_alone(tmp_path: Path) -> None:
+def test_a_task_without_scenes_is_of_toys_alone(tmp_path: Path) -> None:
     shelf = fill_shelf(tmp_path, 4, seed=3)
-    job = jobs.judge_job(shelf, None, jobs.Budget(1, 8, 1e-3), CPU, 0)
-    assert isinstance(job.model, Judge)
-    assert not job.model.knows_scenes
-    assert torch.isfinite(job.loss(job.model, job.batch(0)))
-    assert jobs.split(64, "unet", None) == (64, 0)
+    task = judge_task(shelf, no_scenes())
+    assert isinstance(task.net, Judge)
+    assert not task.net.knows_scenes
+    assert task.batch is not None
+    batch = task.batch(8, torch.Generator().manual_seed(0))
+    assert batch["images"].shape == (8, 3, 64, 64)
+    assert torch.isfinite(task.loss(task.net, batch, torch.Generator()))
+    numbers = Stock(shelf, no_scenes(), 0.8).draw(np.random.default_rng(0), 64)
+    assert len(numbers) == 64
+    assert numbers.max() < len(shelf)
+
+
+def test_a_stock_gives_toys_then_scenes_in_their_share(tmp_path: Path, scenes: SceneShelf) -> None:
+    toys = fill_shelf(tmp_path, 4, seed=3)
+    often = np.array([0, 0.5, 0, 0.5])
+    stock = Stock(toys, scenes, 0.25, often)
+    assert len(stock) == 4 * 4 + 12
+    numbers = stock.draw(np.random.default_rng(0), 32)
+    first, second = stock.split(numbers)
+    assert (len(first), len(second)) == (24, 8)
+    assert set(first // 4) == {1, 3}
+    assert set(first % 4) == {0, 1, 2, 3}
+    images = stock.pictures("image", numbers.tolist())
+    assert torch.equal(images[:24], toys.images(first))
+    assert torch.equal(images[24:], scenes.images(second))
+    said = stock.captions(np.random.default_rng(0), numbers, 1.0)
+    assert len(said) == 32
+    assert all(text.endswith(" view") for text in said[:24])
+    assert all(text in scenes.texts[scene] for text, scene in zip(said[24:], second))

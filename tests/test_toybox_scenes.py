@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from threed.apps.cli.toybox import app
 from threed.core.cameras import at
 from threed.core.errors import InputError
-from threed.toybox.family.sheets import SHEETS
 from threed.toybox.world.conditions import CONDITIONS, condition_map, palette
 from threed.toybox.world.edits import EDITS, random_edit
 from threed.toybox.world.grounds import ground_of, random_ground
@@ -30,6 +29,7 @@ from threed.toybox.world.pairs import (
 )
 from threed.toybox.world.parts import extents, place
 from threed.toybox.world.scenes import CLASSES, Scene, View, draw_scene
+from threed.toybox.world.sheets import SHEETS
 from threed.toybox.world.toys import KINDS, random_toy
 
 SEEDS = range(6)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from threed.core.cameras import Cameras, at, orbit
-from threed.toybox.family.shelf import CLAY, random_set
-from threed.toybox.judge.truth import passes
 from threed.toybox.world import draw
 from threed.toybox.world.draw import Light
-from threed.toybox.world.toys import COLORS, FINISHES, FRONTED, KINDS, draw_set, random_toy
+from threed.toybox.world.kinds import FRONTED
+from threed.toybox.world.sheets import passes
+from threed.toybox.world.toys import CLAY, COLORS, FINISHES, KINDS, draw_set, random_set, random_toy
 
 WHITE = np.ones((2, 3), np.float32)
 

@@ -1,4 +1,4 @@
-"""Training examples in a folder: pictures and texts that belong together.
+"""Training examples in a folder: pictures and texts that belong together; and batches of them.
 
 metadata.jsonl in it holds one JSON object a line: for each role ("image", "edited", ...) a
 picture's file, relative to the folder, and for each text ("text", "instruction", ...) its words.
@@ -9,27 +9,34 @@ the same name, does too.
 from __future__ import annotations
 
 import json
+import os
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from threed.core import files
 from threed.core.errors import InputError
-from threed.core.pictures import FORMATS
+from threed.core.pictures import FORMATS, Size, sides
 from threed.diffusion.backbone import Backbone
 
 METADATA = "metadata.jsonl"
 IN_MEMORY = 2**29  # bytes of decoded pictures, and of latents, that are kept
 GROUP_PIXELS = 2**16  # of pictures whose latents are encoded at once
 NAMED = 5  # corrupt pictures that a warning names
+WORKERS = 8  # processes that make batches beside a GPU
 Row = dict[str, str]
+Batch = dict[str, Any]  # tensors and what else a loss needs, by name
 Find = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """A picture [H, W, 3] -> another of its size, found in it."""
 
@@ -38,11 +45,26 @@ class ExamplesWarning(UserWarning):
     """Something in a training folder that cannot be used and is left out."""
 
 
+class Pictures(Protocol):
+    """What has N pictures of a size in each of its roles."""
+
+    @property
+    def size(self) -> Size:
+        """Pixels a side of a square, or (width, height)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def pictures(self, role: str, indices: Sequence[int]) -> Tensor:
+        """[B, 3, H, W] in [0, 1]."""
+        ...
+
+
 class Examples:
-    """N examples: pictures by role, texts by name. Pictures are square, cropped in the middle."""
+    """N examples: pictures by role, texts by name. Pictures are cut to their size in the middle."""
 
     def __init__(
-        self, folder: Path, rows: Sequence[Row], size: int, found: Mapping[str, Find] | None = None
+        self, folder: Path, rows: Sequence[Row], size: Size, found: Mapping[str, Find] | None = None
     ) -> None:
         self.folder, self.rows, self.size = folder, rows, size
         self.found = found or {}  # roles that are found in "image" where no file is named
@@ -52,16 +74,16 @@ class Examples:
         return len(self.rows)
 
     def draw(self, n: int, generator: torch.Generator) -> list[int]:
-        """n random examples."""
+        """Choose n random examples."""
         indices: list[int] = torch.randint(len(self), (n,), generator=generator).tolist()
         return indices
 
     def texts(self, name: str, indices: Sequence[int]) -> list[str]:
-        """The texts of given examples."""
+        """Give the texts of these examples."""
         return [self.rows[i][name] for i in indices]
 
     def pictures(self, role: str, indices: Sequence[int]) -> Tensor:
-        """[B, 3, size, size] in [0, 1] of given examples."""
+        """[B, 3, H, W] in [0, 1] of given examples."""
         pixels = np.stack([self._role(self.rows[i], role) for i in indices])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
@@ -83,7 +105,7 @@ class Examples:
         return kept
 
     def check(self, name: str) -> str | None:
-        """Why a picture cannot be used; None if it can."""
+        """Say why a picture cannot be used; None if it can."""
         try:
             self._pixels(name)
         except FileNotFoundError:
@@ -93,16 +115,104 @@ class Examples:
         return None
 
 
-class Latents:
-    """The latents of a folder's pictures, encoded in groups, so that they never depend on chance.
+class Mixed:
+    """Several sources as one: a batch of n has n examples of each, one source after the other.
 
-    A convolution's last bit may depend on what else is in the batch: a picture's group is the same
-    whenever it is asked for.
+    weights: how much each source counts (losses.denoising_loss). Sources must have one size.
+    The first source's examples are drawn as if it was alone.
     """
 
-    def __init__(self, backbone: Backbone, examples: Examples, role: str) -> None:
-        self.backbone, self.examples, self.role = backbone, examples, role
-        self.group = max(GROUP_PIXELS // examples.size**2, 1)  # pictures encoded at once
+    def __init__(self, sources: Sequence[Examples], weights: Sequence[float]) -> None:
+        if len(sources) != len(weights) or len({sides(one.size) for one in sources}) != 1:
+            raise ValueError("sources need a weight each, and pictures of one size")
+        self.sources, self.weights, self.size = sources, weights, sources[0].size
+        self._starts = list(accumulate(map(len, sources), initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def draw(self, n: int, generator: torch.Generator) -> list[int]:
+        """Choose n random examples of each source."""
+        return [
+            start + index
+            for part, (start, source) in enumerate(zip(self._starts, self.sources))
+            for index in source.draw(n, beside(generator, part))
+        ]
+
+    def texts(self, name: str, indices: Sequence[int]) -> list[str]:
+        """Give the texts of these examples."""
+        return [source.texts(name, [index])[0] for source, index in map(self._find, indices)]
+
+    def pictures(self, role: str, indices: Sequence[int]) -> Tensor:
+        """[B, 3, H, W] in [0, 1] of given examples."""
+        return torch.cat(
+            [source.pictures(role, [index]) for source, index in map(self._find, indices)]
+        )
+
+    def _find(self, index: int) -> tuple[Examples, int]:
+        part = bisect_right(self._starts, index) - 1
+        return self.sources[part], index - self._starts[part]
+
+
+def beside(generator: torch.Generator, part: int) -> torch.Generator:
+    """Give each part of a batch a chance of its own: the first has the generator itself.
+
+    So that what is drawn for the first part does not depend on how many others there are.
+    """
+    if part == 0:
+        return generator
+    words = [generator.initial_seed(), part]
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+
+
+def ahead(
+    make: Callable[[int], Batch], numbers: range, device: torch.device, workers: int | None = None
+) -> Iterator[Batch]:
+    """Yield make(number) of each number in turn, its tensors on the device.
+
+    workers: so many processes make batches before they are asked for; if not given, WORKERS beside
+    a GPU and none beside a CPU, which has no time for both.
+    """
+    if workers is None:
+        workers = min(WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+    if workers:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # they warn of it after a fork
+    loader: Any = DataLoader(
+        _Made(make), batch_size=None, sampler=numbers, num_workers=workers,
+        pin_memory=device.type == "cuda", collate_fn=_as_it_is, generator=torch.Generator(),
+    )  # fmt: skip
+    for batch in loader:
+        yield {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+               for name, value in batch.items()}  # fmt: skip
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class _Made(Dataset[Batch]):
+    """What a function makes of a number, as a data loader wants it."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self.make = make
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.make(number)
+
+
+class Latents:
+    """The latents of pictures, encoded in groups, so that they never depend on chance.
+
+    A convolution's last bit may depend on what else is in the batch: a picture's group is the same
+    whenever it is asked for. At most `most` bytes of them are kept.
+    """
+
+    def __init__(
+        self, backbone: Backbone, examples: Pictures, role: str, most: int = IN_MEMORY
+    ) -> None:
+        self.backbone, self.examples, self.role, self.most = backbone, examples, role, most
+        width, height = sides(examples.size)
+        self.group = max(GROUP_PIXELS // (width * height), 1)  # pictures encoded at once
         self._kept: dict[int, Tensor] = {}
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
@@ -119,21 +229,24 @@ class Latents:
         first = index - index % self.group
         group = range(first, min(first + self.group, len(self.examples)))
         pictures = self.examples.pictures(self.role, group).to(self.backbone.device)
-        made = self.backbone.encode_image(pictures).split(1)
-        if (len(self._kept) + len(made)) * made[0].nbytes <= IN_MEMORY:
-            self._kept.update((i, z.clone()) for i, z in zip(group, made))
-        return made[index - first]
+        with torch.autocast(pictures.device.type, enabled=False):  # once for all, so exactly
+            made = self.backbone.encode_image(pictures)
+        if (len(self._kept) + len(made)) * made[0].nbytes <= self.most:
+            self._kept.update((i, made[i - first : i - first + 1].clone()) for i in group)
+        return made[index - first : index - first + 1]
 
 
 def read_examples(
     folder: Path,
-    size: int,
+    size: Size,
     *,
     pictures: Sequence[str] = ("image",),
     texts: Sequence[str] = (),
     found: Mapping[str, Find] | None = None,
 ) -> Examples:
-    """Open a training folder, its pictures at size × size pixels, every one of them decoded once.
+    """Open a training folder, and decode every picture in it once to check it.
+
+    size: pixels a side of a square, or (width, height).
 
     Pictures whose role is in `found` may be missing from the examples: they are found in "image".
     Examples with a picture that is missing or corrupt are left out; an ExamplesWarning counts them
@@ -164,15 +277,17 @@ def read_examples(
     return Examples(folder, good, size, found)
 
 
-def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
-    """[size, size, 3] sRGB: the largest square in the middle of a picture, resized."""
+def read_picture(path: Path, size: Size) -> NDArray[np.uint8]:
+    """[H, W, 3] sRGB: the largest part of a picture's middle that has the shape, resized."""
     with Image.open(path) as file:
         picture = file.convert("RGB")
-    side = min(picture.size)
-    left, top = ((length - side) // 2 for length in picture.size)
-    box = (left, top, left + side, top + side)
-    if picture.size != (size, size):
-        picture = picture.crop(box).resize((size, size), Image.Resampling.LANCZOS)
+    wanted = sides(size)
+    if picture.size != wanted:
+        scale = min(have / want for have, want in zip(picture.size, wanted))
+        cut = [max(1, round(scale * want)) for want in wanted]
+        left, top = ((have - side) // 2 for have, side in zip(picture.size, cut))
+        box = (left, top, left + cut[0], top + cut[1])
+        picture = picture.crop(box).resize(wanted, Image.Resampling.LANCZOS)
     return np.asarray(picture, dtype=np.uint8)
 
 
@@ -182,7 +297,7 @@ def write_examples(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def _rows(folder: Path, pictures: Sequence[str], texts: Sequence[str]) -> Iterator[Row]:
-    """The examples as they are listed, or as the files lie there."""
+    """Read the examples as they are listed, or as the files lie there."""
     if (folder / METADATA).is_file():
         yield from _listed(folder / METADATA, (*pictures, *texts))
     elif tuple(pictures) == ("image",) and len(texts) <= 1:

@@ -1,4 +1,4 @@
-"""One loop for every system that trains: it resumes to the bit, averages, and shows samples.
+"""The one training loop: it resumes to the bit, averages weights, and shows samples.
 
 What a step draws depends on (seed, step) alone, so a run that was cut and resumed is the run that
 was not. Only parameters that require a gradient are trained, averaged and written.
@@ -11,7 +11,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,36 @@ from threed.core.errors import InputError
 from threed.diffusion.images import save_image
 from threed.diffusion.models.half import norms_in_float32
 from threed.diffusion.weights import SETTINGS
-from threed.learning.optimisers import Muon
+from threed.learning.data import Batch, ahead
+from threed.learning.optimisers import make_optimizer
 from threed.learning.recipe import Recipe
 
 SAVE_SECONDS = 60.0  # between checkpoints
+LOG_EVERY = 20  # steps between two lines of the log
 CHECKPOINT, LOG, SHEET = "checkpoint.pt", "log.jsonl", "sheet.png"
-Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
-"""(net, how many examples, the chance of this step) -> scalar."""
+Loss = Callable[[nn.Module, Any, torch.Generator], Tensor]
+"""(net, the batch, the chance of this step) -> scalar. The batch is how many examples to take, or
+what the task's `batch` made of that number."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained, and what becomes of it."""
+    """What is trained, and what becomes of it.
+
+    rates: for parameters whose names begin so, how many times the recipe's rate theirs is.
+    after_step: puts the trained weights right after each step, such as rows that must not move.
+    batch: (how many examples, chance) -> what the loss needs of them, its tensors on the CPU; on a
+    GPU it is made ahead, by processes of their own.
+    """
 
     net: nn.Module
     loss: Loss
     save: Callable[[nn.Module, Path], None]  # write the averaged net into a folder
     about: Mapping[str, str]  # system, backbone, data, options: the same when resumed
     sheet: Callable[[nn.Module], Tensor] | None = None  # the averaged net -> [3, H, W] in [0, 1]
+    rates: Mapping[str, float] = field(default_factory=dict)
+    after_step: Callable[[nn.Module], None] | None = None
+    batch: Callable[[int, torch.Generator], Batch] | None = None
 
 
 def train(
@@ -77,13 +90,17 @@ def train(
 def begin(task: Task, recipe: Recipe, out: Path, *, resume: bool) -> None:
     """Make the folder of a training, or check that it is the one to go on with."""
     settings = {**task.about, **asdict(recipe)}
+    if task.rates:
+        settings["rates"] = dict(task.rates)
     there = (out / CHECKPOINT).exists()
     if there and not resume:
         raise InputError(f"{out} holds a training already; go on with --resume, or choose another")
     if resume and not there:
         raise InputError(f"{out} holds no training to resume: there is no {CHECKPOINT} in it")
     if resume:
-        before = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+        # what a recipe could not say yet was as it is by default
+        known = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
+        before = known | json.loads((out / SETTINGS).read_text(encoding="utf-8"))
         other = [f"{name} was {before.get(name)!r} and is {settings.get(name)!r}"
                  for name in sorted(before.keys() | settings.keys())
                  if name != "steps" and before.get(name) != settings.get(name)]  # fmt: skip
@@ -95,7 +112,7 @@ def begin(task: Task, recipe: Recipe, out: Path, *, resume: bool) -> None:
 
 
 def trainable(net: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require a gradient, by name."""
+    """Find the parameters that require a gradient, by name."""
     return {name: p for name, p in net.named_parameters() if p.requires_grad}
 
 
@@ -106,9 +123,9 @@ class _Losing(nn.Module):
         super().__init__()
         self.net, self.loss = task.net, task.loss
 
-    def forward(self, n: int, chance: torch.Generator) -> Tensor:
-        """The loss of n examples."""
-        return self.loss(self.net, n, chance)
+    def forward(self, batch: Any, chance: torch.Generator) -> Tensor:
+        """Compute the loss of a batch."""
+        return self.loss(self.net, batch, chance)
 
 
 class _Run:
@@ -120,7 +137,7 @@ class _Run:
 
         # it is one for the process, and would refuse another precision than the last run's
         AcceleratorState._reset_state()
-        self.task, self.recipe, self.step = task, recipe, 0
+        self.task, self.recipe, self.device, self.step = task, recipe, device, 0
         self.accelerator = Accelerator(
             cpu=device.type == "cpu", mixed_precision=recipe.precision,
             gradient_accumulation_steps=recipe.accumulate,
@@ -128,27 +145,48 @@ class _Run:
         task.net.to(device).train()
         self.trained = trainable(task.net)
         norms_in_float32(task.net)
-        chosen: Any = Muon if recipe.muon else torch.optim.AdamW
-        optimizer = chosen(self.trained.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        optimizer = make_optimizer(
+            self.trained, recipe.lr, rates=task.rates, muon=recipe.muon, beta2=recipe.beta2,
+            weight_decay=recipe.weight_decay,
+        )  # fmt: skip
         # on several GPUs gradients are gathered for what is called: the loss, not the net
         self.losing, self.optimizer = self.accelerator.prepare(_Losing(task), optimizer)
         self.average = {name: p.detach().clone() for name, p in self.trained.items()}
 
-    def advance(self) -> float:
-        """One step of the optimizer; the loss before it."""
-        total = 0.0
+    def batches(self) -> Iterator[Any]:
+        """Make the batches of the steps still to come, `accumulate` for each."""
+        make, recipe = self.task.batch, self.recipe
+        if make is None:
+            return repeat(recipe.batch)
+        first, last = (step * recipe.accumulate for step in (self.step, recipe.steps))
+        process = self.accelerator.process_index
+
+        def one(number: int) -> Batch:
+            words = [recipe.seed, *divmod(number, recipe.accumulate), process, 1]
+            seed = int(np.random.SeedSequence(words).generate_state(1)[0])
+            return make(recipe.batch, torch.Generator().manual_seed(seed))
+
+        return ahead(one, range(first, last), self.device)
+
+    def advance(self, batches: Iterator[Any]) -> Tensor:
+        """Take a step; return the loss before it, [] on the device."""
+        total = torch.zeros((), device=self.device)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.step)
+            group["lr"] = group.get("rate", 1.0) * self.recipe.rate(self.step)
         for part in range(self.recipe.accumulate):
-            chance = self._chance(part)
+            batch = next(batches)
+            chance = self._chance(part)  # after the batch, whose maker may draw chance, too
             with self.accelerator.accumulate(self.losing):
-                loss = self.losing(self.recipe.batch, chance)
+                loss = self.losing(batch, chance)
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(list(self.trained.values()), 1.0)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            total += float(loss.detach()) / self.recipe.accumulate
+            total += loss.detach().float() / self.recipe.accumulate
+        if self.task.after_step is not None:
+            with torch.no_grad():
+                self.task.after_step(self.task.net)
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(
             list(self.average.values()), [p.detach() for p in self.trained.values()], 1 - decay
@@ -157,7 +195,7 @@ class _Run:
         return total
 
     def _chance(self, part: int) -> torch.Generator:
-        """The chance of one batch; dropout inside the net follows it, too."""
+        """Seed the chance of one batch; dropout inside the net follows it, too."""
         words = [self.recipe.seed, self.step, part, self.accelerator.process_index]
         seed, inner = np.random.SeedSequence(words).generate_state(2).tolist()
         torch.manual_seed(inner)
@@ -165,7 +203,7 @@ class _Run:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """Within, the net has its averaged weights."""
+        """Let the net have its averaged weights within."""
         kept = {name: p.detach().clone() for name, p in self.trained.items()}
         self._fill(self.average)
         self.task.net.eval()
@@ -206,23 +244,29 @@ class _Run:
 
 def _loop(run: _Run, out: Path, minutes: float | None, sheet_every: int) -> None:
     began = saved = time.monotonic()
-    smooth, first, last = 0.0, run.step, run.recipe.steps
+    first, last = run.step, run.recipe.steps
+    smooth, batches = torch.zeros((), device=run.device), run.batches()
     with _bar(run) as show, (out / LOG).open("a", encoding="utf-8") as log:
         while run.step < last:
-            value = run.advance()
-            if not math.isfinite(value):
-                raise InputError(f"the loss of step {run.step} is {value}; lower --lr (now "
-                                 f"{run.recipe.lr:g}). The last checkpoint is whole")  # fmt: skip
-            smooth = value if run.step == first + 1 else 0.98 * smooth + 0.02 * value
-            show(smooth)
+            value = run.advance(batches)
+            smooth = value if run.step == first + 1 else smooth.lerp(value, 0.02)
             now = time.monotonic()
             done = run.step == last or (minutes is not None and now - began > 60 * minutes)
-            if run.step % 20 == 0 or done:
-                row = {"step": run.step, "loss": round(smooth, 6), "seconds": round(now - began, 1)}
-                log.write(json.dumps(row) + "\n")
-                log.flush()
             looking = run.step % sheet_every == 0 or done
-            if (looking or now - saved > SAVE_SECONDS) and run.accelerator.is_main_process:
+            saving = looking or now - saved > SAVE_SECONDS
+            # only then, as reading the loss waits for the device
+            if saving or run.step % LOG_EVERY == 0 or run.step == first + 1:
+                loss = _read(smooth, run)
+                show(loss)
+                if done or run.step % LOG_EVERY == 0:
+                    row = {
+                        "step": run.step,
+                        "loss": round(loss, 6),
+                        "seconds": round(now - began, 1),
+                    }
+                    log.write(json.dumps(row) + "\n")
+                    log.flush()
+            if saving and run.accelerator.is_main_process:
                 run.save(out / CHECKPOINT)
                 saved = now
             if looking and run.accelerator.is_main_process:
@@ -231,8 +275,17 @@ def _loop(run: _Run, out: Path, minutes: float | None, sheet_every: int) -> None
                 break
 
 
+def _read(loss: Tensor, run: _Run) -> float:
+    """Read the loss as a number. InputError if it is none."""
+    value = float(loss)
+    if not math.isfinite(value):
+        raise InputError(f"the loss of step {run.step} is {value}; lower --lr (now "
+                         f"{run.recipe.lr:g}). The last checkpoint is whole")  # fmt: skip
+    return value
+
+
 def _write(run: _Run, out: Path) -> None:
-    """The averaged net, and what it makes."""
+    """Write the averaged net, and what it makes."""
     with run.averaged() as net, torch.random.fork_rng(devices=[]), torch.no_grad():
         run.task.save(net, out)
         if run.task.sheet is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.noise import alpha_sigma
+from threed.learning.data import beside
 
 
 def denoising_loss(
@@ -19,21 +21,39 @@ def denoising_loss(
     generator: torch.Generator,
     *,
     debias: bool = False,
+    group: int = 1,
+    weights: Sequence[float] = (1.0,),
 ) -> Tensor:
-    """Mean squared error of the noise predicted in latents [B, C, h, w] (DDPM, arXiv:2006.11239).
+    """Take the mean squared error of the noise predicted in latents [B, C, h, w].
 
-    The timesteps are spread evenly over the batch: less chance in the loss. debias: each counts
-    1 / sqrt(SNR) times, so that what is settled where noise is strong (the kind of thing, its
-    colour) is learned sooner (arXiv:2310.08442).
+    As in DDPM (arXiv:2006.11239), but the timesteps are spread evenly over the batch: less chance
+    in the loss. debias: each counts 1 / sqrt(SNR) times, so that what is settled where noise is
+    strong (the kind of thing, its colour) is learned sooner (arXiv:2310.08442). group: so many
+    neighbours share a timestep.
+
+    weights: the batch is as many equal parts, one after the other, such as pictures of one thing
+    and pictures of its class; what they lose is added up with these weights (DreamBooth's prior
+    preservation, arXiv:2208.12242). Each part is noised as if it was alone.
     """
-    n = len(latents)
-    place = torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)
-    t = (place * (1000 / n)).long().clamp(max=999).to(latents.device)
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    n = len(latents) // len(weights)
+    drawn = [_draw_noise(latents[:n], group, beside(generator, part))
+             for part in range(len(weights))]  # fmt: skip
+    t, noise = (torch.cat(values).to(latents.device) for values in zip(*drawn))
     alpha, sigma = alpha_sigma(backbone.alphas_cumprod, t)
     predicted = backbone.predict_noise(alpha * latents + sigma * noise, t, condition)
     error = (predicted - noise).float().square().mean((1, 2, 3))
-    return (error * (sigma / alpha).flatten()).mean() if debias else error.mean()
+    if debias:
+        error = error * (sigma / alpha).flatten()
+    means = [weight * part.mean() for weight, part in zip(weights, error.chunk(len(weights)))]
+    return torch.stack(means).sum()
+
+
+def _draw_noise(latents: Tensor, group: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw timesteps [B] on the CPU, and noise [B, C, h, w] where the latents are."""
+    n = len(latents) // group
+    place = torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)
+    t = (place * (1000 / n)).long().clamp(max=999).repeat_interleave(group)
+    return t, torch.randn(latents.shape, generator=generator).to(latents)
 
 
 def chosen(n: int, share: float, generator: torch.Generator) -> Tensor:
@@ -42,7 +62,7 @@ def chosen(n: int, share: float, generator: torch.Generator) -> Tensor:
 
 
 def without_text(condition: Condition, empty: Condition, drop: Tensor) -> Condition:
-    """The condition with the text of items drop ([B] bool) replaced by `empty`'s (of one item)."""
+    """Replace the text of items drop ([B] bool) of a condition by `empty`'s (of one item)."""
     where = drop.to(condition.tokens.device)
     tokens = torch.where(where[:, None, None], empty.tokens, condition.tokens)
     pooled = condition.pooled

@@ -1,9 +1,9 @@
-"""The optimizer of small networks that are trained from scratch: Muon, and AdamW for the rest."""
+"""AdamW, or for small networks that are trained from scratch Muon; parameters with rates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,27 +16,62 @@ ROUNDS = 5
 QUINTIC = (3.4445, -4.7750, 2.0315)  # takes singular values between 0 and 1 to about 1
 
 
+def make_optimizer(
+    named: Mapping[str, nn.Parameter],
+    lr: float,
+    *,
+    rates: Mapping[str, float],
+    muon: bool,
+    beta2: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """Make Muon or AdamW over named parameters, in a group for each rate.
+
+    rates: for names that begin so, how many times lr theirs is (the longest beginning counts); it
+    stands as "rate" in their group. ValueError for a beginning that no name has.
+    """
+    groups: dict[str, list[nn.Parameter]] = {start: [] for start in ("", *rates)}
+    for name, parameter in named.items():
+        groups[max(filter(name.startswith, groups), key=len)].append(parameter)
+    empty = [start for start, parameters in groups.items() if start and not parameters]
+    if empty:
+        raise ValueError(f"no parameter that is trained begins with {', '.join(empty)}")
+    parts: list[dict[str, Any]] = [
+        {"params": parameters, "rate": rates.get(start, 1.0), "lr": lr * rates.get(start, 1.0)}
+        for start, parameters in groups.items()
+        if parameters
+    ]
+    if muon:
+        return Muon(parts, lr, weight_decay=weight_decay)
+    fused = all(p.is_cuda for p in named.values())
+    return torch.optim.AdamW(
+        parts, lr, betas=(0.9, beta2), weight_decay=weight_decay, fused=fused or None
+    )
+
+
 class Muon(torch.optim.Optimizer):
     """Steps whose matrices have all singular values near one (Jordan et al. 2024, Muon).
 
     The kernel of a convolution counts as a matrix [out, in·k·k]. A step is scaled as AdamW's
     usually are, 0.2 a weight (Liu et al. 2025, Muon is Scalable, section 2.2), so that one lr
     serves both: vectors, and matrices of fewer than LEAST rows or columns, are AdamW's. Weights
-    decay by lr · weight_decay a step.
+    decay by lr · weight_decay a step. params: parameters, or groups of them as torch has them.
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, *, weight_decay: float = 0.01
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float,
+        *,
+        weight_decay: float = 0.01,
     ) -> None:
         every = list(params)
-        matrices = [p for p in every if p.ndim > 1 and min(_flat(p).shape) >= LEAST]
-        taken = {id(p) for p in matrices}
-        rest = [p for p in every if id(p) not in taken]
-        groups = [{"params": matrices, "muon": True}, {"params": rest, "muon": False}]
-        super().__init__(
-            [group for group in groups if group["params"]],
-            {"lr": lr, "weight_decay": weight_decay},
-        )
+        alone = [p for p in every if isinstance(p, nn.Parameter)]
+        given = [group for group in every if isinstance(group, dict)]
+        if alone:
+            given.append({"params": alone})
+        groups = [part for group in given for part in _parted(group)]
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -81,7 +116,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """[N, A, B] -> the same singular vectors with values between about 0.7 and 1.2, float32.
+    """Even out the singular values of matrices [N, A, B] to about 0.7 to 1.2, in float32.
 
     A Newton-Schulz iteration in bfloat16: it needs products alone, and forgives their rounding.
     """
@@ -94,7 +129,18 @@ def orthogonal(matrices: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.mT if tall else x).float()
+    made: Tensor = (x.mT if tall else x).float()
+    return made
+
+
+def _parted(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the matrices of a group, and the rest of it, where there are any."""
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for p in group["params"]:
+        parts[p.ndim > 1 and min(_flat(p).shape) >= LEAST].append(p)
+    for muon, params in parts.items():
+        if params:
+            yield {**group, "params": params, "muon": muon}
 
 
 def _flat(p: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ class Recipe:
     weight_decay: float = 0.01
     ema: float = 0.999  # how much of the averaged weights a step keeps
     precision: str = "no"  # accelerate's: no, bf16, fp16
-    muon: bool = False  # in place of AdamW: for small nets, see diffusion.muon
+    muon: bool = False  # in place of AdamW: for small nets, see threed.learning.optimisers
+    beta2: float = 0.999  # how much of its second moment AdamW keeps
 
     def __post_init__(self) -> None:
         """Refuse what cannot train."""
@@ -33,6 +34,6 @@ class Recipe:
             raise InputError(f"lr must be above 0, got {self.lr}")
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step."""
+        """Give the learning rate of a step."""
         left = (self.steps - step) / max(self.cooldown * self.steps, 1e-9)
         return self.lr * min(1.0, (step + 1) / max(self.warmup, 1), max(left, 0.02))

@@ -64,9 +64,9 @@ def judge_mesh(path: Path, kind: str, color: str, finish: str) -> dict[str, Any]
     from renderers.raster import render_mesh
     from threed.core.cameras import orbit
     from threed.toybox.family.nets import WEIGHTS
+    from threed.toybox.judge.looks import looks, real_looks
     from threed.toybox.judge.net import FRONT_VIEWS, fronts, load_judge
-    from threed.toybox.world.looks import looks, real_looks
-    from threed.toybox.world.toys import FRONTED
+    from threed.toybox.world.kinds import FRONTED
 
     judge, mesh = load_judge(WEIGHTS / "judge"), load(path)
 
@@ -234,7 +234,7 @@ def evaluate(
     Writes a table (table.md) and a picture of all the assets (sheet.png).
     """
     from threed.toybox.family.nets import WEIGHTS, need
-    from threed.toybox.world.toys import FRONTED
+    from threed.toybox.world.kinds import FRONTED
 
     need(WEIGHTS, "judge", "judging assets")
     k, n = part_of(part)

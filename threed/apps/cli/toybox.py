@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,27 +39,19 @@ def world(
     normals, segmentation, keypoints, and which toy is where, or the upper garment on the person and
     laid flat. Of edits: before, after, where they may differ.
     """
-    import numpy as np
-
     from threed.core.errors import InputError
-    from threed.diffusion.images import grid, save_image
-    from threed.toybox.family.sheets import SHEETS
-    from threed.toybox.family.shelf import random_set
-    from threed.toybox.judge.truth import passes
+    from threed.diffusion.images import save_image
+    from threed.toybox.world.sheets import SHEETS, toy_sheet
     from threed.toybox.world.toys import KINDS
 
-    if scene not in ("toy", *SHEETS):
-        raise InputError(f"toybox has no scene {scene!r}; it has toy, {', '.join(SHEETS)}")
+    if scene not in SHEETS:
+        raise InputError(f"toybox has no scene {scene!r}; it has {', '.join(SHEETS)}")
     if kind is not None and scene != "toy":
         raise InputError(f"a kind ({kind!r}) is for one toy; leave it out with --scene {scene}")
     if kind is not None and kind not in KINDS:
         raise InputError(f"toybox has no kind {kind!r}; it has {', '.join(KINDS)}")
-    if scene == "toy":
-        drawn = random_set(np.random.default_rng(seed), size, kind=kind)
-        picture = grid(passes(drawn), columns=len(drawn.pictures))
-        said = [f"a {drawn.toy.finish} {drawn.toy.color} {drawn.toy.kind}"]
-    else:
-        picture, said = SHEETS[scene](seed, size)
+    sheet = SHEETS[scene] if kind is None else partial(toy_sheet, kind=kind)
+    picture, said = sheet(seed, size)
     save_image(picture, out)
     say("\n".join([str(out), *said]))
 

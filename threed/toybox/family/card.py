@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from threed.diffusion.weights import SETTINGS
-from threed.toybox.world.toys import COLORS, FINISHES, FRONTED, KINDS
+from threed.toybox.world.kinds import FRONTED
+from threed.toybox.world.toys import COLORS, FINISHES, KINDS
 
 TRAINING, SCORES, CARD = "training.json", "scores.json", "README.md"
 OPTIONS = ("kind", "part")  # of a system's training that the card tells
@@ -48,7 +49,7 @@ MEANINGS = (
 
 
 def trainings(weights: Path, part: str) -> list[dict[str, Any]]:
-    """How a part came to be: the facts of each training, one going on from the other."""
+    """List the trainings that a part went through, each of which went on from the one before."""
     found = _read(weights / TRAINING).get(part, [])
     return [found] if isinstance(found, dict) else list(found)  # one alone, in older folders
 
@@ -70,7 +71,7 @@ def record(
 
 
 def write_card(weights: Path) -> None:
-    """README.md of a weights folder, from its training.json and scores.json."""
+    """Write README.md of a weights folder, from its training.json and scores.json."""
     scores = _read(weights / SCORES)
     lines = [
         "# Toybox",
@@ -108,7 +109,7 @@ def write_card(weights: Path) -> None:
 
 
 def _systems(weights: Path) -> list[str]:
-    """The nets of image systems that came beside the family, and how they were trained."""
+    """List the nets of image systems beside the family, and how they were trained."""
     said = [_read(path) for path in sorted(weights.rglob(SETTINGS))]
     if not said:
         return []
@@ -125,7 +126,7 @@ def _systems(weights: Path) -> list[str]:
 
 
 def minutes_of(log: Path) -> float:
-    """Minutes of training that a log.jsonl tells of, all calls together."""
+    """Add up the minutes of training in a log.jsonl, over all calls."""
     total, before = 0.0, 0.0
     for line in log.read_text().splitlines():
         seconds = float(json.loads(line)["seconds"])
@@ -135,8 +136,8 @@ def minutes_of(log: Path) -> float:
 
 
 def steps_of(log: Path) -> int:
-    """Steps that a log.jsonl tells of."""
-    return int(json.loads(log.read_text().splitlines()[-1])["step"]) + 1
+    """Read the last step of a log.jsonl."""
+    return int(json.loads(log.read_text().splitlines()[-1])["step"])
 
 
 def _read(path: Path) -> dict[str, Any]:

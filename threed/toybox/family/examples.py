@@ -17,13 +17,13 @@ from torch import Tensor
 from threed.core.errors import InputError
 from threed.diffusion.images import save_image
 from threed.learning.data import METADATA, Row, write_examples
-from threed.toybox.family.mix import random_scene
 from threed.toybox.family.shelf import chunks
+from threed.toybox.family.spread import spread
 from threed.toybox.world.captions import a
 from threed.toybox.world.conditions import CONDITIONS, condition_map
 from threed.toybox.world.edits import random_edit
+from threed.toybox.world.mix import random_scene
 from threed.toybox.world.scenes import View, draw_scene
-from threed.toybox.world.spread import spread
 from threed.toybox.world.toys import COLORS, KINDS
 
 SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
@@ -58,7 +58,7 @@ def draw_examples(
 
 
 def _some(what: str, folder: Path, seed: int, indices: range) -> list[Row]:
-    """Draw some examples into a folder of the folder; their rows."""
+    """Draw some examples into a subfolder; return a row of metadata.jsonl for each."""
     place = folder / f"{indices[0] // 4096:03d}"
     return [
         texts | {role: f"{place.name}/{name}" for role, name in saved.items()}
@@ -67,7 +67,7 @@ def _some(what: str, folder: Path, seed: int, indices: range) -> list[Row]:
 
 
 def _one(what: str, place: Path, seed: int, index: int) -> tuple[Row, Row]:
-    """The texts of one example, and the files of its pictures in `place`."""
+    """Draw one example; return its texts, and the files of its pictures in `place` by role."""
     texts, pictures = SETS[what](np.random.default_rng([seed, index, len(what)]))
     names = {}
     for role, picture in pictures.items():
@@ -77,7 +77,7 @@ def _one(what: str, place: Path, seed: int, index: int) -> tuple[Row, Row]:
 
 
 def scene(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
-    """A toy, a pair or a person, its caption, and its truth as pictures.
+    """Draw a toy, a pair or a person; return its caption, and its truth as pictures.
 
     Not its edges: those are found in the picture, as they will be in a user's.
     """
@@ -88,7 +88,7 @@ def scene(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
 
 
 def edit(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
-    """A scene before and after, and the instruction between."""
+    """Draw a scene before and after an edit; return the instruction and both pictures."""
     made = random_edit(rng)
     both = made.draw()
     return ({"instruction": made.instruction, "kind": made.kind},
@@ -96,7 +96,7 @@ def edit(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
 
 
 def edit_triples(count: int, seed: int) -> list[tuple[str, str, str]]:
-    """Captions of toys before and after, and the instruction: for pairs that a model makes."""
+    """Make up captions before and after, and the instruction: for pairs that a model draws."""
     rng = np.random.default_rng(seed)
     triples = []
     for _ in range(count):

@@ -26,11 +26,10 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 SIZE = 64  # pixels a side of a picture
 LENGTH = 32  # tokens of a prompt
 WIDTH = 128  # of the text encoder, and so of the UNet's cross-attention
-PARTS = ("clip", "vae", "unet", "judge")  # in the order in which they are trained
 
 
 def new_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges make every caption word one token; others become letters."""
+    """Make a CLIP tokenizer to which every caption word is one token; others become letters."""
     from tokenizers import pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -40,7 +39,7 @@ def new_tokenizer() -> CLIPTokenizer:
 
 
 def tokenizer_of(weights: Path) -> CLIPTokenizer:
-    """The tokenizer of a weights folder with the words that it lacks; a new one if it has none.
+    """Load the tokenizer of a weights folder and add the words that it lacks, or make one.
 
     All of its own tokens keep their numbers, which the networks were trained with.
     """
@@ -92,7 +91,7 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A small CLIP: three text layers, three image layers over 8-pixel patches."""
+    """Make a small CLIP: three text layers, three image layers over 8-pixel patches."""
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
     shared = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4,
@@ -109,7 +108,7 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def new_vae() -> AutoencoderKL:
-    """64×64 pictures to 4×16×16 latents and back, 0.65 M parameters."""
+    """Make a VAE from 64×64 pictures to 4×16×16 latents and back, of 0.65 M parameters."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -125,7 +124,7 @@ def new_vae() -> AutoencoderKL:
 
 
 def new_unet(*, multiview: bool) -> UNet2DConditionModel:
-    """The noise predictor, 6 M parameters; with `multiview` it takes cameras as class labels."""
+    """Make a UNet of 6 M parameters; with `multiview` it takes cameras as class labels."""
     from diffusers import UNet2DConditionModel
 
     cameras = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16}
@@ -143,7 +142,7 @@ def new_unet(*, multiview: bool) -> UNet2DConditionModel:
 
 
 def single_view(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The multi-view UNet as it is for pictures without a camera: a plain UNet, equal to rounding.
+    """Make a plain UNet that equals, to rounding, the multi-view one without a camera.
 
     What the camera's embedding adds for "no camera" (zeros) is a constant beside the time
     embedding, so it moves into that layer's bias.
@@ -158,16 +157,6 @@ def single_view(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return plain
 
 
-def new_scheduler() -> Any:
-    """Stable Diffusion's noise schedule, as a DDIM scheduler."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
-
-
 def save_part(model: Any, folder: Path) -> None:
     """Write one network as fp16 safetensors in the layout of its library."""
     half = copy.deepcopy(model).half().to(memory_format=torch.contiguous_format)
@@ -180,34 +169,21 @@ def save_part(model: Any, folder: Path) -> None:
 
 
 def save_index(folder: Path) -> None:
-    """Write the scheduler and model_index.json of a Stable Diffusion folder."""
-    import diffusers
-
-    new_scheduler().save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    """Write what makes a folder Stable Diffusion's: its index, and its schedule for DDIM."""
+    for name in ("model_index.json", "scheduler/scheduler_config.json"):
+        text = (WEIGHTS / name).read_text()
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
 
 
 def knows_scenes(folder: Path) -> bool:
-    """Whether the tokenizer of a weights folder has the words of scenes, not single toys alone."""
+    """Tell whether the tokenizer of a weights folder has the words of scenes, too."""
     path = folder / "tokenizer" / "words.txt"
     return path.exists() and set(vocabulary()) <= set(path.read_text().split())
 
 
 def grown(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """A state of fewer tokens than the model has, with the model's own rows for those behind."""
+    """Add the rows [tokens, C] of a model's newer tokens to a state that has fewer."""
     own, bigger = model.state_dict(), dict(state)
     for name, value in state.items():
         if name.endswith("token_embedding.weight") and len(value) < len(own[name]):
@@ -216,7 +192,7 @@ def grown(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.T
 
 
 def need(folder: Path, part: str, why: str) -> Path:
-    """The folder of a trained part, or InputError that says how to get it."""
+    """Find the folder of a trained part; InputError says how to get one."""
     if not (folder / part / "config.json").exists():
         raise InputError(f"{why} needs the trained part {part!r}, but there is none in {folder}; "
                          f"run `threed toybox train {part}` first")  # fmt: skip

@@ -1,13 +1,14 @@
-"""Drawn pictures on disk, and the batches that training takes from them.
+"""Drawn pictures on disk, and what the parts of the family are trained on of them.
 
-A shelf is a folder: pictures.npy [N, V, size, size, 3] uint8 and labels.npz. Set i of a shelf
-depends on (seed, i) alone, so that drawing can be cut and continued and gives the same bytes.
+A folder holds pictures.npy [N, V, size, size, 3] uint8, and notes.npz with what there is to know
+of each. Entry i depends on (seed, i) alone, so drawing can be cut and continued, and gives the
+same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,117 +18,132 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from threed.core import files
-from threed.core.cameras import Cameras, at, view_name
+from threed.core.cameras import Cameras
+from threed.toybox.family.nets import SIZE
+from threed.toybox.family.spread import every, spread
+from threed.toybox.judge.net import HEADS
+from threed.toybox.judge.truth import UNKNOWN, indices, truths
 from threed.toybox.world.captions import BACKGROUNDS, Label, caption
-from threed.toybox.world.spread import every, spread
-from threed.toybox.world.toys import (
-    COLORS,
-    FINISHES,
-    KINDS,
-    Set,
-    Toy,
-    draw_set,
-    random_background,
-    random_light,
-    random_toy,
-)
+from threed.toybox.world.draw import Picture
+from threed.toybox.world.mix import random_scene
+from threed.toybox.world.scenes import draw_scene
+from threed.toybox.world.toys import AROUND, COLORS, FINISHES, KINDS, random_set, view_words
 
-VIEWS = 4  # pictures of a set, 90 degrees apart
-CLAY = (0.8, 0.8, 0.8)  # sRGB of a toy of which only the shape is to be read
-UNKNOWN = -100  # label of what a clay toy does not show; torch's losses skip it
-CHUNK = 256  # sets drawn between two notes of progress
+CAPTIONS = 4  # of each scene
+CHUNK = 256  # entries drawn between two notes of progress
 SAVE_SECONDS = 2.0  # between two times that what is drawn is noted on disk
-_Note = tuple[tuple[int, ...], NDArray[np.float32], NDArray[np.float32]]
-COLUMNS = ("kind", "color", "finish", "background")
-
-
-def random_set(
-    rng: np.random.Generator, size: int = 64, *, kind: str | None = None, clay: bool = False
-) -> Set:
-    """A random toy under a random light, seen from VIEWS cameras at one height.
-
-    With `clay` every part is of one pale grey and has no finish: only the shape is left.
-
-    Elevation is in -10..45 degrees, or in one of eight sets in 62..85; field of view 35..45
-    degrees; the distance is zoom / sin(fov / 2), zoom in 0.85..1.1, so the unit ball about fits.
-    """
-    toy = random_toy(rng, kind=kind)
-    if clay:
-        toy = in_clay(toy)
-    name, background = random_background(rng)
-    elevation = rng.uniform(62, 85) if rng.uniform() < 0.125 else rng.uniform(-10, 45)
-    fov, zoom = rng.uniform(35, 45), rng.uniform(0.85, 1.1)
-    azimuth = rng.uniform(-180, 180) + np.arange(VIEWS) * (360 / VIEWS)
-    one = torch.ones(VIEWS)
-    distance = zoom / np.sin(np.radians(fov) / 2)
-    cameras = at(
-        torch.from_numpy((azimuth + 180) % 360 - 180).float(), one * elevation, one * distance,
-        one * fov, size,
-    )  # fmt: skip
-    return draw_set(toy, cameras, random_light(rng), background, name=name)
-
-
-def in_clay(toy: Toy) -> Toy:
-    """The same toy, all of one pale grey."""
-    grey = tuple(replace(part, color=CLAY) for part in toy.parts)
-    return replace(toy, finish="plain", parts=grey)
+Index = NDArray[np.int64]
+Entry = tuple[tuple[Picture, ...], dict[str, Any]]  # its pictures, and what is noted of them
+Draw = Callable[[int], Entry]  # of its number
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """N sets of V pictures with their labels."""
+    """N sets of V pictures of single toys, as N * V pictures, one set after the other."""
 
-    pictures: NDArray[np.uint8]  # [N, V, size, size, 3] sRGB; a memory map
-    labels: NDArray[np.int64]  # [N, 4] kind, color, finish, background: indices
+    pixels: NDArray[np.uint8]  # [N, V, size, size, 3] sRGB; a memory map
+    labels: Index  # [N, 4] kind, color, finish, background: indices
     c2w: NDArray[np.float32]  # [N, V, 4, 4]
     fov_y: NDArray[np.float32]  # [N, V] radians
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.labels) * AROUND
 
-    def images(self, sets: NDArray[np.int64], views: NDArray[np.int64]) -> Tensor:
-        """[B, 3, size, size] in [0, 1] of given sets [B] and views [B]."""
-        return images_of(self.pictures[sets, views])
+    def images(self, numbers: Index) -> Tensor:
+        """[B, 3, size, size] in [0, 1] of pictures of these numbers [B]."""
+        return images_of(self.pixels[numbers // AROUND, numbers % AROUND])
 
-    def cameras(self, sets: NDArray[np.int64], views: NDArray[np.int64]) -> Cameras:
-        """The cameras of given sets [B] and views [B]."""
-        size = self.pictures.shape[2]
-        return Cameras(
-            torch.from_numpy(self.c2w[sets, views]),
-            torch.from_numpy(self.fov_y[sets, views]),
-            size,
-            size,
-        )
+    def cameras(self, numbers: Index) -> Cameras:
+        """Give the cameras of pictures of these numbers [B]."""
+        c2w, fov_y = (torch.from_numpy(values[numbers // AROUND, numbers % AROUND])
+                      for values in (self.c2w, self.fov_y))  # fmt: skip
+        return Cameras(c2w, fov_y, SIZE, SIZE)
 
-    def label(self, index: int) -> Label:
-        """The label of a set."""
-        kind, color, finish, background = (int(value) for value in self.labels[index])
-        return Label(kind, color, finish, background)
-
-    def captions(
-        self,
-        rng: np.random.Generator,
-        sets: NDArray[np.int64],
-        views: NDArray[np.int64],
-        view_words: float,
-    ) -> list[str]:
-        """Random captions of given pictures, with the view's word in a share of them."""
-        cameras = self.cameras(sets, views)
-        names = [
-            view_name(a, e)
-            for a, e in zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist())
-        ]
+    def captions(self, rng: np.random.Generator, numbers: Index, view_share: float) -> list[str]:
+        """Make captions of pictures [B], with the view's word in a share of them."""
         return [
-            caption(rng, self.label(int(i)), name if rng.uniform() < view_words else None)
-            for i, name in zip(sets, names)
+            caption(rng, Label(*labels), view if rng.uniform() < view_share else None)
+            for labels, view in zip(
+                self.labels[numbers // AROUND].tolist(), view_words(self.cameras(numbers))
+            )
         ]
 
 
-def images_of(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
-    """[B, 3, H, W] in [0, 1] on a device, of [B, H, W, 3] uint8."""
-    there = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
-    return there.permute(0, 3, 1, 2).float() / 255
+@dataclass(frozen=True)
+class SceneShelf:
+    """N scenes with the labels of the judge's heads and CAPTIONS captions each."""
+
+    pixels: NDArray[np.uint8]  # [N, 1, size, size, 3] sRGB; a memory map
+    labels: Index  # [N, heads] in the order of judge.net.HEADS, UNKNOWN where hidden
+    texts: NDArray[np.str_]  # [N, CAPTIONS]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, numbers: Index) -> Tensor:
+        """[B, 3, size, size] in [0, 1] of scenes of these numbers [B]."""
+        return images_of(self.pixels[numbers, 0])
+
+    def captions(self, rng: np.random.Generator, numbers: Index) -> list[str]:
+        """Choose one of the captions of each of these scenes [B]."""
+        chosen = rng.integers(0, CAPTIONS, len(numbers))
+        return [str(text) for text in self.texts[numbers, chosen]]
+
+
+def no_scenes() -> SceneShelf:
+    """Make a shelf without any scene, for a family that knows single toys alone."""
+    blank = np.zeros((0, 1, SIZE, SIZE, 3), np.uint8)
+    return SceneShelf(blank, np.zeros((0, len(HEADS)), np.int64), np.zeros((0, CAPTIONS), "U1"))
+
+
+@dataclass(frozen=True)
+class Stock:
+    """The pictures that a part is trained on: those of single toys, then those of scenes."""
+
+    toys: Shelf
+    scenes: SceneShelf
+    share: float  # of a batch that scenes are, where there are any
+    often_toys: NDArray[np.float64] | None = None  # [N] how often each set is drawn; all alike
+    often_scenes: NDArray[np.float64] | None = None  # [N] the same
+    size: int = SIZE  # pixels a side of a picture
+
+    def __len__(self) -> int:
+        return len(self.toys) + len(self.scenes)
+
+    def draw(self, rng: np.random.Generator, n: int) -> Index:
+        """[n] numbers of random pictures, those of scenes behind the others."""
+        scenes = round(self.share * n) if len(self.scenes) else 0
+        toys = n - scenes
+        numbers = AROUND * rng.choice(len(self.toys.labels), toys, p=self.often_toys)
+        numbers += rng.integers(0, AROUND, toys)
+        if not scenes:
+            return numbers
+        others = rng.choice(len(self.scenes), scenes, p=self.often_scenes)
+        return np.concatenate([numbers, others + len(self.toys)])
+
+    def split(self, numbers: Index) -> tuple[Index, Index]:
+        """Split the numbers of pictures [B] into those of toys and those of scenes."""
+        count = len(self.toys)
+        return numbers[numbers < count], numbers[numbers >= count] - count
+
+    def images(self, numbers: Index) -> Tensor:
+        """[B, 3, size, size] in [0, 1]."""
+        toys, scenes = self.split(numbers)
+        return torch.cat([self.toys.images(toys), self.scenes.images(scenes)])
+
+    def pictures(self, role: str, indices: Sequence[int]) -> Tensor:
+        """[B, 3, size, size] in [0, 1]; they have one role."""
+        return self.images(np.array(indices, np.int64))
+
+    def captions(self, rng: np.random.Generator, numbers: Index, view_share: float) -> list[str]:
+        """Make captions of pictures [B]; a share of those of toys name the view."""
+        toys, scenes = self.split(numbers)
+        return self.toys.captions(rng, toys, view_share) + self.scenes.captions(rng, scenes)
+
+
+def images_of(pixels: NDArray[np.uint8]) -> Tensor:
+    """[B, 3, H, W] in [0, 1], of [B, H, W, 3] uint8."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
 def fill_shelf(
@@ -135,117 +151,125 @@ def fill_shelf(
     sets: int,
     seed: int,
     *,
-    size: int = 64,
     clay_every: int = 0,
     processes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Shelf:
-    """Draw what a shelf of `sets` sets still lacks, and open it.
+    """Draw what a folder of `sets` sets of single toys still lacks, and open it: see `fill`.
 
-    Every clay_every-th set is of clay. processes: as many as there are cores if not given.
-    progress is told the number of sets that are there. A shelf made with another seed or size is
-    refused with ValueError; one with more sets is used as it is.
+    Every clay_every-th set is of clay.
+    """
+    draw = partial(_draw_toy, seed, clay_every)
+    return Shelf(*fill(folder, sets, draw, seed, AROUND, processes, progress))
+
+
+def fill_scenes(
+    folder: Path,
+    count: int,
+    seed: int,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> SceneShelf:
+    """Draw what a folder of `count` scenes still lacks, and open it: see `fill`."""
+    return SceneShelf(
+        *fill(folder, count, partial(_draw_scene, seed), seed, 1, processes, progress)
+    )
+
+
+def fill(
+    folder: Path,
+    count: int,
+    draw: Draw,
+    seed: int,
+    views: int,
+    processes: int | None,
+    progress: Callable[[int], None] | None,
+) -> list[NDArray[Any]]:
+    """Draw what a folder lacks of `count` entries of so many views; return pictures and notes.
+
+    processes: as many as there are cores if not given. progress is told how many entries are there.
+    A folder with more entries is used as it is. ValueError for one of another seed or size.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    notes = _Notes.open(folder / "labels.npz", seed, size)
-    notes.grow(sets)
-    path, count = folder / "pictures.npy", len(notes.labels)
-    if notes.done < count:
-        grown(path, (count, VIEWS, size, size, 3)).flush()
-        tasks = chunks(notes.done, count)
-        work, now = partial(_draw, path, seed, size, clay_every), every(SAVE_SECONDS)
-        for task, drawn in zip(tasks, spread(work, tasks, processes)):
-            for index, one in zip(task, drawn):
-                notes.labels[index], notes.c2w[index], notes.fov_y[index] = one
-            if now() or task is tasks[-1]:
-                notes.save(task[-1] + 1)
-            if progress is not None:
-                progress(task[-1] + 1)
-    return Shelf(np.load(path, mmap_mode="r")[:count], notes.labels, notes.c2w, notes.fov_y)
+    path = folder / "pictures.npy"
+    notes = _read_notes(folder / "notes.npz", seed)
+    done = min(map(len, notes.values()), default=0)
+    tasks, fresh, now = chunks(done, count), list[dict[str, Any]](), every(SAVE_SECONDS)
+    if tasks:
+        _grow(path, (count, views, SIZE, SIZE, 3))
+    for task, drawn in zip(tasks, spread(partial(_draw_some, path, draw), tasks, processes)):
+        fresh += drawn
+        if now() or task is tasks[-1]:
+            new = {name: np.array([note[name] for note in fresh]) for name in fresh[0]}
+            notes = {name: np.concatenate([notes.get(name, rows[:0]), rows])
+                     for name, rows in new.items()}  # fmt: skip
+            aside = folder / "notes.part.npz"
+            np.savez(aside, allow_pickle=False, seed=seed, size=SIZE, **notes)
+            aside.replace(folder / "notes.npz")
+            fresh.clear()
+        if progress is not None:
+            progress(task[-1] + 1)
+    return [np.load(path, mmap_mode="r"), *notes.values()]
 
 
 def chunks(first: int, last: int) -> list[range]:
-    """The numbers first..last - 1 in pieces of CHUNK."""
+    """Cut the numbers first..last - 1 into pieces of CHUNK."""
     return [range(start, min(start + CHUNK, last)) for start in range(first, last, CHUNK)]
 
 
-def _draw(path: Path, seed: int, size: int, clay_every: int, indices: range) -> list[_Note]:
-    """Draw some sets into the pictures at path, and say what they show."""
-    pictures = np.load(path, mmap_mode="r+")
-    notes = []
-    for index in indices:
-        clay = clay_every > 0 and index % clay_every == 0
-        drawn = random_set(np.random.default_rng([seed, index]), size, clay=clay)
-        for view, picture in enumerate(drawn.pictures):
-            pictures[index, view] = (picture.rgb * 255 + 0.5).astype(np.uint8)
-        notes.append(_note(drawn, clay=clay))
-    pictures.flush()
+def _read_notes(path: Path, seed: int) -> dict[str, NDArray[Any]]:
+    """Read the notes that are there; ValueError if they are of another seed or size."""
+    if not path.exists():
+        return {}
+    with np.load(path) as state:
+        notes = {name: state[name] for name in state}
+    known = int(notes.pop("seed")), int(notes.pop("size"))
+    if known != (seed, SIZE):
+        raise ValueError(f"{path.parent} holds pictures of seed {known[0]} and size {known[1]}, "
+                         f"not of {seed} and {SIZE}")  # fmt: skip
     return notes
 
 
-def _note(drawn: Set, *, clay: bool) -> _Note:
-    """The labels, c2w and fov_y of a drawn set."""
+def _grow(path: Path, shape: tuple[int, ...]) -> None:
+    """Lengthen the array at path; what it holds stays."""
+    aside = path.with_suffix(".part.npy")
+    new = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
+    if path.exists():
+        old = np.load(path, mmap_mode="r")[: len(new)]
+        new[: len(old)] = old
+    new.flush()
+    aside.replace(path)
+
+
+def _draw_some(path: Path, draw: Draw, numbers: range) -> list[dict[str, Any]]:
+    """Draw some entries into the array at path; return what is noted of each."""
+    pixels, notes = np.load(path, mmap_mode="r+"), []
+    for number in numbers:
+        pictures, note = draw(number)
+        pixels[number] = [(picture.rgb * 255 + 0.5).astype(np.uint8) for picture in pictures]
+        notes.append(note)
+    pixels.flush()
+    return notes
+
+
+def _draw_toy(seed: int, clay_every: int, number: int) -> Entry:
+    clay = clay_every > 0 and number % clay_every == 0
+    drawn = random_set(np.random.default_rng([seed, number]), SIZE, clay=clay)
     labels = (
         KINDS.index(drawn.toy.kind),
         UNKNOWN if clay else list(COLORS).index(drawn.toy.color),
         UNKNOWN if clay else FINISHES.index(drawn.toy.finish),
         BACKGROUNDS.index(drawn.background),
     )
-    return labels, drawn.cameras.c2w.numpy(), drawn.cameras.fov_y.numpy()
+    cameras = drawn.cameras
+    note = {"labels": labels, "c2w": cameras.c2w.numpy(), "fov_y": cameras.fov_y.numpy()}
+    return drawn.pictures, note
 
 
-@dataclass
-class _Notes:
-    """What is written beside the pictures while they are drawn."""
-
-    path: Path
-    seed: int
-    size: int
-    done: int  # sets that are drawn
-    labels: NDArray[np.int64]
-    c2w: NDArray[np.float32]
-    fov_y: NDArray[np.float32]
-
-    @classmethod
-    def open(cls, path: Path, seed: int, size: int) -> _Notes:
-        """The notes at path, or empty ones; ValueError if they are of another seed or size."""
-        if not path.exists():
-            empty = np.zeros((0, 4), np.int64), np.zeros((0, VIEWS, 4, 4), np.float32)
-            return cls(path, seed, size, 0, *empty, np.zeros((0, VIEWS), np.float32))
-        with np.load(path) as state:
-            known = int(state["seed"]), int(state["size"])
-            if known != (seed, size):
-                raise ValueError(f"{path.parent} holds pictures of seed {known[0]} and size "
-                                 f"{known[1]}, not of {seed} and {size}")  # fmt: skip
-            arrays = state["labels"], state["c2w"], state["fov_y"]
-            return cls(path, seed, size, int(state["done"]), *arrays)
-
-    def grow(self, sets: int) -> None:
-        """Make room for so many sets."""
-        missing = max(sets - len(self.labels), 0)
-        for name in ("labels", "c2w", "fov_y"):
-            value = getattr(self, name)
-            rows = np.zeros((missing, *value.shape[1:]), value.dtype)
-            setattr(self, name, np.concatenate([value, rows]))
-
-    def save(self, done: int) -> None:
-        """Write aside and rename."""
-        self.done = done
-        views: dict[str, Any] = {"labels": self.labels, "c2w": self.c2w, "fov_y": self.fov_y}
-        with files.write_aside(self.path) as part:
-            np.savez(part, seed=self.seed, size=self.size, done=done, **views)
-
-
-def grown(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """The memory map of this shape at path, with what a shorter one there already holds."""
-    if path.exists():
-        old = np.load(path, mmap_mode="r+")
-        if old.shape == shape:
-            return old
-        aside = path.with_suffix(".part.npy")
-        new = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
-        new[: len(old)] = old
-        new.flush()
-        aside.replace(path)
-        return new
-    return np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+def _draw_scene(seed: int, number: int) -> Entry:
+    rng = np.random.default_rng([seed, number])
+    scene = random_scene(rng)
+    picture = draw_scene(scene, SIZE).picture
+    texts = [scene.caption(rng) for _ in range(CAPTIONS)]
+    return (picture,), {"labels": indices(truths(scene)), "texts": texts}

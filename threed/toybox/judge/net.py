@@ -46,11 +46,11 @@ class Verdict:
     logits: dict[str, Tensor]
 
     def names(self, head: str) -> list[str]:
-        """The likeliest name of each picture."""
+        """Give the likeliest name of each picture."""
         return [HEADS[head][i] for i in self.logits[head].argmax(-1).tolist()]
 
     def together(self, head: str) -> str:
-        """The one name that fits all the pictures best: their log-probabilities are added."""
+        """Give the one name that fits all pictures best: their log-probabilities are added."""
         return HEADS[head][int(self.logits[head].sum(0).argmax())]
 
     def likeness(self, other: Verdict) -> Tensor:
@@ -63,7 +63,7 @@ class Verdict:
 
 
 def fronts(verdict: Verdict) -> int:
-    """How many separate groups of neighbouring views on a full circle look like a front.
+    """Count the separate groups of neighbouring views on a full circle that look like a front.
 
     The likeness to a front is averaged over 60 degrees (a front is seen over 90), so that one view
     misread among 24 neither splits a front nor makes one.
@@ -100,11 +100,11 @@ class Judge(nn.Module):
 
     @property
     def knows_scenes(self) -> bool:
-        """Whether it has all heads; weights from before scenes have those over toys."""
+        """Tell whether it has all heads; weights from before scenes have those over toys."""
         return set(HEADS) <= set(self.heads)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits by head, of pictures [B, 3, 64, 64] in [0, 1]."""
+        """Give the logits by head of pictures [B, 3, 64, 64] in [0, 1]."""
         features = self.body(images * 2 - 1)
         whole, (h, w) = features.mean((2, 3)), features.shape[2:]
         halves = (features[..., : w // 2], features[..., w // 2 :],
@@ -144,7 +144,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same."""
-        return x + self.layers(x)
+        y: Tensor = x + self.layers(x)
+        return y
 
 
 class Down(nn.Module):
@@ -156,11 +157,12 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 2C, H/2, W/2]"""
-        return self.conv(x)
+        y: Tensor = self.conv(x)
+        return y
 
 
 def load_judge(folder: Path) -> Judge:
-    """The trained judge of a weights folder, in float32, for measuring only."""
+    """Load the trained judge of a weights folder, in float32, for measuring only."""
     config = json.loads((folder / "config.json").read_text())
     judge = Judge(config["width"], [name for name in config["heads"] if name in HEADS])
     judge.load_state_dict(

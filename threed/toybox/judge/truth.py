@@ -1,40 +1,64 @@
-"""The truth of a drawn set as pictures, for people."""
+"""What the judge should read from a scene: the truth by the names of its heads."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from threed.toybox.world.toys import Set
+from threed.toybox.judge.net import HEADS, SCENE_HEADS
+from threed.toybox.world.figures import Figure, Identity
+from threed.toybox.world.garments import Garment
+from threed.toybox.world.pairs import ABOVE, Pair, Single
+from threed.toybox.world.scenes import Scene
 
-
-def passes(drawn: Set) -> Tensor:
-    """[5 * V, 3, H, W] in [0, 1]: rgb of all V views, then alpha, depth, normals and parts.
-
-    Depth is bright where near, over the set's own range; a normal n has the colour (n + 1) / 2.
-    """
-    pictures = drawn.pictures
-    depth = np.stack([picture.depth for picture in pictures])
-    seen = depth > 0
-    low, high = (depth[seen].min(), depth[seen].max()) if seen.any() else (0.0, 1.0)
-    near = np.where(seen, 0.15 + 0.85 * (high - depth) / max(high - low, 1e-6), 0)
-    normal = np.stack([picture.normal for picture in pictures])
-    part = np.stack([picture.part for picture in pictures])
-    # hues a golden ratio apart: neighbours in the list look different
-    hue = np.modf(part * 0.618)[0][..., None] + np.array([0, 1 / 3, 2 / 3])
-    rows = [
-        np.stack([picture.rgb for picture in pictures]),
-        _grey(np.stack([picture.alpha for picture in pictures])),
-        _grey(near),
-        np.where(seen[..., None], (normal + 1) / 2, 0),
-        np.where((part >= 0)[..., None], 0.55 + 0.4 * np.cos(2 * np.pi * hue), 0),
-    ]
-    return torch.from_numpy(np.concatenate(rows)).float().permute(0, 3, 1, 2)
+UNKNOWN = -100  # label of what a picture does not show; torch's losses skip it
 
 
-def _grey(values: NDArray[Any]) -> NDArray[Any]:
-    return np.repeat(values[..., None], 3, axis=-1)
+def truths(scene: Scene) -> dict[str, str]:
+    """Name what the judge should read from a scene, by head; heads without a name are left out."""
+    subject = scene.subject
+    if isinstance(subject, Pair):
+        found = {"scene": "pair above" if subject.relation == ABOVE else "pair beside"}
+        for place, toy in (("first", subject.first), ("second", subject.second)):
+            found |= {f"{place}_kind": toy.kind, f"{place}_color": toy.color}
+        return found
+    if isinstance(subject, Figure):
+        return _truths_of_person(subject)
+    if isinstance(subject, Garment):
+        return {"scene": "garment"} | truths_of_garment(subject)
+    assert isinstance(subject, Single)
+    return {"scene": "toy", "kind": subject.kind, "color": subject.color, "finish": subject.finish,
+            "hat": subject.hat or "none"}  # fmt: skip
+
+
+def _truths_of_person(person: Figure) -> dict[str, str]:
+    found = {"scene": "person", "skin": person.identity.skin} | truths_of_face(person.identity)
+    found |= truths_of_garment(person.upper)
+    if not person.portrait:
+        lower = truths_of_garment(person.lower) if person.lower else {"lower": "none"}
+        found |= lower | {"pose": person.pose.name}
+    return found
+
+
+def truths_of_face(one: Identity) -> dict[str, str]:
+    """Name what can be seen of a face, by head: no colour of hair that is not there."""
+    found = {"hair": one.hair, "beard": one.beard, "glasses": "glasses" if one.glasses else "none"}
+    if one.hair != "bald" or one.beard != "none":
+        found["hair_color"] = one.hair_color
+    return found
+
+
+def truths_of_garment(garment: Garment) -> dict[str, str]:
+    """Name a garment, its colour and, of an upper one, its finish, by head."""
+    place = "upper" if garment.kind in SCENE_HEADS["upper"] else "lower"
+    found = {place: garment.kind, f"{place}_color": garment.color}
+    return found | ({"upper_finish": garment.finish} if place == "upper" else {})
+
+
+def indices(named: Mapping[str, str]) -> NDArray[np.int64]:
+    """[heads] the index of each name in HEADS, UNKNOWN where there is none."""
+    return np.array(
+        [names.index(named[head]) if head in named else UNKNOWN for head, names in HEADS.items()]
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from threed.core.cameras import VIEWS
-from threed.toybox.world.toys import COLORS, FINISHES, KINDS
+from threed.toybox.world.chance import choose
+from threed.toybox.world.toys import COLORS, FINISHES, KINDS, TINTS
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "mug": ("cup",),
@@ -26,7 +28,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "lamp": ("table lamp",),
     "duck": ("rubber duck",),
 }
-BACKGROUNDS = ("white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink")
+BACKGROUNDS = ("white", "grey", *TINTS)
 OPENINGS = ("a", "the", "a photo of a", "a picture of a", "a toy", "one", "")
 SPARE_WORDS = (
     "asset", "render", "of", "on", "and", "with", "background", "view", "toy", "small", "simple",
@@ -54,14 +56,14 @@ class Label:
 
 
 def caption(rng: np.random.Generator, label: Label, view: str | None = None) -> str:
-    """One of the ways to say a label: "a striped blue teapot on a white background, side view".
+    """Say a label in one of many ways: "a striped blue teapot on a white background, side view".
 
     The view word is said only where it is given; the finish, the colour and the background are
     left out now and then, so that prompts may be short.
     """
     color, finish = list(COLORS)[label.color], FINISHES[label.finish]
     text = toy_words(rng, KINDS[label.kind], color, finish)
-    opening = str(rng.choice(OPENINGS, p=(0.6, 0.08, 0.06, 0.06, 0.08, 0.04, 0.08)))
+    opening = choose(rng, OPENINGS, (0.6, 0.08, 0.06, 0.06, 0.08, 0.04, 0.08))
     if opening.endswith("a") and text[0] in "aeiou":
         opening += "n"
     text = f"{opening} {text}".strip()
@@ -73,12 +75,12 @@ def caption(rng: np.random.Generator, label: Label, view: str | None = None) -> 
 def toy_words(
     rng: np.random.Generator, kind: str, color: str, finish: str, drop: float = 0.08
 ) -> str:
-    """What a toy is called, without an article: "striped blue teapot".
+    """Say what a toy is called, without an article: "striped blue teapot".
 
     The kind may be a synonym; the colour is left out in a share `drop`, the finish now and then.
     """
     if kind in SYNONYMS and rng.uniform() < 0.15:
-        kind = str(rng.choice(SYNONYMS[kind]))
+        kind = choose(rng, SYNONYMS[kind])
     extra = [color] if rng.uniform() < 1 - drop else []
     if finish != "plain" and rng.uniform() < 0.85:
         extra.insert(int(rng.integers(len(extra) + 1)), finish)
@@ -88,12 +90,12 @@ def toy_words(
 
 
 def a(text: str) -> str:
-    """The text with its article."""
+    """Put its article before a text."""
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 
 def vocabulary() -> list[str]:
-    """Every word that captions and instructions use, sorted."""
+    """List every word that captions and instructions use, sorted."""
     texts = [*KINDS, *COLORS, *FINISHES, *BACKGROUNDS, *OPENINGS, *VIEWS, *SPARE_WORDS]
-    texts += [*SCENE_WORDS, *(name for names in SYNONYMS.values() for name in names)]
-    return sorted({word for text in texts for word in text.split()})
+    texts += [*SCENE_WORDS, *chain(*SYNONYMS.values())]
+    return sorted(set(" ".join(texts).split()))

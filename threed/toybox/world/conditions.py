@@ -42,30 +42,22 @@ def edges(view: View) -> Array:
     picture = view.picture
     part = np.where(picture.alpha >= 0.5, picture.part, -1)
     found = np.zeros(part.shape, bool)
-    for here in ((slice(-1), slice(None)), (slice(None), slice(-1))):
-        there = (
-            (slice(1, None), slice(None)) if here[0] == slice(-1) else (slice(None), slice(1, None))
+    layers = (part, picture.depth, picture.normal, picture.rgb, view.parse)
+    for here, there in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        (a, b), (near, far), (n, m), (rgb, other), (one, two) = (
+            (layer[here], layer[there]) for layer in layers
         )
-
-        def pair(values: NDArray[Any], here: Any = here, there: Any = there) -> Any:
-            return values[here], values[there]
-
-        (a, b), (near, far) = pair(part), pair(picture.depth)
-        (n, m), (rgb, other) = pair(picture.normal), pair(picture.rgb)
         told = (n * m).sum(-1) < CREASE
         told |= abs(near - far) > STEP
         told |= abs(rgb - other).max(-1) > CONTRAST
-        told |= np.not_equal(*pair(view.parse))
+        told |= one != two
         found[here] |= (a != b) & (told | (a < 0) | (b < 0))
-    return _grey(found)
+    return grey(found)
 
 
 def depth(view: View) -> Array:
     """[H, W, 3] from 1 at the nearest to 0.15 at the farthest."""
-    values = view.picture.depth
-    seen = values > 0
-    low, high = (values[seen].min(), values[seen].max()) if seen.any() else (0.0, 1.0)
-    return _grey(np.where(seen, 0.15 + 0.85 * (high - values) / max(high - low, 1e-6), 0))
+    return grey(bright_where_near(view.picture.depth))
 
 
 def normal(view: View) -> Array:
@@ -109,11 +101,21 @@ def palette(count: int) -> Array:
     # hues a golden ratio apart
     index = np.arange(count)[:, None]
     hue = index * 0.618 % 1 + np.array([0, 1 / 3, 2 / 3])
-    return (0.55 + 0.4 * np.cos(2 * np.pi * hue)).astype(np.float32)
+    colours: Array = (0.55 + 0.4 * np.cos(2 * np.pi * hue)).astype(np.float32)
+    return colours
 
 
-def _grey(values: NDArray[np.generic]) -> Array:
-    return np.repeat(values[..., None].astype(np.float32), 3, axis=-1)
+def bright_where_near(depth: Array) -> NDArray[np.floating[Any]]:
+    """Turn depth into brightness, from 1 at the nearest to 0.15 at the farthest; 0 where empty."""
+    seen = depth > 0
+    low, high = (depth[seen].min(), depth[seen].max()) if seen.any() else (0.0, 1.0)
+    return np.where(seen, 0.15 + 0.85 * (high - depth) / max(high - low, 1e-6), 0)
+
+
+def grey(values: NDArray[np.generic]) -> Array:
+    """[..., 3] the same values in each channel."""
+    thrice: Array = np.repeat(values[..., None].astype(np.float32), 3, axis=-1)
+    return thrice
 
 
 def _line(one: Array, two: Array, radius: float, size: int) -> Array:

@@ -173,18 +173,32 @@ def _is_second(q: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 @njit(cache=True, nogil=True, fastmath=True)
+def _normal(q: Any, x: Any, y: Any, z: Any) -> Any:
+    """The unit normal of packed part q at a point of its surface; of a cut it points inwards."""
+    e = 2e-3
+    f = _solid(q, x, y, z)
+    gx = _solid(q, x + e, y, z) - f
+    gy = _solid(q, x, y + e, z) - f
+    gz = _solid(q, x, y, z + e) - f
+    length = max(np.sqrt(gx * gx + gy * gy + gz * gz), 1e-9)
+    if q[1] > 0.5:
+        length = -length
+    return gx / length, gy / length, gz / length
+
+
+@njit(cache=True, nogil=True, fastmath=True)
 def _draw(
     parts: Any, c2w: Any, tan: Any, samples: Any, lamp: Any, background: Any,
     rgb: Any, alpha: Any, depth: Any, normal: Any, part: Any, cover: Any,
 ) -> None:  # fmt: skip
-    size = rgb.shape[0]
+    size, rays = rgb.shape[0], samples * samples
     ox, oy, oz = c2w[0, 3], c2w[1, 3], c2w[2, 3]
     for row in range(size):
         for column in range(size):
             total = np.zeros(3)
             n = np.zeros(3)
             hits, far, seen = 0, 0.0, -1
-            for s in range(samples * samples):
+            for s in range(rays):
                 u = (2 * (column + (s % samples + 0.5) / samples) / size - 1) * tan
                 v = (1 - 2 * (row + (s // samples + 0.5) / samples) / size) * tan
                 dx = c2w[0, 0] * u + c2w[0, 1] * v - c2w[0, 2]
@@ -199,36 +213,19 @@ def _draw(
                     continue
                 x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
                 q = parts[which]
-                e = 2e-3
-                f = _solid(q, x, y, z)
-                gx, gy, gz = (
-                    _solid(q, x + e, y, z) - f,
-                    _solid(q, x, y + e, z) - f,
-                    _solid(q, x, y, z + e) - f,
-                )
-                length = max(np.sqrt(gx * gx + gy * gy + gz * gz), 1e-9)
-                if q[1] > 0.5:
-                    length = -length
-                gx, gy, gz = gx / length, gy / length, gz / length
+                gx, gy, gz = _normal(q, x, y, z)
                 facing = max(gx * lamp[0] + gy * lamp[1] + gz * lamp[2], 0.0)
                 shade = lamp[3] * (0.9 + 0.1 * gz) + (1 - lamp[3]) * facing
-                other = _is_second(q, x, y, z)
-                for c in range(3):
-                    base = q[23 + c] if other else q[18 + c]
-                    total[c] += min(base * shade * 1.04, 1.0)
-                n[0] += gx
-                n[1] += gy
-                n[2] += gz
-                far += t
-                hits += 1
-                seen = which
-                cover[row, column, int(q[32])] += 1.0 / (samples * samples)
-            rays = samples * samples
-            for c in range(3):
-                rgb[row, column, c] = total[c] / rays
+                color = 23 if _is_second(q, x, y, z) else 18
+                for c, g in enumerate((gx, gy, gz)):
+                    total[c] += min(q[color + c] * shade * 1.04, 1.0)
+                    n[c] += g
+                hits, far, seen = hits + 1, far + t, which
+                cover[row, column, int(q[32])] += 1.0 / rays
             alpha[row, column] = hits / rays
             depth[row, column] = far / hits if hits else 0.0
+            part[row, column] = seen
             length = np.sqrt(n[0] ** 2 + n[1] ** 2 + n[2] ** 2)
             for c in range(3):
+                rgb[row, column, c] = total[c] / rays
                 normal[row, column, c] = n[c] / length if length > 1e-6 else 0.0
-            part[row, column] = seen

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threed.toybox.world.captions import BACKGROUNDS, a
+from threed.toybox.world.chance import choose, choose_other
 from threed.toybox.world.figures import HAIR_COLORS, Identity, random_figure_scene
 from threed.toybox.world.garments import CLASS, Garment
 from threed.toybox.world.grounds import ground_of
@@ -21,7 +22,7 @@ from threed.toybox.world.pairs import (
     random_single,
     random_toy_scene,
 )
-from threed.toybox.world.scenes import Scene, Subject, View, draw_scene
+from threed.toybox.world.scenes import Scene, View, draw_scene
 from threed.toybox.world.toys import COLORS, FINISHES, KINDS
 
 Rng = np.random.Generator
@@ -39,7 +40,7 @@ class Edit:
     labels: tuple[str, ...] | None = None  # which parts of it, of CLASSES; None: all
 
     def draw(self, size: int = 64) -> DrawnEdit:
-        """Both pictures with their truth."""
+        """Draw both pictures with their truth."""
         return DrawnEdit(self, draw_scene(self.before, size), draw_scene(self.after, size))
 
 
@@ -54,52 +55,60 @@ class DrawnEdit:
     @property
     def region(self) -> NDArray[np.bool_]:
         """[H, W] where the picture may change; all other pixels are equal."""
-        views = (self.before, self.after)
-        if self.edit.thing is None:
-            return np.any([view.picture.alpha < 1 for view in views], 0)
-        masks = [view.mask(self.edit.thing, self.edit.labels) for view in views]
-        return np.any([mask > 0 for mask in masks], 0)
+        one, other = (
+            view.picture.alpha < 1
+            if self.edit.thing is None
+            else view.mask(self.edit.thing, self.edit.labels) > 0
+            for view in (self.before, self.after)
+        )
+        return one | other
+
+
+RECOLOUR = ("make {name} {new}", "turn {name} {new}", "paint {name} {new}",
+            "change the color of {name} to {new}")  # fmt: skip
+REFINISH = ("make {name} {new}", "turn {name} {new}")
 
 
 def recolour(rng: Rng) -> Edit:
-    """ "make it blue": a toy, or one of a pair, in another colour."""
+    """Give a toy, or one of a pair, another colour: "make it blue"."""
     scene, index, toy = _some_toy(rng)
-    color = _other(rng, list(COLORS), toy.color)
-    name = _name(rng, scene, toy)
-    ways = (f"make {name} {color}", f"turn {name} {color}", f"paint {name} {color}",
-            f"change the color of {name} to {color}")  # fmt: skip
-    return _edit("recolour", scene, index, replace(toy, color=color), _choose(rng, ways))
-
-
-def swap(rng: Rng) -> Edit:
-    """ "turn it into a chair": another kind of toy in the same colour and finish."""
-    toy = random_single(rng)
-    scene = replace(random_toy_scene(rng), subject=toy)
-    kind = _other(rng, KINDS, toy.kind)
-    name = _name(rng, scene, toy)
-    the = name if name != "it" else f"the {toy.kind}"
-    ways = (
-        f"turn {name} into {a(kind)}",
-        f"replace {the} with {a(kind)}",
-        f"make {name} {a(kind)}",
-    )
-    return _edit("kind", scene, 0, replace(toy, kind=kind), _choose(rng, ways))
+    color = choose_other(rng, COLORS, toy.color)
+    text = _instruction(rng, scene, toy, color, RECOLOUR)
+    after = _with_toy(scene, index, replace(toy, color=color))
+    return Edit("recolour", scene, text, after, index, (toy.kind,))
 
 
 def refinish(rng: Rng) -> Edit:
-    """ "make it striped": another finish."""
+    """Give a toy another finish: "make it striped"."""
     scene, index, toy = _some_toy(rng)
-    finish = _other(rng, FINISHES, toy.finish)
+    finish = choose_other(rng, FINISHES, toy.finish)
+    text = _instruction(rng, scene, toy, finish, REFINISH)
+    after = _with_toy(scene, index, replace(toy, finish=finish))
+    return Edit("finish", scene, text, after, index, (toy.kind,))
+
+
+def _instruction(rng: Rng, scene: Scene, toy: Single, new: str, ways: Sequence[str]) -> str:
     name = _name(rng, scene, toy)
-    ways = (f"make {name} {finish}", f"turn {name} {finish}")
-    return _edit("finish", scene, index, replace(toy, finish=finish), _choose(rng, ways))
+    return _choose(rng, ways).format(name=name, new=new)
+
+
+def swap(rng: Rng) -> Edit:
+    """Make another kind of toy in the same colour and finish: "turn it into a chair"."""
+    toy = random_single(rng)
+    scene = replace(random_toy_scene(rng), subject=toy)
+    kind = choose_other(rng, KINDS, toy.kind)
+    name = _name(rng, scene, toy)
+    ways = (f"turn {name} into {a(kind)}", f"replace the {toy.kind} with {a(kind)}",
+            f"make {name} {a(kind)}")  # fmt: skip
+    after = replace(scene, subject=replace(toy, kind=kind))
+    return Edit("kind", scene, _choose(rng, ways), after)
 
 
 def hat(rng: Rng) -> Edit:
-    """ "add a red hat", "remove the hat"."""
+    """Put a hat on a toy, or take it off: "add a red hat"."""
     scene = random_toy_scene(rng)
     kinds = [kind for kind in KINDS if kind != "hat"]
-    toy = in_hat(random_single(rng, kinds=kinds), str(rng.choice(list(COLORS))))
+    toy = in_hat(random_single(rng, kinds), choose(rng, COLORS))
     on, off = replace(scene, subject=toy), replace(scene, subject=replace(toy, hat=None))
     hat = f"{a(str(toy.hat))} hat"
     if rng.uniform() < 0.5:
@@ -111,9 +120,9 @@ def hat(rng: Rng) -> Edit:
 
 
 def background(rng: Rng) -> Edit:
-    """ "make the background blue", of a toy or a pair."""
+    """Change what a toy or a pair stands before: "make the background blue"."""
     scene, _, _ = _some_toy(rng)
-    name = _other(rng, BACKGROUNDS, scene.ground.names[0])
+    name = choose_other(rng, BACKGROUNDS, scene.ground.names[0])
     pattern = "plain" if rng.uniform() < 0.7 or name == "white" else _choose(rng, FINISHES[1:])
     words = name if pattern == "plain" else f"{pattern} {name}"
     ways = (f"make the background {words}", f"change the background to {words}",
@@ -123,49 +132,50 @@ def background(rng: Rng) -> Edit:
 
 
 def garment(rng: Rng) -> Edit:
-    """ "make the sweater blue": another colour or finish of what a person wears."""
+    """Change the colour or finish of what a person wears: "make the sweater blue"."""
     scene = random_figure_scene(rng)
     person: Any = scene.subject
     piece = "upper" if person.lower is None or person.portrait or rng.uniform() < 0.5 else "lower"
     old: Garment = getattr(person, piece)
+    ways: Sequence[str]
     if rng.uniform() < 0.7:
-        new = replace(old, color=_other(rng, list(COLORS), old.color))
-        ways: Sequence[str] = (
-            f"make the {old.kind} {new.color}",
-            f"turn the {old.kind} {new.color}",
-            f"change the color of the {old.kind} to {new.color}",
-        )
+        word = choose_other(rng, COLORS, old.color)
+        new, ways = replace(old, color=word), (*REFINISH, RECOLOUR[-1])
     else:
-        new = replace(old, finish=_other(rng, FINISHES, old.finish))
-        ways = (f"make the {old.kind} {new.finish}", f"turn the {old.kind} {new.finish}")
+        word = choose_other(rng, FINISHES, old.finish)
+        new, ways = replace(old, finish=word), REFINISH
     after = replace(scene, subject=replace(person, **{piece: new}))
-    return Edit("garment", scene, _choose(rng, ways), after, 0, (CLASS[old.kind],))
+    instruction = _choose(rng, ways).format(name=f"the {old.kind}", new=word)
+    return Edit("garment", scene, instruction, after, 0, (CLASS[old.kind],))
 
 
 def face(rng: Rng) -> Edit:
-    """ "add glasses", "remove the beard", "make the hair red"."""
+    """Change glasses, beard or hair of a person: "add glasses", "remove the beard"."""
     scene = random_figure_scene(rng)
     person: Any = scene.subject
     one: Identity = person.identity
-    pick = rng.choice(["glasses", "beard", "hair"])
+    pick = choose(rng, ["glasses", "beard", "hair"])
+    ways: Sequence[str]
     if pick == "hair":
         if one.hair == "bald":
             one = replace(one, hair="short")
-        new = replace(one, hair_color=_other(rng, list(HAIR_COLORS), one.hair_color))
-        ways: Sequence[str] = (f"make the hair {new.hair_color}", f"give it {new.hair_color} hair")
+        new = replace(one, hair_color=choose_other(rng, HAIR_COLORS, one.hair_color))
+        ways = (f"make the hair {new.hair_color}", f"give it {new.hair_color} hair")
     elif pick == "glasses":
         new = replace(one, glasses=not one.glasses)
-        ways = (("add glasses", "put on glasses", "give it glasses") if new.glasses else
-                ("remove the glasses", "take off the glasses"))  # fmt: skip
+        ways = ("remove the glasses", "take off the glasses")
+        if new.glasses:
+            ways = ("add glasses", "put on glasses", "give it glasses")
     else:
         new = replace(one, beard="none" if one.beard != "none" else "beard")
-        ways = (("add a beard", "give it a beard") if new.beard == "beard" else
-                (f"remove the {one.beard}", f"shave off the {one.beard}"))  # fmt: skip
+        ways = (f"remove the {one.beard}", f"shave off the {one.beard}")
+        if new.beard == "beard":
+            ways = ("add a beard", "give it a beard")
     before = replace(scene, subject=replace(person, identity=one))
     after = replace(scene, subject=replace(person, identity=new))
     # a beard is of the colour of the hair, and moves the mouth
     labels = {"hair": ("hair", "beard"), "glasses": ("glasses",), "beard": ("beard", "skin")}
-    return Edit("face", before, _choose(rng, ways), after, 0, labels[str(pick)])
+    return Edit("face", before, _choose(rng, ways), after, 0, labels[pick])
 
 
 EDITS: dict[str, Callable[[Rng], Edit]] = {
@@ -177,13 +187,12 @@ SHARES = {"recolour": 0.25, "kind": 0.15, "finish": 0.1, "hat": 0.2, "background
 
 
 def random_edit(rng: Rng, kind: str | None = None) -> Edit:
-    """An edit of this kind of EDITS, or of any, by SHARES."""
-    kind = kind or str(rng.choice(list(SHARES), p=list(SHARES.values())))
-    return EDITS[kind](rng)
+    """Make an edit of this kind of EDITS, or of any, by SHARES."""
+    return EDITS[kind or choose(rng, SHARES, list(SHARES.values()))](rng)
 
 
 def _some_toy(rng: Rng) -> tuple[Scene, int, Single]:
-    """A scene of one toy or, in three of ten, of a pair, and a toy in it."""
+    """Make a scene of a toy or, in three of ten, of a pair, and choose a toy in it."""
     scene = random_pair_scene(rng) if rng.uniform() < 0.3 else random_toy_scene(rng)
     toys = _toys(scene)
     index = int(rng.integers(len(toys)))
@@ -192,28 +201,23 @@ def _some_toy(rng: Rng) -> tuple[Scene, int, Single]:
 
 def _toys(scene: Scene) -> tuple[Single, ...]:
     subject: Any = scene.subject
-    return (subject.first, subject.second) if isinstance(subject, Pair) else (subject,)
+    return subject.toys if isinstance(subject, Pair) else (subject,)
 
 
-def _edit(kind: str, before: Scene, index: int, toy: Single, instruction: str) -> Edit:
-    """The scene with one toy changed, but not its hat."""
-    subject: Subject = before.subject
-    after: Subject = toy
-    if isinstance(subject, Pair):
-        after = replace(subject, first=toy) if index == 0 else replace(subject, second=toy)
-    labels = (toy.kind,) if kind in ("recolour", "finish") else None
-    return Edit(kind, before, instruction, replace(before, subject=after), index, labels)
+def _with_toy(scene: Scene, index: int, toy: Single) -> Scene:
+    """Put another toy in place of one of a scene."""
+    if not isinstance(scene.subject, Pair):
+        return replace(scene, subject=toy)
+    pair = scene.subject
+    changed = replace(pair, first=toy) if index == 0 else replace(pair, second=toy)
+    return replace(scene, subject=changed)
 
 
 def _name(rng: Rng, scene: Scene, toy: Single) -> str:
-    """ "it" or "the mug"; of a pair always the second."""
+    """Call a toy "it" or "the mug"; one of a pair always by its kind."""
     if len(_toys(scene)) == 1 and rng.uniform() < 0.6:
         return "it"
     return f"the {toy.kind}"
-
-
-def _other(rng: Rng, names: Sequence[str], than: str) -> str:
-    return str(rng.choice([name for name in names if name != than]))
 
 
 def _choose(rng: Rng, ways: Sequence[str]) -> str:

@@ -8,11 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from threed.toybox.world.captions import a
+from threed.toybox.world.chance import choose
 from threed.toybox.world.draw import Array
 from threed.toybox.world.garments import CLASS, LOWERS, UPPERS, Garment, random_garment
 from threed.toybox.world.paint import DARK, LIGHT
 from threed.toybox.world.parts import Part, Vector, ball, box, pack, place, ring, rod
-from threed.toybox.world.poses import BONES, HEAD, KEYPOINTS, POSES, SIDES, Pose, limb, random_pose
+from threed.toybox.world.poses import (
+    ARM,
+    BONES,
+    HEAD,
+    KEYPOINTS,
+    LEG,
+    POSES,
+    SIDES,
+    Pose,
+    limb,
+    random_pose,
+)
 from threed.toybox.world.scenes import Point, Scene, Thing, random_camera, staged
 
 SKINS: dict[str, Vector] = {
@@ -28,10 +40,11 @@ EYES: dict[str, Vector] = {
     "brown": (0.3, 0.17, 0.08), "blue": (0.15, 0.42, 0.8), "green": (0.16, 0.5, 0.24),
 }  # fmt: skip
 BEARDS = ("none", "beard", "moustache")
+LIPS = (0.62, 0.16, 0.16)
 # how far behind the surface a keypoint may lie: the face is hidden from behind, an arm by the body,
 # a leg by no skirt
 REACH = {"nose": 0.1, "right eye": 0.08, "left eye": 0.08, "neck": 0.3}
-ARM, LEG = 0.17, 0.45
+IN_ARM, IN_LEG = 0.17, 0.45
 WHOLE, PORTRAIT = (0.9, -0.02), (1.85, -0.63)  # scale, and where the origin moves along z over it
 
 
@@ -55,11 +68,11 @@ class Identity:
         return np.array([*flags, float(self.glasses), 10 * (self.width - 1)], np.float32)
 
     def words(self) -> list[str]:
-        """What may be said: "short brown hair", "glasses", "a beard"."""
-        hair = {"bald": [], "bun": [f"{a(self.hair_color)} bun"]}
-        found = hair.get(self.hair, [f"{self.hair} {self.hair_color} hair"])
-        found = found + (["glasses"] if self.glasses else [])
-        return found + ([a(self.beard)] if self.beard != "none" else [])
+        """List what may be said: "short brown hair", "glasses", "a beard"."""
+        bun = f"{a(self.hair_color)} bun"
+        hair = bun if self.hair == "bun" else f"{self.hair} {self.hair_color} hair"
+        found = [hair] * (self.hair != "bald") + ["glasses"] * self.glasses
+        return found + [a(self.beard)] * (self.beard != "none")
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class Figure:
     portrait: bool = False
 
     def things(self) -> tuple[Thing, ...]:
-        """The person, whole in the unit ball or with the head in the middle."""
+        """Place the person, whole in the unit ball or with the head in the middle."""
         scale, drop = PORTRAIT if self.portrait else WHOLE
         shift = (0.0, 0.0, scale * drop)
         joints = self.pose.joints()
@@ -88,7 +101,7 @@ class Figure:
         return (Thing("person", rows, labels, points, BONES),)
 
     def words(self, rng: np.random.Generator) -> str:
-        """ "a person with long blonde hair in a red shirt and blue trousers, waving" """
+        """Say it: "a person with long blonde hair in a red shirt and blue trousers, waving"."""
         person = "bald person" if self.identity.hair == "bald" else "person"
         text = f"{'a portrait of ' if self.portrait else ''}{a(person)}"
         face = self.identity.words() if self.portrait or rng.uniform() < 0.75 else []
@@ -111,8 +124,7 @@ class Figure:
         yield "skin", box((0, 0, -0.2), (0.12, 0.19, 0.08), skin, rounding=0.06)
         for side in SIDES:
             shoulder, elbow, wrist, hip, knee, ankle = (
-                joints[f"{side} {name}"]
-                for name in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+                joints[f"{side} {name}"] for name in (*ARM, *LEG)
             )
             yield "skin", limb(shoulder, elbow, 0.08, 0.075, skin)
             yield "skin", limb(elbow, wrist, 0.075, 0.065, skin)
@@ -125,74 +137,66 @@ class Figure:
 
 
 def face_parts(identity: Identity) -> Iterator[tuple[str, Part]]:
-    """The head with its class for each part."""
-    skin, w = SKINS[identity.skin], identity.width
+    """Yield the parts of the head, each with its class before it."""
+    skin, hair, w = SKINS[identity.skin], HAIR_COLORS[identity.hair_color], identity.width
     dark = (skin[0] * 0.85, skin[1] * 0.78, skin[2] * 0.75)
     _, _, z = HEAD
+    mouth, front = ((0.75, 0.3, 0.28), 0.285) if identity.beard == "beard" else (LIPS, 0.235)
     yield "skin", ball(HEAD, (0.27, 0.27 * w, 0.3), skin)
     yield "skin", ball((0.27, 0, z - 0.04), (0.06, 0.045, 0.05), dark)
     for s in (-1, 1):
         yield "skin", ball((0, s * 0.275 * w, z - 0.02), (0.05, 0.05, 0.075), skin)
         yield "eyes", ball((0.225, s * 0.105, z + 0.05), (0.05, 0.075, 0.07), LIGHT)
         yield "eyes", ball((0.268, s * 0.1, z + 0.05), (0.02, 0.045, 0.048), EYES[identity.eyes])
-    mouth = (0.62, 0.16, 0.16)
-    yield from _hair(identity, HAIR_COLORS[identity.hair_color])
+    yield from (("hair", part) for part in hair_parts(identity.hair, hair, w))
     if identity.beard == "beard":
-        color = HAIR_COLORS[identity.hair_color]
-        yield "beard", ball((0.05, 0, z - 0.19), (0.24, 0.235 * w, 0.17), color)
-        mouth = (0.75, 0.3, 0.28)
-    if identity.beard == "moustache":
-        yield (
-            "beard",
-            ball((0.25, 0, z - 0.1), (0.05, 0.13, 0.035), HAIR_COLORS[identity.hair_color]),
-        )
-    front = 0.285 if identity.beard == "beard" else 0.235
+        yield "beard", ball((0.05, 0, z - 0.19), (0.24, 0.235 * w, 0.17), hair)
+    elif identity.beard == "moustache":
+        yield "beard", ball((0.25, 0, z - 0.1), (0.05, 0.13, 0.035), hair)
     yield "skin", ball((front - 0.02, 0, z - 0.165), (0.025, 0.085, 0.024), mouth)
     if identity.glasses:
         for s in (-1, 1):
-            yield (
-                "glasses",
-                ring((0.3, s * 0.115, z + 0.05), 0.092, 0.022, DARK, turn_deg=(0, 90, 0)),
-            )
-            side = box((0.15, s * 0.275 * w, z + 0.06), (0.15, 0.015, 0.02), DARK)
-            yield "glasses", side
+            rim, turn = (0.3, s * 0.115, z + 0.05), (0, 90, 0)
+            yield "glasses", ring(rim, 0.092, 0.022, DARK, turn_deg=turn)
+            yield "glasses", box((0.15, s * 0.275 * w, z + 0.06), (0.15, 0.015, 0.02), DARK)
         yield "glasses", box((0.3, 0, z + 0.06), (0.018, 0.04, 0.018), DARK)
 
 
-def _hair(identity: Identity, color: Vector) -> Iterator[tuple[str, Part]]:
-    w, (_, _, z) = identity.width, HEAD
-    if identity.hair == "bald":
-        return
-    yield "hair", ball((-0.07, 0, z + 0.07), (0.27, 0.292 * w, 0.28), color)
-    if identity.hair == "long":
-        yield "hair", ball((-0.12, 0, z - 0.14), (0.2, 0.34 * w, 0.42), color)
-    elif identity.hair == "curly":
-        yield "hair", ball((-0.09, 0, z + 0.14), (0.3, 0.36, 0.32), color)
-        for s in (-1, 1):
-            yield "hair", ball((-0.06, s * 0.3, z - 0.02), (0.2, 0.14, 0.2), color)
-    elif identity.hair == "bun":
-        yield "hair", ball((-0.07, 0, z + 0.42), 0.15, color)
-    elif identity.hair == "spiky":
+def hair_parts(hair: str, color: Vector, w: float) -> Iterator[Part]:
+    """Yield the parts of hair, of HAIRS, on a head of this width."""
+    _, _, z = HEAD
+    if hair != "bald":
+        yield ball((-0.07, 0, z + 0.07), (0.27, 0.292 * w, 0.28), color)
+    if hair == "long":
+        yield ball((-0.12, 0, z - 0.14), (0.2, 0.34 * w, 0.42), color)
+    elif hair == "curly":
+        yield ball((-0.09, 0, z + 0.14), (0.3, 0.36, 0.32), color)
+        yield from (ball((-0.06, s * 0.3, z - 0.02), (0.2, 0.14, 0.2), color) for s in (-1, 1))
+    elif hair == "bun":
+        yield ball((-0.07, 0, z + 0.42), 0.15, color)
+    elif hair == "spiky":
         for s in (-2, -1, 0, 1, 2):
-            spike = rod((-0.05, s * 0.105, z + 0.36 - 0.035 * s * s), 0.08, 0.01, 0.12, color,
-                        turn_deg=(-14.0 * s, 0, 0))  # fmt: skip
-            yield "hair", spike
+            spike = (-0.05, s * 0.105, z + 0.36 - 0.035 * s * s)
+            yield rod(spike, 0.08, 0.01, 0.12, color, turn_deg=(-14.0 * s, 0, 0))
 
 
 def random_identity(rng: np.random.Generator) -> Identity:
-    """Any person."""
+    """Make up any person."""
     return Identity(
-        str(rng.choice(list(SKINS))), str(rng.choice(HAIRS, p=(0.1, 0.2, 0.2, 0.18, 0.16, 0.16))),
-        str(rng.choice(list(HAIR_COLORS))), str(rng.choice(list(EYES))),
-        bool(rng.uniform() < 0.4), str(rng.choice(BEARDS, p=(0.6, 0.25, 0.15))),
-        float(rng.uniform(0.92, 1.08)),
-    )  # fmt: skip
+        skin=choose(rng, SKINS),
+        hair=choose(rng, HAIRS, (0.1, 0.2, 0.2, 0.18, 0.16, 0.16)),
+        hair_color=choose(rng, HAIR_COLORS),
+        eyes=choose(rng, EYES),
+        glasses=bool(rng.uniform() < 0.4),
+        beard=choose(rng, BEARDS, (0.6, 0.25, 0.15)),
+        width=float(rng.uniform(0.92, 1.08)),
+    )
 
 
 def random_figure(
     rng: np.random.Generator, identity: Identity | None = None, *, portrait: bool | None = None
 ) -> Figure:
-    """A person with this identity or any; a portrait in three of ten, in a dress in a fifth."""
+    """Dress a person of this identity or any; a portrait in three of ten, a dress in a fifth."""
     identity = identity or random_identity(rng)
     upper = random_garment(rng, ("dress",) if rng.uniform() < 0.2 else UPPERS)
     lower = random_garment(rng, LOWERS)
@@ -202,18 +206,17 @@ def random_figure(
 
 
 def random_figure_scene(rng: np.random.Generator) -> Scene:
-    """A random figure from about the front."""
+    """Stage a random figure, seen from about the front."""
     return figure_scene(rng, random_figure(rng))
 
 
 def figure_scene(rng: np.random.Generator, figure: Figure) -> Scene:
-    """This figure from about the front, under a random light, on a random ground."""
+    """Stage a figure, seen from about the front, under a random light, on a random ground."""
     return staged(rng, figure, random_camera(rng, (-28, 28), (-4, 14), (0.97, 1.05)))
 
 
 def _reach(name: str) -> float:
-    leg = name.rpartition(" ")[2] in ("hip", "knee", "ankle")
-    return REACH.get(name, LEG if leg else ARM)
+    return REACH.get(name, IN_LEG if name.rpartition(" ")[2] in LEG else IN_ARM)
 
 
 def _moved(place: Vector, scale: float, shift: Vector) -> Vector:
@@ -222,5 +225,5 @@ def _moved(place: Vector, scale: float, shift: Vector) -> Vector:
 
 
 def _listed(words: list[str]) -> str:
-    """ "glasses and a beard" """
+    """List words: "glasses and a beard"."""
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from threed.toybox.world.captions import BACKGROUNDS, a
+from threed.toybox.world.chance import choose
 from threed.toybox.world.draw import Array
 from threed.toybox.world.parts import Vector
-from threed.toybox.world.toys import COLORS, FINISHES
+from threed.toybox.world.toys import COLORS, FINISHES, TINTS
 
-TINTS = BACKGROUNDS[2:]  # those that are colours
 STRIPES = 6  # of a pattern, from one side of the picture to the other
 
 
@@ -27,12 +27,12 @@ class Ground:
     phase: float = 0.0  # where the pattern begins, 0 to 1
 
     def words(self) -> str:
-        """What it is called: "a white background", "a striped blue background"."""
+        """Say what it is called: "a white background", "a striped blue background"."""
         words = " to ".join(self.names)
         return f"{a(words if self.pattern == 'plain' else f'{self.pattern} {words}')} background"
 
     def pixels(self, size: int) -> Array:
-        """[size, size, 3]"""
+        """[size, size, 3] its colours."""
         x, y = np.meshgrid(*[(np.arange(size, dtype=np.float32) + 0.5) / size] * 2)
         mix = y[..., None]
         first = np.array(self.top) * (1 - mix) + np.array(self.bottom) * mix
@@ -47,27 +47,29 @@ class Ground:
 
 
 def ground_of(name: str, rng: np.random.Generator, pattern: str = "plain") -> Ground:
-    """A background of this name of BACKGROUNDS."""
+    """Make a background of this name of BACKGROUNDS."""
     color = shade(name, rng)
-    other = tuple(min(1.0, value + 0.16) if sum(color) < 2.4 else value - 0.14 for value in color)
-    return Ground((name,), pattern, color, color, other, float(rng.uniform()))  # type: ignore[arg-type]
+    red, green, blue = (
+        min(1.0, value + 0.16) if sum(color) < 2.4 else value - 0.14 for value in color
+    )
+    return Ground((name,), pattern, color, color, (red, green, blue), float(rng.uniform()))
 
 
 def random_ground(rng: np.random.Generator) -> Ground:
-    """White, grey or a colour in two thirds; a gradient in a sixth, a pattern in a sixth."""
+    """Make a plain background in two thirds, a gradient in a sixth, a pattern in a sixth."""
     pick = rng.uniform()
     if pick < 2 / 3:
-        name = "white" if pick < 0.4 else "grey" if pick < 0.52 else str(rng.choice(TINTS))
+        name = "white" if pick < 0.4 else "grey" if pick < 0.52 else choose(rng, TINTS)
         return ground_of(name, rng)
     if pick < 5 / 6:
         top, bottom = (str(name) for name in rng.choice(TINTS, 2, replace=False))
         return Ground((top, bottom), "plain", shade(top, rng), shade(bottom, rng), (1, 1, 1))
-    name = str(rng.choice(BACKGROUNDS[1:]))
-    return ground_of(name, rng, str(rng.choice(FINISHES[1:])))
+    name = choose(rng, BACKGROUNDS[1:])
+    return ground_of(name, rng, choose(rng, FINISHES[1:]))
 
 
 def shade(name: str, rng: np.random.Generator) -> Vector:
-    """A pale colour of this name of BACKGROUNDS, so that a toy of the same colour is seen."""
+    """Choose a pale colour of this name, so that a toy of the same colour is seen before it."""
     if name == "white":
         return (1.0, 1.0, 1.0)
     if name == "grey":

@@ -10,45 +10,22 @@ from collections.abc import Callable
 
 import numpy as np
 
-from threed.toybox.world.kinds_with_front import (
-    airplane,
-    bear,
-    car,
-    chair,
-    clock,
-    duck,
-    fish,
-    house,
-    robot,
-    snowman,
-    television,
-)
-from threed.toybox.world.paint import (
-    CLAY,
-    CREAM,
-    DARK,
-    GLASS,
-    GREY,
-    LEAF,
-    LIGHT,
-    WOOD,
-    against,
-    main,
-    shade,
-)
-from threed.toybox.world.parts import Part, Vector, ball, box, ring, rod
+from threed.toybox.world import kinds_with_front as fronted
+from threed.toybox.world.paint import CLAY, CREAM, DARK, GLASS, GREY, LIGHT, WOOD, against, main
+from threed.toybox.world.parts import Part, Vector, ball, box, legs, ring, rod
 
 Rng = np.random.Generator
-Recipe = Callable[[Rng, Vector], list[Part]]
+Build = Callable[[Rng, Vector], list[Part]]  # (chance, main colour) -> parts
 
 
 def mug(r: Rng, c: Vector) -> list[Part]:
     """A hollow cup with a handle at its left side."""
     w, h = r.uniform(0.42, 0.5), r.uniform(0.46, 0.56)
+    inside = (c[0] * 0.7, c[1] * 0.7, c[2] * 0.7)
     return [
         ring((0, w + 0.08, 0), h * 0.52, 0.085, c, turn_deg=(90, 0, 90), name="handle"),
         rod((0, 0, 0), w, w, h, **main(c), name="body"),
-        rod((0, 0, 0.1), w - 0.08, w - 0.08, h, shade(c, 0.7), cut=True),
+        rod((0, 0, 0.1), w - 0.08, w - 0.08, h, inside, cut=True),
     ]
 
 
@@ -58,19 +35,14 @@ def apple(r: Rng, c: Vector) -> list[Part]:
     return [
         ball((0, 0, 0), (0.6, 0.6, 0.54 * s), **main(c)),
         rod((0, 0, 0.62), 0.04, 0.05, 0.18, WOOD),
-        ball((0, 0.17, 0.68), (0.09, 0.19, 0.05), LEAF, turn_deg=(25, 0, 0)),
+        ball((0, 0.17, 0.68), (0.09, 0.19, 0.05), (0.20, 0.55, 0.20), turn_deg=(25, 0, 0)),
     ]
 
 
 def table(r: Rng, c: Vector) -> list[Part]:
     """A wide top on four legs."""
     w, d, h = r.uniform(0.7, 0.85), r.uniform(0.5, 0.6), r.uniform(0.5, 0.62)
-    legs = [
-        box((sx * (d - 0.1), sy * (w - 0.1), -h / 2), (0.065, 0.065, h / 2), c)
-        for sx in (-1, 1)
-        for sy in (-1, 1)
-    ]
-    return [*legs, box((0, 0, 0), (d, w, 0.075), **main(c))]
+    return [*legs(d - 0.1, w - 0.1, h / 2, 0.065, c), box((0, 0, 0), (d, w, 0.075), **main(c))]
 
 
 def mushroom(r: Rng, c: Vector) -> list[Part]:
@@ -95,21 +67,14 @@ def tree(r: Rng, c: Vector) -> list[Part]:
 def rocket(r: Rng, c: Vector) -> list[Part]:
     """A body with a grey nose, four fins and a window."""
     h = r.uniform(0.5, 0.6)
-    fins = [
-        box(
-            (0.3 * np.cos(a), 0.3 * np.sin(a), -h + 0.02),
-            (0.17, 0.03, 0.2),
-            GREY,
-            turn_deg=(0, 0, float(np.degrees(a))),
-        )
-        for a in np.arange(4) * np.pi / 2
-    ]
+    turns = np.arange(4) * np.pi / 2
+    fins = [((0.3 * np.cos(a), 0.3 * np.sin(a), -h + 0.02), np.degrees(a)) for a in turns]
     return [
         rod((0, 0, 0), 0.26, 0.26, h, **main(c)),
         rod((0, 0, h + 0.2), 0.26, 0.02, 0.22, GREY),
         ball((0.24, 0, 0.2), (0.06, 0.12, 0.12), GLASS),
         rod((0, 0, -h - 0.08), 0.2, 0.12, 0.1, DARK),
-        *fins,
+        *[box(at, (0.17, 0.03, 0.2), GREY, turn_deg=(0, 0, float(turn))) for at, turn in fins],
     ]
 
 
@@ -224,17 +189,14 @@ def boat(r: Rng, c: Vector) -> list[Part]:
     ]
 
 
-RECIPES: dict[str, Recipe] = {
-    "mug": mug, "apple": apple, "chair": chair, "table": table, "mushroom": mushroom,
-    "house": house, "tree": tree, "snowman": snowman, "rocket": rocket, "car": car,
-    "sword": sword, "bottle": bottle, "lamp": lamp, "donut": donut, "cactus": cactus,
-    "cupcake": cupcake, "cube": cube, "ball": sphere, "hat": hat, "duck": duck,
-    "teapot": teapot, "boat": boat, "robot": robot, "airplane": airplane, "bear": bear,
-    "television": television, "clock": clock, "fish": fish,
+RECIPES: dict[str, Build] = {
+    "mug": mug, "apple": apple, "chair": fronted.chair, "table": table, "mushroom": mushroom,
+    "house": fronted.house, "tree": tree, "snowman": fronted.snowman, "rocket": rocket,
+    "car": fronted.car, "sword": sword, "bottle": bottle, "lamp": lamp, "donut": donut,
+    "cactus": cactus, "cupcake": cupcake, "cube": cube, "ball": sphere, "hat": hat,
+    "duck": fronted.duck, "teapot": teapot, "boat": boat, "robot": fronted.robot,
+    "airplane": fronted.airplane, "bear": fronted.bear, "television": fronted.television,
+    "clock": fronted.clock, "fish": fronted.fish,
 }  # fmt: skip
-
-FRONTED = (
-    "chair", "house", "snowman", "car", "duck", "robot", "airplane", "bear", "television",
-    "clock", "fish",
-)  # fmt: skip
+FRONTED = tuple(kind for kind, build in RECIPES.items() if build.__module__ == fronted.__name__)
 """Kinds whose front cannot be mistaken."""

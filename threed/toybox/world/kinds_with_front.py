@@ -1,11 +1,11 @@
-"""The recipes of the toys whose front cannot be mistaken: see `threed.toybox.kinds`."""
+"""The recipes of the toys whose front cannot be mistaken: see `threed.toybox.world.kinds`."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from threed.toybox.world.paint import CREAM, DARK, GLASS, GREY, LIGHT, ORANGE, WOOD, against, main
-from threed.toybox.world.parts import Part, Vector, ball, box, rod
+from threed.toybox.world.parts import Part, Vector, ball, box, legs, rod
 
 Rng = np.random.Generator
 
@@ -13,13 +13,8 @@ Rng = np.random.Generator
 def chair(r: Rng, c: Vector) -> list[Part]:
     """A seat on four legs; the back rest stands at the back."""
     w, h = r.uniform(0.38, 0.46), r.uniform(0.35, 0.45)
-    legs = [
-        box((sx * (w - 0.07), sy * (w - 0.07), -h / 2), (0.06, 0.06, h / 2), c)
-        for sx in (-1, 1)
-        for sy in (-1, 1)
-    ]
     return [
-        *legs,
+        *legs(w - 0.07, w - 0.07, h / 2, 0.06, c),
         box((0, 0, 0), (w, w, 0.07), **main(c)),
         box((-w + 0.06, 0, r.uniform(0.4, 0.5)), (0.06, w, 0.48), **main(c)),
     ]
@@ -28,27 +23,24 @@ def chair(r: Rng, c: Vector) -> list[Part]:
 def house(r: Rng, c: Vector) -> list[Part]:
     """Coloured walls under a dark pyramid roof; door and windows at the front."""
     w, h = r.uniform(0.42, 0.5), r.uniform(0.34, 0.42)
-    windows = [box((w, y, 0.1), (0.03, 0.11, 0.12), GLASS) for y in (-0.29, 0.29)]
     door = CREAM if sum(c) < 1.3 else (0.35, 0.2, 0.12)
     return [
         box((0, 0, 0), (w, w, h), **main(c)),
         rod((0, 0, h + 0.26), w * 1.55, 0.02, 0.28, (0.35, 0.2, 0.16), rounding=0.0),
         box((w, 0, -h + 0.24), (0.04, 0.14, 0.24), door),
-        *windows,
+        *[box((w, y, 0.1), (0.03, 0.11, 0.12), GLASS) for y in (-0.29, 0.29)],
     ]
 
 
 def snowman(r: Rng, c: Vector) -> list[Part]:
     """Three balls with eyes, a carrot nose, buttons and a hat."""
     w = r.uniform(0.4, 0.46)
-    eyes = [ball((0.2, y, 0.62), 0.075, against(c)) for y in (-0.11, 0.11)]
-    buttons = [ball((0.29 + 0.02 * (z < 0.1), 0, z), 0.07, against(c)) for z in (0.02, 0.23)]
     return [
         ball((0, 0, -0.45), (w, w, w * 0.9), **main(c)),
         ball((0, 0, 0.12), 0.32, **main(c)),
         ball((0, 0, 0.55), 0.25, **main(c)),
-        *eyes,
-        *buttons,
+        *[ball((0.2, y, 0.62), 0.075, against(c)) for y in (-0.11, 0.11)],
+        *[ball((0.29 + 0.02 * (z < 0.1), 0, z), 0.07, against(c)) for z in (0.02, 0.23)],
         rod((0.36, 0, 0.52), 0.08, 0.015, 0.17, ORANGE, turn_deg=(0, 90, 0)),
         rod((0, 0, 0.76), 0.27, 0.27, 0.03, DARK),
         rod((0, 0, 0.9), 0.17, 0.17, 0.14, DARK),
@@ -58,52 +50,45 @@ def snowman(r: Rng, c: Vector) -> list[Part]:
 def car(r: Rng, c: Vector) -> list[Part]:
     """A body with a cabin set back, wheels, head lamps at the front."""
     length = r.uniform(0.72, 0.82)
-    wheels = [
-        rod((x, y, -0.2), 0.17, 0.17, 0.07, DARK, turn_deg=(90, 0, 0))
-        for x in (-0.45, 0.45)
-        for y in (-0.37, 0.37)
-    ]
-    lamps = [ball((length, y, 0.02), (0.05, 0.1, 0.1), (1.0, 0.95, 0.6)) for y in (-0.26, 0.26)]
-    grille = box((length, 0, -0.03), (0.03, 0.14, 0.08), against(c))
-    rear = [box((-length, y, 0.03), (0.03, 0.08, 0.06), (0.8, 0.1, 0.1)) for y in (-0.27, 0.27)]
+    wheels = [(x, y, -0.2) for x in (-0.45, 0.45) for y in (-0.37, 0.37)]
     return [
         box((0, 0, -0.02), (length, 0.38, 0.18), **main(c), rounding=0.07),
         box((-0.15, 0, 0.26), (0.38, 0.32, 0.16), GLASS, rounding=0.06),
         box((-0.15, 0, 0.42), (0.36, 0.32, 0.04), c, rounding=0.03),
-        *wheels, *lamps, grille, *rear,
-    ]  # fmt: skip
+        *[rod(wheel, 0.17, 0.17, 0.07, DARK, turn_deg=(90, 0, 0)) for wheel in wheels],
+        *[ball((length, y, 0.02), (0.05, 0.1, 0.1), (1.0, 0.95, 0.6)) for y in (-0.26, 0.26)],
+        box((length, 0, -0.03), (0.03, 0.14, 0.08), against(c)),
+        *[box((-length, y, 0.03), (0.03, 0.08, 0.06), (0.8, 0.1, 0.1)) for y in (-0.27, 0.27)],
+    ]
 
 
 def duck(r: Rng, c: Vector) -> list[Part]:
     """A round body, a head with beak and eyes at the front, a tail."""
     s = r.uniform(0.24, 0.29)
-    eyes = [ball((0.47, y, 0.5), 0.08, against(c)) for y in (-0.16, 0.16)]
-    wings = [ball((-0.08, y, -0.05), (0.3, 0.09, 0.17), c) for y in (-0.4, 0.4)]
     return [
         ball((0, 0, -0.12), (0.62, 0.42, 0.36), **main(c)),
         ball((0.33, 0, 0.4), s, **main(c)),
         ball((0.65, 0, 0.36), (0.19, 0.16, 0.07), ORANGE),
         ball((-0.58, 0, 0.08), (0.2, 0.14, 0.1), c, turn_deg=(0, 40, 0)),
-        *eyes, *wings,
-    ]  # fmt: skip
+        *[ball((0.47, y, 0.5), 0.08, against(c)) for y in (-0.16, 0.16)],
+        *[ball((-0.08, y, -0.05), (0.3, 0.09, 0.17), c) for y in (-0.4, 0.4)],
+    ]
 
 
 def robot(r: Rng, c: Vector) -> list[Part]:
     """A boxy body with arms and legs; bright eyes and a panel at the front."""
     w = r.uniform(0.3, 0.36)
-    limbs = [
-        rod((0, y, -0.62), 0.1, 0.12, 0.2, GREY) for y in (-0.17, 0.17)
-    ] + [rod((0, s * (w + 0.11), -0.1), 0.08, 0.08, 0.28, GREY) for s in (-1, 1)]  # fmt: skip
-    eyes = [ball((0.24, y, 0.5), (0.05, 0.1, 0.1), (1.0, 0.95, 0.5)) for y in (-0.13, 0.13)]
-    mouth = box((0.24, 0, 0.35), (0.02, 0.16, 0.035), against(c))
     return [
         box((0, 0, -0.1), (0.26, w, 0.33), **main(c), rounding=0.04),
         box((0, 0, 0.48), (0.23, 0.27, 0.21), **main(c), rounding=0.05),
         box((0.26, 0, -0.08), (0.025, 0.2, 0.16), against(c)),
         rod((0, 0, 0.78), 0.025, 0.025, 0.1, GREY),
         ball((0, 0, 0.9), 0.07, (0.9, 0.15, 0.1)),
-        *limbs, *eyes, mouth,
-    ]  # fmt: skip
+        *[rod((0, y, -0.62), 0.1, 0.12, 0.2, GREY) for y in (-0.17, 0.17)],
+        *[rod((0, s * (w + 0.11), -0.1), 0.08, 0.08, 0.28, GREY) for s in (-1, 1)],
+        *[ball((0.24, y, 0.5), (0.05, 0.1, 0.1), (1.0, 0.95, 0.5)) for y in (-0.13, 0.13)],
+        box((0.24, 0, 0.35), (0.02, 0.16, 0.035), against(c)),
+    ]
 
 
 def airplane(r: Rng, c: Vector) -> list[Part]:
@@ -122,65 +107,61 @@ def airplane(r: Rng, c: Vector) -> list[Part]:
 def bear(r: Rng, c: Vector) -> list[Part]:
     """A sitting teddy: round ears, a pale snout and belly, eyes at the front."""
     e = r.uniform(0.11, 0.14)
-    eyes = [ball((0.25, y, 0.53), 0.075, against(c)) for y in (-0.14, 0.14)]
-    pairs = [
-        part
-        for s in (-1, 1)
-        for part in (
+    left, right = (
+        [
             ball((-0.02, s * 0.24, 0.7), (0.07, e, e), c),
             ball((0.08, s * 0.42, -0.02), (0.13, 0.13, 0.26), c, turn_deg=(s * 30, 0, 0)),
             ball((0.3, s * 0.25, -0.5), (0.28, 0.15, 0.15), c),
-        )
-    ]
+        ]
+        for s in (-1, 1)
+    )
     return [
         ball((0, 0, -0.18), (0.36, 0.38, 0.42), **main(c)),
         ball((0, 0, 0.44), 0.31, **main(c)),
         ball((0.27, 0, 0.35), (0.13, 0.17, 0.13), CREAM),
         ball((0.39, 0, 0.39), 0.07, DARK),
         ball((0.2, 0, -0.18), (0.2, 0.24, 0.27), CREAM),
-        *eyes, *pairs,
-    ]  # fmt: skip
+        *[ball((0.25, y, 0.53), 0.075, against(c)) for y in (-0.14, 0.14)],
+        *left,
+        *right,
+    ]
 
 
 def television(r: Rng, c: Vector) -> list[Part]:
     """A box with a pale screen at the front, feet and two antennas."""
     w = r.uniform(0.55, 0.64)
-    legs = [box((0, y, -0.52), (0.2, 0.06, 0.08), WOOD) for y in (-0.35, 0.35)]
-    antennas = [
-        rod((0, s * 0.17, 0.62), 0.025, 0.025, 0.24, GREY, turn_deg=(-s * 35, 0, 0))
-        for s in (-1, 1)
-    ]
+    antennas = [((0, s * 0.17, 0.62), (-s * 35, 0, 0)) for s in (-1, 1)]
     return [
         box((0, 0, 0), (0.3, w, 0.46), **main(c), rounding=0.05),
         box((0.3, 0.09, 0.02), (0.025, w - 0.2, 0.34), GLASS),
         ball((0.31, -w + 0.1, 0.14), 0.06, against(c)),
         ball((0.31, -w + 0.1, -0.08), 0.06, against(c)),
-        *legs, *antennas,
-    ]  # fmt: skip
+        *[box((0, y, -0.52), (0.2, 0.06, 0.08), WOOD) for y in (-0.35, 0.35)],
+        *[rod(at, 0.025, 0.025, 0.24, GREY, turn_deg=turn) for at, turn in antennas],
+    ]
 
 
 def clock(r: Rng, c: Vector) -> list[Part]:
     """A round clock on two feet: a pale dial with dark hands at the front."""
     w = r.uniform(0.52, 0.6)
-    bells = [ball((0, s * 0.33, w + 0.06), 0.15, GREY) for s in (-1, 1)]
-    feet = [rod((0, s * 0.3, -w - 0.04), 0.05, 0.07, 0.12, GREY) for s in (-1, 1)]
     return [
         rod((0, 0, 0), w, w, 0.2, **main(c), turn_deg=(0, 90, 0)),
         rod((0.2, 0, 0), w - 0.1, w - 0.1, 0.025, LIGHT, turn_deg=(0, 90, 0)),
         box((0.24, 0, 0.14), (0.02, 0.035, 0.17), DARK),
         box((0.24, -0.11, 0), (0.02, 0.14, 0.035), DARK),
-        *bells, *feet,
-    ]  # fmt: skip
+        *[ball((0, s * 0.33, w + 0.06), 0.15, GREY) for s in (-1, 1)],
+        *[rod((0, s * 0.3, -w - 0.04), 0.05, 0.07, 0.12, GREY) for s in (-1, 1)],
+    ]
 
 
 def fish(r: Rng, c: Vector) -> list[Part]:
     """A flat body with eyes and mouth at the front, a tail fin at the back."""
     h = r.uniform(0.38, 0.46)
-    eyes = [ball((0.4, s * 0.17, 0.1), 0.09, LIGHT if sum(c) < 2.2 else DARK) for s in (-1, 1)]
+    white = LIGHT if sum(c) < 2.2 else DARK
     return [
         ball((0.05, 0, 0), (0.62, 0.24, h), **main(c)),
         ball((0.65, 0, -0.04), (0.07, 0.1, 0.08), (0.9, 0.4, 0.4)),
         box((-0.68, 0, 0), (0.22, 0.03, 0.22), c, turn_deg=(0, 45, 0)),
         box((-0.05, 0, h + 0.04), (0.2, 0.03, 0.14), c, turn_deg=(0, 20, 0)),
-        *eyes,
+        *[ball((0.4, s * 0.17, 0.1), 0.09, white) for s in (-1, 1)],
     ]

@@ -10,7 +10,6 @@ DARK: Vector = (0.10, 0.10, 0.11)
 LIGHT: Vector = (0.95, 0.95, 0.93)
 GREY: Vector = (0.55, 0.56, 0.58)
 WOOD: Vector = (0.50, 0.32, 0.18)
-LEAF: Vector = (0.20, 0.55, 0.20)
 CLAY: Vector = (0.75, 0.42, 0.28)
 CREAM: Vector = (0.93, 0.85, 0.70)
 ORANGE: Vector = (0.95, 0.50, 0.10)
@@ -25,15 +24,10 @@ class Paint(TypedDict):
 
 
 def main(color: Vector) -> Paint:
-    """The main colour, which takes the finish too."""
+    """Paint a part in the main colour, which takes the finish too."""
     return {"color": color, "patterned": True}
 
 
-def shade(c: Vector, by: float) -> Vector:
-    """A colour times a number from 0 to 1."""
-    return (c[0] * by, c[1] * by, c[2] * by)
-
-
 def against(c: Vector) -> Vector:
-    """Dark on a bright colour and light on a dark one: eyes and knobs that can be seen."""
+    """Choose dark on a bright colour and light on a dark one, so that eyes and knobs are seen."""
     return DARK if sum(c) > 0.8 else LIGHT

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from threed.core.cameras import view_name
 from threed.toybox.world import draw
 from threed.toybox.world.captions import a, toy_words
+from threed.toybox.world.chance import choose, choose_other
 from threed.toybox.world.draw import Array
 from threed.toybox.world.parts import Vector, extents, place
 from threed.toybox.world.scenes import Point, Scene, Thing, random_camera, staged
-from threed.toybox.world.toys import COLORS, FINISHES, KINDS, random_toy
+from threed.toybox.world.toys import COLORS, KINDS, random_finish, random_toy
 
 BESIDE, ABOVE = "beside", "above"
 # tops on which another toy can stand
@@ -37,7 +37,7 @@ class Single:
     lift: float = 0.0  # of its middle, world units
 
     def thing(self, shift: Vector | None = None) -> Thing:
-        """The toy at its place, or with its middle moved to `shift`."""
+        """Place the toy, or move its middle to `shift`."""
         toy = random_toy(np.random.default_rng(self.seed), self.kind, self.color, self.finish)
         middle = shift or (0.0, 0.0, self.lift)
         rows = place(toy.packed(), self.scale, middle, self.turn_deg)
@@ -49,15 +49,15 @@ class Single:
         return Thing(f"{self.color} {self.kind}", rows, tuple(labels), points)
 
     def things(self) -> tuple[Thing, ...]:
-        """The toy alone."""
+        """Place the toy alone."""
         return (self.thing(),)
 
     def words(self, rng: np.random.Generator) -> str:
-        """ "a striped blue teapot with a red hat" """
+        """Say it: "a striped blue teapot with a red hat"."""
         return self.named(toy_words(rng, self.kind, self.color, self.finish))
 
     def named(self, words: str) -> str:
-        """These words with their article and the hat."""
+        """Add the article and the hat to these words."""
         return f"{a(words)} with {a(self.hat)} hat" if self.hat else a(words)
 
 
@@ -69,9 +69,14 @@ class Pair:
     second: Single
     relation: str  # BESIDE or ABOVE
 
+    @property
+    def toys(self) -> tuple[Single, Single]:
+        """Both, in their order."""
+        return self.first, self.second
+
     def things(self) -> tuple[Thing, ...]:
-        """Both at their places, together as large as fits."""
-        one, two = (extents(toy.thing().rows) for toy in (self.first, self.second))
+        """Put both at their places, together as large as fits."""
+        one, two = (extents(toy.thing().rows) for toy in self.toys)
         (thick, wide, high), (deep, broad, tall) = one[1] - one[0], two[1] - two[0]
         if self.relation == BESIDE:  # y is to the right, both on one floor
             width, height = wide + broad + GAP, max(high, tall)
@@ -81,17 +86,16 @@ class Pair:
             width, height = max(wide, broad), high + tall
             places = ((0.0, height / 2 - one[1, 2]), (0.0, -height / 2 - two[0, 2]))
         fit = 2 * FIT / float(np.linalg.norm((max(thick, deep), width, height)))
-        placed = []
-        for toy, (y, z) in zip((self.first, self.second), places):
-            larger = replace(toy, scale=fit * toy.scale)
-            placed.append(larger.thing((0.0, fit * float(y), fit * float(z))))
-        return tuple(placed)
+        return tuple(
+            replace(toy, scale=fit * toy.scale).thing((0.0, fit * float(y), fit * float(z)))
+            for toy, (y, z) in zip(self.toys, places)
+        )
 
     def words(self, rng: np.random.Generator) -> str:
-        """ "a red ball and a blue cube", from left to right, or with their places."""
+        """Say it from left to right, or with their places: "a red ball and a blue cube"."""
         one, two = (
             toy.named(toy_words(rng, toy.kind, toy.color, toy.finish, drop=0.03))
-            for toy in (self.first, self.second)
+            for toy in self.toys
         )
         if self.relation == ABOVE:
             return f"{one} on top of {two}" if rng.uniform() < 0.8 else f"{one} on {two}"
@@ -106,7 +110,7 @@ class Pair:
 
 
 def toy_points(rows: Array) -> tuple[Point, ...]:
-    """A point inside each solid: its middle, or a place on its ring."""
+    """Put a point inside each solid: its middle, or a place on its ring."""
     found = []
     for index, row in enumerate(rows):
         if row[draw.CUT] > 0.5:
@@ -120,7 +124,7 @@ def toy_points(rows: Array) -> tuple[Point, ...]:
 
 
 def hat_on(rows: Array, color: str, seed: int) -> Array:
-    """Rows of a hat that stands on the highest solid of a toy."""
+    """[P, WIDTH] a hat that stands on the highest solid of a toy."""
     tops = [extents(row[None])[1, 2] if row[draw.CUT] < 0.5 else -np.inf for row in rows]
     best = int(np.argmax(tops))
     low, high = extents(rows)
@@ -130,48 +134,35 @@ def hat_on(rows: Array, color: str, seed: int) -> Array:
     return place(hat, scale, (x, y, float(tops[best]) - scale * float(extents(hat)[0, 2]) - 0.03))
 
 
-def random_single(
-    rng: np.random.Generator, *, kinds: Sequence[str] = KINDS, scale: float = 1.0
-) -> Single:
-    """Any toy of these kinds, without a hat."""
-    return Single(
-        str(rng.choice(kinds)), str(rng.choice(list(COLORS))),
-        str(rng.choice(FINISHES, p=(0.55, 0.15, 0.15, 0.15))), int(rng.integers(2**31)),
-        scale=scale,
-    )  # fmt: skip
+def random_single(rng: np.random.Generator, kinds: Sequence[str] = KINDS) -> Single:
+    """Choose a toy of these kinds, without a hat."""
+    kind, color, finish = choose(rng, kinds), choose(rng, COLORS), random_finish(rng)
+    return Single(kind, color, finish, int(rng.integers(2**31)))
 
 
 def in_hat(toy: Single, color: str) -> Single:
-    """The toy in a hat of this colour, made smaller so that both fit."""
+    """Put a hat of this colour on a toy, and make both smaller so that they fit."""
     low, high = extents(replace(toy, hat=color).thing().rows)[:, 2].tolist()
     scale = min(1.75 / (high - low), 1.0) * toy.scale
     return replace(toy, hat=color, scale=scale, lift=-scale * (low + high) / (2 * toy.scale))
 
 
 def random_toy_scene(rng: np.random.Generator) -> Scene:
-    """One toy, in a hat in a quarter of them, from any side, on any ground."""
+    """Stage one toy, in a hat in a quarter of them, from any side, on any ground."""
     toy = random_single(rng)
     if rng.uniform() < 0.25 and toy.kind != "hat":
-        toy = in_hat(toy, str(rng.choice(list(COLORS))))
+        toy = in_hat(toy, choose(rng, COLORS))
     return staged(rng, toy, random_camera(rng, (-180, 180), (-10, 45)))
 
 
-def view_of(scene: Scene) -> str:
-    """What the view of a scene is called, of threed.cameras.VIEWS."""
-    camera = scene.camera
-    return view_name(float(camera.azimuth_deg[0]), float(camera.elevation_deg[0]))
-
-
 def random_pair(rng: np.random.Generator) -> Pair:
-    """Two toys that differ in kind and in colour; one on the other in three of ten."""
+    """Choose two toys of unlike kinds and colours; in three of ten one stands on the other."""
     above = rng.uniform() < 0.3
     first = random_single(rng)
     kinds = [kind for kind in (BROAD if above else KINDS) if kind != first.kind]
-    colors = [color for color in COLORS if color != first.color]
-    second = random_single(rng, kinds=kinds)
-    sizes = rng.uniform(0.8, 1, 2)
-    turns = rng.uniform(-35, 35, 2)
-    second = replace(second, color=str(rng.choice(colors)))
+    second = random_single(rng, kinds)
+    sizes, turns = rng.uniform(0.8, 1, 2), rng.uniform(-35, 35, 2)
+    second = replace(second, color=choose_other(rng, COLORS, first.color))
     one, two = (
         replace(toy, scale=float(size), turn_deg=float(turn))
         for toy, size, turn in zip((first, second), sizes, turns)
@@ -180,5 +171,5 @@ def random_pair(rng: np.random.Generator) -> Pair:
 
 
 def random_pair_scene(rng: np.random.Generator) -> Scene:
-    """A random pair from about the front."""
+    """Stage a random pair, seen from about the front."""
     return staged(rng, random_pair(rng), random_camera(rng, (-15, 15), (0, 30), (0.95, 1.05)))

@@ -28,7 +28,7 @@ class Part:
     name: str = ""
 
     def bound(self) -> float:
-        """Radius of a ball around center that holds the solid."""
+        """Give the radius of a ball around center that holds the solid."""
         a, b, c, _ = self.size
         if self.shape == draw.ELLIPSOID:
             return max(a, b, c)
@@ -40,7 +40,7 @@ class Part:
 
 
 def ball(center: Vector, radii: Vector | float, color: Vector, **more: object) -> Part:
-    """An ellipsoid with radii along x, y and z, or a sphere."""
+    """Make an ellipsoid with radii along x, y and z, or a sphere."""
     a, b, c = radii if isinstance(radii, tuple) else (radii, radii, radii)
     return Part(draw.ELLIPSOID, center, (a, b, c, 0.0), color, **more)  # type: ignore[arg-type]
 
@@ -48,7 +48,7 @@ def ball(center: Vector, radii: Vector | float, color: Vector, **more: object) -
 def box(
     center: Vector, half: Vector, color: Vector, *, rounding: float = 0.02, **more: object
 ) -> Part:
-    """A box with half sides along x, y and z."""
+    """Make a box with half sides along x, y and z."""
     rounding = min(rounding, 0.95 * min(half))
     return Part(draw.BOX, center, (*half, rounding), color, **more)  # type: ignore[arg-type]
 
@@ -63,14 +63,20 @@ def rod(
     rounding: float = 0.02,
     **more: object,
 ) -> Part:
-    """A frustum along z: radius `bottom` at -half, `top` at +half; a cylinder or a cone."""
+    """Make a frustum along z: radius `bottom` at -half, `top` at +half."""
     rounding = min(rounding, 0.8 * min(max(bottom, 1e-3), max(top, 1e-3), half))
     return Part(draw.FRUSTUM, center, (bottom, top, half, rounding), color, **more)  # type: ignore[arg-type]
 
 
 def ring(center: Vector, radius: float, tube: float, color: Vector, **more: object) -> Part:
-    """A torus around z."""
+    """Make a torus around z."""
     return Part(draw.TORUS, center, (radius, tube, 0.0, 0.0), color, **more)  # type: ignore[arg-type]
+
+
+def legs(x: float, y: float, half: float, thick: float, color: Vector) -> list[Part]:
+    """Make four legs: boxes at (±x, ±y), 2 half long, that end at z = 0."""
+    corners = [(-x, -y), (-x, y), (x, -y), (x, y)]
+    return [box((*corner, -half), (thick, thick, half), color) for corner in corners]
 
 
 def rotation(turn_deg: Vector) -> Array:
@@ -82,7 +88,8 @@ def rotation(turn_deg: Vector) -> Array:
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return (about_z @ about_y @ about_x).astype(np.float32)
+    turn: Array = (about_z @ about_y @ about_x).astype(np.float32)
+    return turn
 
 
 def pack(
@@ -113,7 +120,7 @@ def pack(
 def place(
     rows: Array, scale: float = 1.0, shift: Vector = (0.0, 0.0, 0.0), turn_deg: float = 0.0
 ) -> Array:
-    """The same parts [P, WIDTH] after x -> scale * turned(x) + shift, their finish with them."""
+    """[P, WIDTH] the same parts and finish after x -> scale * turned(x) + shift."""
     placed = rows.copy()
     turn = rotation((0.0, 0.0, turn_deg))
     for column in (draw.CENTER, draw.FRAME):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from threed.toybox.world.chance import choose
 from threed.toybox.world.parts import Part, Vector, rod
 
 KEYPOINTS = (
@@ -21,6 +22,7 @@ BONES = ((0, 1), (1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7), (1, 8), (8, 9),
          (11, 12), (12, 13), (0, 14), (0, 15))  # fmt: skip
 HEAD: Vector = (0.0, 0.0, 0.62)
 SIDES = {"right": -1.0, "left": 1.0}
+ARM, LEG = ("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Pose:
     mirrored: bool = False
 
     def joints(self) -> dict[str, Vector]:
-        """KEYPOINTS and the feet, of a person between z = -0.95 and about 1."""
+        """Place KEYPOINTS and the feet of a person between z = -0.95 and about 1."""
         right, left = POSES[self.name]
         if self.mirrored:
             right, left = left, right
@@ -61,47 +63,45 @@ class Pose:
             "nose": (0.3, 0.0, 0.58), "neck": (0.0, 0.0, 0.3),
             "right eye": (0.24, -0.1, 0.66), "left eye": (0.24, 0.1, 0.66),
         }  # fmt: skip
-        for (side, sign), limbs, bent in zip(
-            SIDES.items(), (right, left), (self.bent[:2], self.bent[2:])
-        ):
+        sides = zip(SIDES.items(), (right, left), (self.bent[:2], self.bent[2:]))
+        for (side, sign), limbs, bent in sides:
             shoulder = (0.0, sign * 0.24, 0.22)
             elbow = _along(shoulder, sign, limbs.upper + bent[0], limbs.arm_swing, 0.26)
             wrist = _along(elbow, sign, limbs.fore + bent[1], 1.4 * limbs.arm_swing, 0.24)
             hip = (0.0, sign * 0.115, -0.22)
             knee = _along(hip, sign, limbs.leg, limbs.leg_swing, 0.3)
             ankle = _along(knee, sign, limbs.leg, min(limbs.leg_swing, 5.0), 0.32)
-            for joint, place in (("shoulder", shoulder), ("elbow", elbow), ("wrist", wrist),
-                                 ("hip", hip), ("knee", knee), ("ankle", ankle)):  # fmt: skip
+            for joint, place in zip((*ARM, *LEG), (shoulder, elbow, wrist, hip, knee, ankle)):
                 found[f"{side} {joint}"] = place
         return found
 
 
 def random_pose(rng: np.random.Generator, names: tuple[str, ...] = tuple(POSES)) -> Pose:
-    """Any of these POSES."""
+    """Choose one of these POSES, and bend the arms a little."""
     one, two, three, four = rng.uniform(-7, 7, 4).tolist()
-    return Pose(str(rng.choice(names)), (one, two, three, four), bool(rng.uniform() < 0.5))
+    return Pose(choose(rng, names), (one, two, three, four), bool(rng.uniform() < 0.5))
 
 
 def limb(
     one: Vector, two: Vector, radius: float, end: float, color: Vector, *, patterned: bool = False
 ) -> Part:
-    """A rod from one joint to another."""
+    """Make a rod from one joint to another."""
     x, y, z = (b - a for a, b in zip(one, two))
     length = math.sqrt(x * x + y * y + z * z)
     turn = (0.0, math.degrees(math.acos(z / length)), math.degrees(math.atan2(y, x)))
     middle = ((one[0] + two[0]) / 2, (one[1] + two[1]) / 2, (one[2] + two[2]) / 2)
-    return rod(middle, radius, end, length / 2 + 0.02, color, rounding=0.04, turn_deg=turn,
-               patterned=patterned)  # fmt: skip
+    half = length / 2 + 0.02
+    return rod(middle, radius, end, half, color, rounding=0.04, turn_deg=turn, patterned=patterned)
 
 
 def between(one: Vector, two: Vector, share: float) -> Vector:
-    """A place on the way from one to two."""
+    """Find a place on the way from one to two."""
     x, y, z = ((1 - share) * a + share * b for a, b in zip(one, two))
     return (x, y, z)
 
 
 def _along(start: Vector, sign: float, out_deg: float, swing_deg: float, length: float) -> Vector:
-    """The place `length` away from start in a direction that hangs down at 0, 0."""
+    """Find the place `length` away from start in a direction that hangs down at 0, 0."""
     out, swing = math.radians(out_deg), math.radians(swing_deg)
     return (
         start[0] + length * math.sin(swing),

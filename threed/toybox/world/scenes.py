@@ -51,11 +51,11 @@ class Subject(Protocol):
     """What a scene is of."""
 
     def things(self) -> tuple[Thing, ...]:
-        """Its things; in captions the first is named first."""
+        """Place its things; in captions the first is named first."""
         ...
 
     def words(self, rng: np.random.Generator) -> str:
-        """One of the ways to say it: "a red ball and a blue cube"."""
+        """Say it in one of many ways: "a red ball and a blue cube"."""
         ...
 
 
@@ -69,7 +69,7 @@ class Scene:
     camera: Cameras  # one
 
     def caption(self, rng: np.random.Generator) -> str:
-        """One of the ways to say it; the background is said in a third of them."""
+        """Say it in one of many ways; the background is said in a third of them."""
         text = self.subject.words(rng)
         return f"{text} on {self.ground.words()}" if rng.uniform() < 0.33 else text
 
@@ -126,7 +126,7 @@ class View:
 
     @cached_property
     def keypoints(self) -> list[Array]:
-        """For each thing [K, 3]: x and y in pixels from the left and the top, 1 where visible."""
+        """Find, for each thing, [K, 3]: x and y in pixels from left and top, 1 where visible."""
         return [self._project(thing.points) for thing in self.things]
 
     def _project(self, points: Sequence[Point]) -> Array:
@@ -151,7 +151,7 @@ def _most(shares: Array) -> NDArray[np.int64]:
 
 
 def draw_scene(scene: Scene, size: int = 64) -> View:
-    """What the scene's camera sees, size² pixels."""
+    """Draw what the scene's camera sees, at size² pixels."""
     things = scene.subject.things()
     groups: list[tuple[int, str]] = []
     packed = []
@@ -175,7 +175,7 @@ def random_camera(
     elevation_deg: tuple[float, float],
     zoom: tuple[float, float] = (0.95, 1.1),
 ) -> Cameras:
-    """One camera, all uniform in (low, high); field of view 35..45 degrees.
+    """Choose one camera, all uniform in (low, high); field of view 35..45 degrees.
 
     The distance is zoom / sin(fov / 2): at zoom 1 the unit ball just fits the picture.
     """
@@ -187,5 +187,5 @@ def random_camera(
 
 
 def staged(rng: np.random.Generator, subject: Subject, camera: Cameras) -> Scene:
-    """The subject under a random light, on a random ground."""
+    """Put a subject under a random light, on a random ground."""
     return Scene(subject, random_light(rng), random_ground(rng), camera)

@@ -6,13 +6,15 @@ background and its cameras.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from threed.core.cameras import VIEWS, Cameras
+from threed.core.cameras import Cameras, at, view_name
+from threed.toybox.world.chance import choose
 from threed.toybox.world.draw import Array, Light, Picture, draw
-from threed.toybox.world.kinds import FRONTED, RECIPES
+from threed.toybox.world.kinds import RECIPES
 from threed.toybox.world.parts import Part, Vector, extents, pack
 
 KINDS = tuple(RECIPES)
@@ -29,18 +31,9 @@ COLORS: dict[str, Vector] = {
     "white": (0.95, 0.95, 0.94),
     "black": (0.08, 0.08, 0.09),
 }
-__all__ = [
-    "COLORS",
-    "FINISHES",
-    "FRONTED",
-    "KINDS",
-    "VIEWS",
-    "Set",
-    "Toy",
-    "draw_set",
-    "random_toy",
-]
-
+TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")  # of backgrounds
+AROUND = 4  # pictures of a set, 90 degrees apart
+CLAY = (0.8, 0.8, 0.8)  # sRGB of a toy of which only the shape is to be read
 RADIUS = 0.8  # a toy's corners lie in the ball of this radius
 
 
@@ -79,23 +72,28 @@ def random_toy(
     color: str | None = None,
     finish: str | None = None,
 ) -> Toy:
-    """A toy with random proportions; kind, colour and finish are drawn unless given."""
-    kind = kind or str(rng.choice(KINDS))
-    color = color or str(rng.choice(list(COLORS)))
-    finish = finish or str(rng.choice(FINISHES, p=(0.55, 0.15, 0.15, 0.15)))
-    base = COLORS[color]
-    jitter = np.clip(np.array(base) + rng.uniform(-0.035, 0.035, 3), 0, 1)
-    main: Vector = (float(jitter[0]), float(jitter[1]), float(jitter[2]))
-    return Toy(kind, color, finish, tuple(RECIPES[kind](rng, main)), second_color(color))
+    """Make a toy of random proportions; kind, colour and finish are random unless given."""
+    kind = kind or choose(rng, KINDS)
+    color = color or choose(rng, COLORS)
+    finish = finish or random_finish(rng)
+    jitter = np.clip(np.array(COLORS[color]) + rng.uniform(-0.035, 0.035, 3), 0, 1)
+    red, green, blue = jitter.tolist()
+    parts = tuple(RECIPES[kind](rng, (red, green, blue)))
+    return Toy(kind, color, finish, parts, second_color(color))
+
+
+def random_finish(rng: np.random.Generator) -> str:
+    """Choose a finish; about half of them are plain."""
+    return choose(rng, FINISHES, (0.55, 0.15, 0.15, 0.15))
 
 
 def second_color(color: str) -> Vector:
-    """The other colour of a finish whose first is `color`."""
+    """Choose the other colour of a finish whose first is `color`."""
     return (0.93, 0.93, 0.91) if sum(COLORS[color]) < 2.1 else (0.30, 0.30, 0.33)
 
 
 def random_light(rng: np.random.Generator) -> Light:
-    """A lamp somewhere above the horizon."""
+    """Put a lamp somewhere above the horizon."""
     azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.95)
     flat = float(np.sqrt(1 - height**2))
     return Light(
@@ -105,13 +103,13 @@ def random_light(rng: np.random.Generator) -> Light:
 
 
 def random_background(rng: np.random.Generator) -> tuple[str, Array]:
-    """A name and the colours [2, 3] of the top and the bottom row."""
+    """Choose a name and the colours [2, 3] of the top and the bottom row."""
     pick = rng.uniform()
     if pick < 0.65:
         return "white", np.ones((2, 3), np.float32)
     if pick < 0.85:
         return "grey", np.full((2, 3), rng.uniform(0.35, 0.8), np.float32)
-    name = str(rng.choice(["red", "orange", "yellow", "green", "blue", "purple", "pink"]))
+    name = choose(rng, TINTS)
     pale = 0.45 * np.array(COLORS[name], np.float32) + 0.5
     shift = rng.uniform(0, 0.1)
     return name, np.stack([pale - shift, pale + shift]).clip(0, 1).astype(np.float32)
@@ -127,3 +125,37 @@ def draw_set(
         for c2w, fov in zip(cameras.c2w.numpy(), cameras.fov_y.tolist())
     )
     return Set(toy, cameras, pictures, name)
+
+
+def random_set(
+    rng: np.random.Generator, size: int = 64, *, kind: str | None = None, clay: bool = False
+) -> Set:
+    """Draw a random toy, of clay or not, under a random light, from AROUND cameras at one height.
+
+    Elevation is in -10..45 degrees, or in one of eight sets in 62..85; field of view 35..45
+    degrees; the distance is zoom / sin(fov / 2), zoom in 0.85..1.1, so the unit ball about fits.
+    """
+    toy = random_toy(rng, kind=kind)
+    if clay:
+        toy = in_clay(toy)
+    name, background = random_background(rng)
+    elevation = rng.uniform(62, 85) if rng.uniform() < 0.125 else rng.uniform(-10, 45)
+    fov, zoom = rng.uniform(35, 45), rng.uniform(0.85, 1.1)
+    azimuth = rng.uniform(-180, 180) + np.arange(AROUND) * (360 / AROUND)
+    one = torch.ones(AROUND)
+    cameras = at(
+        torch.from_numpy((azimuth + 180) % 360 - 180).float(), one * elevation,
+        one * (zoom / np.sin(np.radians(fov) / 2)), one * fov, size,
+    )  # fmt: skip
+    return draw_set(toy, cameras, random_light(rng), background, name=name)
+
+
+def in_clay(toy: Toy) -> Toy:
+    """Make the same toy of one pale grey without a finish: only the shape is left."""
+    return replace(toy, finish="plain", parts=tuple(replace(p, color=CLAY) for p in toy.parts))
+
+
+def view_words(cameras: Cameras) -> list[str]:
+    """Say what the view of each camera is called, of threed.core.cameras.VIEWS."""
+    places = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist())
+    return [view_name(azimuth, elevation) for azimuth, elevation in places]

@@ -27,13 +27,13 @@ class Looks:
     sharpness: float  # length of luma's gradient, per pixel
 
     def beside(self, real: Looks) -> dict[str, float]:
-        """The share of each that real pictures have: 1 is as real."""
+        """Divide each by that of real pictures: 1 is as real."""
         pairs = zip(asdict(self).items(), asdict(real).values())
         return {name: round(mine / max(theirs, 1e-6), 3) for (name, mine), theirs in pairs}
 
 
 def looks(rgb: Tensor, opacity: Tensor) -> Looks:
-    """Of pictures [V, 3, H, W] in [0, 1] and their opacity [V, 1, H, W].
+    """Measure pictures [V, 3, H, W] in [0, 1] where their opacity [V, 1, H, W] is whole.
 
     ValueError where no pixel is inside a silhouette.
     """
@@ -53,7 +53,7 @@ def looks(rgb: Tensor, opacity: Tensor) -> Looks:
 
 
 def real_looks(kind: str, color: str, finish: str, views: int = 8, size: int = 64) -> Looks:
-    """Of real toys of this kind, colour and finish, seen from an orbit on white."""
+    """Measure real toys of this kind, colour and finish, seen from an orbit on white."""
     rgb, alpha = [], []
     for seed in range(TOYS):
         toy = random_toy(np.random.default_rng(seed), kind, color, finish)

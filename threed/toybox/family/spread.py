@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
-Task = TypeVar("Task")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def spread(
-    work: Callable[[Task], Result], tasks: Sequence[Task], processes: int | None = None
+    work: Callable[[Item], Result], tasks: Sequence[Item], processes: int | None = None
 ) -> Iterator[Result]:
-    """work(task) of every task, in their order, as they become ready.
+    """Yield work(task) of every task, in their order, as they become ready.
 
     processes: as many as there are cores if not given. The first task is done here, which also
     leaves the compiled kernels on disk for the others. work and its tasks must pickle.
@@ -32,7 +32,7 @@ def spread(
 
 
 def every(seconds: float) -> Callable[[], bool]:
-    """A function that is true once this much time has passed since it last was."""
+    """Make a function that is true once this much time has passed since it last was."""
     last = time.monotonic()
 
     def due() -> bool:
@@ -46,7 +46,7 @@ def every(seconds: float) -> Callable[[], bool]:
 
 
 def _alone() -> None:
-    """One thread in each process: the processes are what fills the cores."""
+    """Let a process have one thread: the processes together fill the cores."""
     import torch
 
     torch.set_num_threads(1)

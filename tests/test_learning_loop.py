@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tests.tiny import tiny_folder
 from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
-from threed.diffusion.noise import alpha_sigma
 from threed.learning.loop import Task, train, trainable
-from threed.learning.losses import chosen, denoising_loss, without_text
+from threed.learning.losses import denoising_loss
 from threed.learning.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -198,39 +200,95 @@ def test_recipes_that_cannot_train_are_refused(change: dict[str, float], message
         replace(RECIPE, **change)
 
 
-# ---------------------------------------------------------------- the loss
+# ---------------------------------------------------------------- the seams
 
 
-class Exact:
-    """A backbone whose noise is x itself; remembers what it was asked."""
-
-    alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
-
-    def predict_noise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        self.x, self.t = x, t
-        return x
-
-
-@pytest.mark.parametrize("debias", [False, True])
-def test_the_loss_is_ddpms(debias: bool) -> None:
-    backbone, z = Exact(), torch.randn(6, 4, 8, 8)
-    condition = Condition(torch.zeros(6, 3, 5))
-    loss = denoising_loss(backbone, z, condition, torch.Generator().manual_seed(3), debias=debias)
-    alpha, sigma = alpha_sigma(backbone.alphas_cumprod, backbone.t)
-    noise = (backbone.x - alpha * z) / sigma  # what must have been added
-    assert abs(float(noise.std()) - 1) < 0.05
-    weight = sigma / alpha if debias else 1.0
-    torch.testing.assert_close(loss, (weight * (backbone.x - noise) ** 2).mean(), rtol=1e-4, atol=0)
-    # one timestep in each sixth of the schedule
-    assert sorted((backbone.t * 6 // 1000).tolist()) == [0, 1, 2, 3, 4, 5]
+def test_groups_of_parameters_have_rates_of_their_own(tmp_path: Path) -> None:
+    for muon in (False, True):
+        recipe = replace(RECIPE, steps=1, warmup=0, ema=0.0, weight_decay=0.0, muon=muon)
+        slow = replace(task(), rates={"bias": 0.1, "weight": 2.0})
+        net = train(slow, recipe, tmp_path / str(muon), device=CPU)
+        assert isinstance(net, Line)
+        # Adam's first step is the rate, whatever the gradient's size
+        torch.testing.assert_close(net.weight.detach().abs(), torch.full((3,), 0.1))
+        torch.testing.assert_close(net.bias.detach().abs(), torch.full((1,), 0.005))
+    other = replace(slow, rates={"bias": 0.2})
+    text = raised(lambda: train(other, recipe, tmp_path / "True", device=CPU, resume=True))
+    assert "rates was {'bias': 0.1, 'weight': 2.0} and is {'bias': 0.2}" in text
+    with pytest.raises(ValueError, match="no parameter that is trained begins with words"):
+        train(replace(slow, rates={"words": 0.1}), recipe, tmp_path / "no", device=CPU)
 
 
-def test_a_share_of_the_conditions_is_left_out() -> None:
-    drop = chosen(20_000, 0.3, torch.Generator().manual_seed(0))
-    assert abs(float(drop.float().mean()) - 0.3) < 0.015
-    full = Condition(torch.ones(4, 3, 5), pooled=torch.ones(4, 2))
-    empty = Condition(torch.zeros(1, 3, 5), pooled=torch.zeros(1, 2))
-    kept = without_text(full, empty, torch.tensor([True, False, False, True]))
-    assert kept.tokens.mean((1, 2)).tolist() == [0, 1, 1, 0]
-    assert kept.pooled is not None
-    assert kept.pooled.mean(1).tolist() == [0, 1, 1, 0]
+def counted(after: int | None = None) -> Task:
+    """A task that uses every seam: rates, batches made ahead, weights put right after a step."""
+    plain, calls = task(), []
+
+    def batch(n: int, generator: torch.Generator) -> dict[str, Any]:
+        return {"x": torch.randn(n, 3, generator=generator), "n": n}
+
+    def loss(net: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        calls.append(batch["n"])
+        if after is not None and len(calls) > after:
+            raise KeyboardInterrupt
+        aim = batch["x"] @ torch.tensor([1.0, -2.0, 0.5]) + torch.rand((), generator=generator)
+        return (net(batch["x"]) - aim).square().mean()
+
+    def keep(net: nn.Module) -> None:
+        assert isinstance(net, Line)
+        net.weight[0] = 0.25
+
+    return replace(plain, loss=loss, rates={"bias": 0.1}, after_step=keep, batch=batch)
+
+
+def test_a_run_that_uses_every_seam_resumes_to_the_bit(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, accumulate=2, muon=True)
+    train(counted(), recipe, tmp_path / "whole", device=CPU)
+    with pytest.raises(KeyboardInterrupt):
+        train(counted(after=13), recipe, tmp_path / "cut", device=CPU, sheet_every=1)
+    assert torch.load(tmp_path / "cut/checkpoint.pt", weights_only=True)["step"] == 6
+    train(counted(), recipe, tmp_path / "cut", device=CPU, resume=True)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert float(weights(tmp_path / "whole")["weight"][0]) == 0.25
+
+
+def test_settings_from_before_a_recipe_could_say_more_are_resumed(tmp_path: Path) -> None:
+    train(task(), RECIPE, tmp_path, device=CPU)
+    path = tmp_path / "settings.json"
+    settings = json.loads(path.read_text())
+    assert settings.pop("beta2") == 0.999
+    path.write_text(json.dumps(settings))
+    text = raised(lambda: train(task(), replace(RECIPE, beta2=0.9), tmp_path, device=CPU,
+                                resume=True))  # fmt: skip
+    assert "beta2 was 0.999 and is 0.9" in text
+    train(task(), replace(RECIPE, steps=14), tmp_path, device=CPU, resume=True)
+
+
+def test_a_new_word_is_learned_and_the_others_stay(tmp_path: Path) -> None:
+    # Textual Inversion (arXiv:2208.01618): two rows of the token table, the text encoder around
+    # them frozen. AdamW's decay moves every row of a table, so the others are put back; the new
+    # ones keep the length of the word that they began as (Lee et al. 2024, DCO).
+    backbone: Any = load_backbone(str(tiny_folder(tmp_path / "model")), device="cpu")
+    encoder = backbone.encoders[0]
+    table = encoder.get_input_embeddings().weight.requires_grad_()
+    rows = list(range(len(table) - 2, len(table)))
+    start = table.detach().clone()
+    length = start[:2].norm(dim=-1, keepdim=True)
+    ids = torch.tensor([[0, *rows, 1, 1]])
+    latents = torch.randn(1, 4, 8, 8)
+
+    def loss(net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
+        condition = Condition(net(ids.expand(n, -1))[0])
+        return denoising_loss(backbone, latents.expand(n, -1, -1, -1), condition, generator)
+
+    def put_right(net: nn.Module) -> None:
+        kept = table[rows]
+        table.copy_(start)
+        table[rows] = kept / kept.norm(dim=-1, keepdim=True) * length
+
+    word = Task(encoder, loss, lambda net, folder: None, {"system": "word"}, after_step=put_right)
+    recipe = Recipe(steps=6, batch=2, lr=0.1, warmup=1, weight_decay=0.5, ema=0.0)
+    train(word, recipe, tmp_path / "out", device=CPU)
+    others = torch.arange(len(table) - 2)
+    assert torch.equal(table[others], start[others])
+    assert not torch.isclose(table[rows], start[rows]).any()
+    torch.testing.assert_close(table[rows].norm(dim=-1, keepdim=True), length)

@@ -10,10 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.tiny import tiny_folder
 from threed.core.errors import InputError
+from threed.diffusion.catalog import load_backbone
 from threed.learning.data import (
     Examples,
     ExamplesWarning,
+    Latents,
+    Mixed,
+    ahead,
     read_examples,
     read_picture,
     write_examples,
@@ -117,3 +122,60 @@ def test_folders_without_examples_are_refused(tmp_path: Path) -> None:
     assert "line 1, says no image, edited, instruction" in refusal(tmp_path)
     (tmp_path / "metadata.jsonl").write_text("{oh")
     assert "line 1, is no JSON: Expecting" in refusal(tmp_path)
+
+
+def test_pictures_may_be_wide(tmp_path: Path) -> None:
+    tall = np.zeros((24, 8, 3), np.uint8)
+    tall[10:14] = (10, 200, 30)
+    Image.fromarray(tall).save(tmp_path / "tall.png")
+    # the middle of the shape that is asked for, as large as there is room
+    assert np.array_equal(read_picture(tmp_path / "tall.png", (8, 4)), tall[10:14])
+    assert read_picture(tmp_path / "tall.png", (64, 32)).shape == (32, 64, 3)
+    for i in range(3):
+        picture(tmp_path / "wide" / f"{i}.png", 40 * i, (96, 64))
+    examples = read_examples(tmp_path / "wide", (64, 32))
+    pixels = examples.pictures("image", [2, 0])
+    assert pixels.shape == (2, 3, 32, 64)
+    assert (pixels[:, 0, 0, 0] * 255).tolist() == [80, 0]
+    backbone = load_backbone(str(tiny_folder(tmp_path / "model")), device="cpu")
+    latents = Latents(backbone, examples, "image")
+    assert latents([2, 0]).shape == (2, 4, 8, 16)
+    expected = backbone.encode_image(pixels)
+    torch.testing.assert_close(latents([2, 0]), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_latents_over_the_room_that_they_have_are_made_again(tmp_path: Path) -> None:
+    examples = read(folder(tmp_path / "data", 3))
+    backbone = load_backbone(str(tiny_folder(tmp_path / "model")), device="cpu")
+    kept, made = Latents(backbone, examples, "image"), Latents(backbone, examples, "image", most=0)
+    for _ in range(2):
+        assert torch.equal(kept([2, 1]), made([2, 1]))
+    assert (len(kept._kept), len(made._kept)) == (3, 0)
+
+
+def test_sources_share_a_batch_and_the_first_does_not_notice(tmp_path: Path) -> None:
+    one, other = read(folder(tmp_path / "one", 4)), read(folder(tmp_path / "other", 7))
+    mixed = Mixed([one, other], (1.0, 0.5))
+    assert len(mixed) == 11
+    for seed in range(20):
+        drawn = mixed.draw(3, torch.Generator().manual_seed(seed))
+        assert drawn[:3] == one.draw(3, torch.Generator().manual_seed(seed))
+        assert all(4 <= index < 11 for index in drawn[3:])
+        assert mixed.texts("instruction", drawn[3:]) == [f"w{index - 4}" for index in drawn[3:]]
+    both = mixed.pictures("image", [1, 4 + 6, 3])
+    assert (both[:, 0, 0, 0] * 255).tolist() == [10, 60, 30]
+    with pytest.raises(ValueError, match="pictures of one size"):
+        Mixed([one, read_examples(tmp_path / "one", (32, 16))], (1.0, 1.0))
+
+
+def test_batches_made_by_other_processes_are_the_same() -> None:
+    def make(number: int) -> dict[str, object]:
+        generator = torch.Generator().manual_seed(number)
+        return {"x": torch.randn(32, 3, generator=generator), "number": number}
+
+    cpu = torch.device("cpu")
+    here, there = (list(ahead(make, range(2, 6), cpu, workers)) for workers in (0, 1))
+    assert (
+        [batch["number"] for batch in here] == [batch["number"] for batch in there] == [2, 3, 4, 5]
+    )
+    assert all(torch.equal(one["x"], other["x"]) for one, other in zip(here, there))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.silhouette import centroids, coloured, overlap, silhouettes
 from threed.core.cameras import orbit
 from threed.toybox.judge.measure import pixels
 from threed.toybox.world.draw import Light
-from threed.toybox.world.silhouette import centroids, coloured, overlap, silhouettes
 from threed.toybox.world.toys import COLORS, draw_set, random_toy
 
 

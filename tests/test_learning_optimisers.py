@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from threed.learning.optimisers import LEAST, Muon, orthogonal
+from threed.learning.optimisers import LEAST, Muon, make_optimizer, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(40, 100), (100, 40), (64, 64)])
@@ -95,3 +95,25 @@ def test_rare_directions_are_learned_sooner_than_by_adamw() -> None:
 
 def test_a_cut_changes_nothing() -> None:
     assert learned(Muon, 60, stop=20) == learned(Muon, 60)
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_parameters_are_grouped_by_the_longest_beginning(muon: bool) -> None:
+    torch.manual_seed(5)
+    names = {"unet.a": (40, 20), "unet.attention.b": (40, 20), "text.c": (7,), "d": (20, 30)}
+    start = {name: torch.randn(shape) for name, shape in names.items()}
+    grads = {name: torch.randn(shape) for name, shape in names.items()}
+    rates = {"unet.": 0.5, "unet.attention.": 0.25, "text.": 2.0}
+
+    def stepped(named: list[str], lr: float, rates: dict[str, float]) -> dict[str, Tensor]:
+        own = {name: nn.Parameter(start[name].clone()) for name in named}
+        optimizer = make_optimizer(own, lr, rates=rates, muon=muon, beta2=0.99, weight_decay=0.1)
+        for name, p in own.items():
+            p.grad = grads[name].clone()
+        optimizer.step()
+        return {name: p.detach() for name, p in own.items()}
+
+    together = stepped(list(names), 0.01, rates)
+    for name, rate in zip(names, (0.5, 0.25, 2.0, 1.0)):
+        alone = stepped([name], 0.01 * rate, {})
+        assert torch.equal(together[name], alone[name])

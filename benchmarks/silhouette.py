@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,7 +33,8 @@ def foreground(images: Tensor) -> Tensor:
     edges = torch.cat([images[..., :BORDER], images[..., -BORDER:]], -1)
     rows = edges.median(-1).values  # [B, 3, H]
     smooth = F.avg_pool1d(rows, 9, stride=1, padding=4, count_include_pad=False)
-    return (images - smooth[..., None]).norm(dim=1) > APART
+    unlike: Tensor = (images - smooth[..., None]).norm(dim=1) > APART
+    return unlike
 
 
 def coloured(images: Tensor, colors: Sequence[Sequence[float]]) -> Tensor:
@@ -50,12 +52,13 @@ def coloured(images: Tensor, colors: Sequence[Sequence[float]]) -> Tensor:
     return torch.from_numpy(np.stack(parts))
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask."""
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find the largest connected part of a mask."""
     labels, count = ndimage.label(mask)
     if count < 2:
         return mask
-    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    largest: NDArray[np.bool_] = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    return largest
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,19 @@
+"""Choices that a random generator makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+
+def choose(
+    rng: np.random.Generator, names: Iterable[str], chances: Sequence[float] | None = None
+) -> str:
+    """Choose one of these names, all alike unless their chances are given."""
+    return str(rng.choice(list(names), p=chances))
+
+
+def choose_other(rng: np.random.Generator, names: Iterable[str], than: str) -> str:
+    """Choose one of these names that is not `than`."""
+    return choose(rng, [name for name in names if name != than])

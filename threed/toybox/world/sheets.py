@@ -1,0 +1,108 @@
+"""Toys and scenes with their truth as sheets of pictures, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from threed.diffusion.images import grid
+from threed.toybox.world.conditions import CONDITIONS, bright_where_near, grey, palette
+from threed.toybox.world.edits import EDITS, random_edit
+from threed.toybox.world.figures import Figure, random_figure_scene
+from threed.toybox.world.garments import laid_flat
+from threed.toybox.world.pairs import random_pair_scene
+from threed.toybox.world.scenes import Scene, View, draw_scene
+from threed.toybox.world.toys import Set, random_set
+
+COLUMNS = 6  # scenes of a sheet
+Sheet = tuple[Tensor, list[str]]  # [3, H, W], and what its columns or its toys are called
+
+
+def toy_sheet(seed: int, size: int, kind: str | None = None) -> Sheet:
+    """Show a toy from four sides, with its `passes`."""
+    drawn = random_set(np.random.default_rng(seed), size, kind=kind)
+    toy = drawn.toy
+    picture = grid(passes(drawn), columns=len(drawn.pictures))
+    return picture, [f"a {toy.finish} {toy.color} {toy.kind}"]
+
+
+def passes(drawn: Set) -> Tensor:
+    """[5 * V, 3, H, W] in [0, 1]: rgb of all V views, then alpha, depth, normals and parts.
+
+    Depth is bright where near, over the set's own range; a normal n has the colour (n + 1) / 2.
+    """
+    rgb, alpha, depth, normal, part = (
+        np.stack([getattr(picture, name) for picture in drawn.pictures])
+        for name in ("rgb", "alpha", "depth", "normal", "part")
+    )
+    rows = [
+        rgb,
+        grey(alpha),
+        grey(bright_where_near(depth)),
+        np.where(depth[..., None] > 0, (normal + 1) / 2, 0),
+        np.where(part[..., None] >= 0, palette(part.max() + 1)[part], 0),
+    ]
+    return torch.from_numpy(np.concatenate(rows)).float().permute(0, 3, 1, 2)
+
+
+def pair_sheet(seed: int, size: int) -> Sheet:
+    """Show pairs: colour, every condition, which toy is where."""
+    scenes, views = _draw(random_pair_scene, seed, size)
+    whose = [np.where(view.instance[..., None] >= 0, palette(2)[view.instance], 0)
+             for view in views]  # fmt: skip
+    return _sheet(views, [whose]), _captions(scenes)
+
+
+def figure_sheet(seed: int, size: int) -> Sheet:
+    """Show persons: colour, every condition, the upper garment's mask, and it laid flat."""
+    scenes, views = _draw(random_figure_scene, seed, size)
+    worn = [grey(view.mask(0, ("top", "dress"))) for view in views]
+    flat = [
+        draw_scene(laid_flat(scene.subject.upper), size).picture.rgb
+        for scene in scenes
+        if isinstance(scene.subject, Figure)
+    ]
+    return _sheet(views, [worn, flat]), _captions(scenes)
+
+
+def edit_sheet(seed: int, size: int) -> Sheet:
+    """Show an edit of every kind: before, after, where they may differ; the instructions."""
+    drawn = [random_edit(np.random.default_rng([seed, i]), kind).draw(size)
+             for i, kind in enumerate(EDITS)]  # fmt: skip
+    rows = [
+        *(one.before.picture.rgb for one in drawn),
+        *(one.after.picture.rgb for one in drawn),
+        *(grey(one.region) for one in drawn),
+    ]
+    return _grid(rows, len(drawn)), [one.edit.instruction for one in drawn]
+
+
+SHEETS: dict[str, Callable[[int, int], Sheet]] = {
+    "toy": toy_sheet, "pair": pair_sheet, "figure": figure_sheet, "edit": edit_sheet,
+}  # fmt: skip
+
+
+def _draw(
+    random_scene: Callable[[np.random.Generator], Scene], seed: int, size: int
+) -> tuple[list[Scene], list[View]]:
+    scenes = [random_scene(np.random.default_rng([seed, i])) for i in range(COLUMNS)]
+    return scenes, [draw_scene(scene, size) for scene in scenes]
+
+
+def _captions(scenes: list[Scene]) -> list[str]:
+    return [scene.caption(np.random.default_rng(i)) for i, scene in enumerate(scenes)]
+
+
+def _sheet(views: list[View], more: Sequence[Sequence[NDArray[np.generic]]]) -> Tensor:
+    rows = [view.picture.rgb for view in views]
+    rows += [CONDITIONS[kind](view) for kind in CONDITIONS for view in views]
+    return _grid([*rows, *(cell for row in more for cell in row)], len(views))
+
+
+def _grid(cells: Sequence[NDArray[np.generic]], columns: int) -> Tensor:
+    pixels = np.stack([np.asarray(cell, np.float32) for cell in cells]).clip(0, 1)
+    return grid(torch.from_numpy(pixels).permute(0, 3, 1, 2), columns=columns)
