@@ -165,7 +165,7 @@ def test_what_a_transformer_cannot_do_is_refused(flow: Backbone, folder: Path) -
     with pytest.raises(InputError, match=message):
         check_run(replace(make_run(str(folder), "sds"), system=system))
     condition = dataclasses.replace(flow.encode_text(["a mug"]), attention=(Views(1),))
-    with pytest.raises(ValueError, match="takes no further channels, attention edits"):
+    with pytest.raises(ValueError, match="takes no further channels, edits"):
         flow.predict_noise(torch.zeros(1, 4, 8, 8), torch.tensor([5]), condition)
 
 

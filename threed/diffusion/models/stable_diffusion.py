@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +65,15 @@ class StableDiffusion(LatentModel):
             )
         self.alphas_cumprod = self.alphas_cumprod.float().to(device)
 
-    @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Condition:
-        """[B, L, C] token embeddings; longer prompts are cut to L tokens."""
+    def read_text(self, prompts: list[str]) -> Condition:
+        """[B, L, C] the token embeddings of all encoders beside each other, and the last's pooled.
+
+        Only models like SDXL have a pooled vector.
+        """
         tokens, pooled = [], None
-        for number, encoder in enumerate(self.encoders):
-            ids = self.tokens(number, list(prompts), self.tokenizers[number].model_max_length)
-            out = encoder(ids, output_hidden_states=self.xl)
+        for number, tokenizer in enumerate(self.tokenizers):
+            length = tokenizer.model_max_length
+            out = self.encoded(number, prompts, length, output_hidden_states=self.xl)
             tokens.append(out.hidden_states[-2] if self.xl else out[0])
             pooled = out[0] if self.xl else None
         joined = torch.cat(tokens, -1)
