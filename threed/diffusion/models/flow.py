@@ -87,7 +87,7 @@ class FlowDiffusion(LatentModel):
         seen = x / (alpha + sigma)
         dtype = self.transformer.dtype
         assert condition.pooled is not None  # encode_text made it
-        velocity = self.transformer(
+        velocity: Tensor = self.transformer(
             seen.to(dtype),
             timestep=LEVELS * s.flatten(),
             encoder_hidden_states=condition.tokens.to(dtype),

@@ -119,8 +119,9 @@ class LatentModel:
     def encode_image(self, image: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, C, H/factor, W/factor]: the mean, so no chance in it."""
         config = self.vae.config
-        mean = self.vae.encode((image * 2 - 1).to(self.vae.dtype)).latent_dist.mean
-        return (mean.to(image.dtype) - (config.shift_factor or 0)) * config.scaling_factor
+        mean: Tensor = self.vae.encode((image * 2 - 1).to(self.vae.dtype)).latent_dist.mean
+        scale: float = config.scaling_factor
+        return (mean.to(image.dtype) - (config.shift_factor or 0)) * scale
 
     def decode_latents(self, latents: Tensor, skips: Sequence[Tensor] = ()) -> Tensor:
         """[B, C, h, w] -> [B, 3, h*factor, w*factor] in [0, 1]; differentiable.
@@ -130,7 +131,7 @@ class LatentModel:
         config = self.vae.config
         z = latents / config.scaling_factor + (config.shift_factor or 0)
         with hooked(decoder_hooks(self.vae, skips)):
-            image = self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0]
+            image: Tensor = self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0]
         return (image.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition, residuals_of
 from threed.diffusion.files import INDEX, has_part, read_json
 from threed.diffusion.models.latent import LatentModel
@@ -97,7 +98,7 @@ class StableDiffusion(LatentModel):
         extras = self.extras(x, t, condition)
         hooks = skip_hooks(self.unet, condition.skips), norm_hooks(self.unet, condition.norms)
         with adapted(self.unet, condition.adapters), hooked([*hooks[0], *hooks[1]]):
-            out = self.unet(
+            out: Tensor = self.unet(
                 given.to(dtype),
                 t,
                 encoder_hidden_states=condition.tokens.to(dtype),
@@ -130,3 +131,13 @@ class StableDiffusion(LatentModel):
             extras["down_block_additional_residuals"] = tuple(added[0])
             extras["mid_block_additional_residual"] = added[1]
         return extras
+
+
+def require_unet(backbone: Backbone, what: str) -> StableDiffusion:
+    """The backbone with its nets in sight. InputError, which names `what`, if it has no UNet."""
+    if not isinstance(backbone, StableDiffusion):
+        raise InputError(
+            f"{what} needs a backbone with a UNet, such as toybox or Stable Diffusion 1.5, 2.1 or "
+            f"XL, and {backbone.name!r} has a transformer"
+        )
+    return backbone
