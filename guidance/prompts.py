@@ -82,7 +82,8 @@ class Prompts:
         weights = shares(cameras.to(self.backbone.device), self.blend)
 
         def mixed(values: Tensor) -> Tensor:
-            return torch.tensordot(weights.to(values.dtype), values, 1)
+            mean: Tensor = torch.tensordot(weights.to(values.dtype), values, 1)
+            return mean
 
         pooled = None if views.pooled is None else mixed(views.pooled)
         return self._seen(Condition(mixed(views.tokens), pooled), cameras)

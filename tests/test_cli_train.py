@@ -15,7 +15,7 @@ from tests.tiny import tiny_folder
 from threed.apps.cli.main import app
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
-from threed.diffusion.parts.channels import opened
+from threed.diffusion.models.stable_diffusion import require_unet
 from threed.diffusion.parts.local_adapter import LocalAdapter
 from threed.diffusion.parts.uni_adapters import load_adapters, save
 from threed.learning.data import ExamplesWarning, write_examples
@@ -93,7 +93,7 @@ def test_packed_weights_are_half_as_large_and_the_same(
 ) -> None:
     kinds = ("edges", "depth")
     model = load_backbone(str(backbone), device="cpu")
-    net = LocalAdapter(opened(model, "this"), len(kinds))
+    net = LocalAdapter(require_unet(model, "this"), len(kinds))
     save(net, tmp_path / "out/local", {"kinds": kinds})
     (tmp_path / "out/local/checkpoint.pt").write_bytes(b"large")
     (tmp_path / "out/local/settings.json").write_text("{}")

@@ -30,6 +30,7 @@ from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.images import make_images
 from threed.diffusion.models.flow import FlowDiffusion, levels
+from threed.diffusion.models.stable_diffusion import require_unet
 from threed.diffusion.noise import alpha_sigma
 from threed.diffusion.parts.attention import Views
 from threed.diffusion.sampler import make_scheduler, sample
@@ -164,8 +165,10 @@ def test_what_a_transformer_cannot_do_is_refused(flow: Backbone, folder: Path) -
     message = "system 'rpg' needs a backbone with a UNet, and .* has a transformer: use --backbone"
     with pytest.raises(InputError, match=message):
         check_run(replace(make_run(str(folder), "sds"), system=system))
+    with pytest.raises(InputError, match=r"^rpg needs a backbone with a UNet, .* a transformer$"):
+        require_unet(flow, "rpg")
     condition = dataclasses.replace(flow.encode_text(["a mug"]), attention=(Views(1),))
-    with pytest.raises(ValueError, match="takes no further channels, attention edits"):
+    with pytest.raises(ValueError, match="takes no further channels, edits"):
         flow.predict_noise(torch.zeros(1, 4, 8, 8), torch.tensor([5]), condition)
 
 

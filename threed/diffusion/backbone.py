@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from threed.diffusion.condition import Condition
+from threed.diffusion.models.text import Words
 
 
 class Backbone(Protocol):
@@ -23,8 +24,12 @@ class Backbone(Protocol):
     views: int  # how many pictures it predicts together: 1, or 4
     scheduler_config: Mapping[str, Any]  # diffusers' own, as stored with the model
 
-    def encode_text(self, prompts: Sequence[str]) -> Condition:
-        """One item a prompt; "" is the unconditional one."""
+    def encode_text(self, prompts: Sequence[str], words: Words = ...) -> Condition:
+        """One item a prompt; "" is the unconditional one. words: as of with_words."""
+        ...
+
+    def with_words(self, words: Words) -> Backbone:
+        """The same model that knows further words of one's own, by their rows."""
         ...
 
     def token_count(self, prompt: str) -> tuple[int, int]:
@@ -43,8 +48,8 @@ class Backbone(Protocol):
         """[B, 3, H, W] -> latents [B, C, H/factor, W/factor], scaled; differentiable."""
         ...
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """The inverse, clamped to [0, 1]."""
+    def decode_latents(self, latents: Tensor, skips: Sequence[Tensor] = ...) -> Tensor:
+        """The inverse, clamped to [0, 1]; skips are added to features of the decoder."""
         ...
 
     def predict_noise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

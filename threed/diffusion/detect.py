@@ -77,7 +77,8 @@ def canny(
     weak = ridge & (size >= low)
     groups, _ = ndimage.label(weak, np.ones((3, 3)))
     strong = np.unique(groups[weak & (size >= high)])
-    return weak & np.isin(groups, strong)
+    found: NDArray[np.bool_] = weak & np.isin(groups, strong)
+    return found
 
 
 def depth(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

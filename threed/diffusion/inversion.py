@@ -79,7 +79,8 @@ def levels(backbone: Backbone, steps: int) -> Tensor:
     """[steps] the timesteps of DDIM sampling with so many steps, falling."""
     scheduler = make_scheduler("ddim", backbone.scheduler_config)
     scheduler.set_timesteps(steps)
-    return scheduler.timesteps.to(backbone.device)
+    timesteps: Tensor = scheduler.timesteps
+    return timesteps.to(backbone.device)
 
 
 @torch.no_grad()

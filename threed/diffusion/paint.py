@@ -35,16 +35,17 @@ class Ready:
             return self.score
 
         def noise(x: Tensor, t: Tensor) -> Tensor:
-            together = self.score(
+            together: Tensor = self.score(
                 x.repeat_interleave(self.rows, 0), t.repeat_interleave(self.rows, 0)
             )
-            return together.unflatten(0, (-1, self.rows))[:, self.results[-1]]
+            last: Tensor = together.unflatten(0, (-1, self.rows))[:, self.results[-1]]
+            return last
 
         return noise
 
     def pick(self, pictures: Tensor) -> Tensor:
         """The results [n * len(results), ...] among what `paint` gives, [n * rows, ...]."""
-        groups = pictures.unflatten(0, (-1, self.rows))
+        groups: Tensor = pictures.unflatten(0, (-1, self.rows))
         return groups[:, list(self.results)].flatten(0, 1)
 
 

@@ -60,7 +60,7 @@ def sample(
     options = {"generator": generator} if "generator" in takes else {}
     timesteps = scheduler.timesteps
     if clean is None:
-        x = noise * scheduler.init_noise_sigma
+        x: Tensor = noise * scheduler.init_noise_sigma
     else:
         left_out = len(timesteps) - max(1, round(strength * steps))
         if hasattr(scheduler, "set_begin_index"):  # one that counts its steps

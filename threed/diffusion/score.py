@@ -158,7 +158,7 @@ def with_gradient(
         added = alpha_sigma(alphas_cumprod, t)[1] * gradient
         if math.isinf(limit):
             return estimate + added
-        sizes = [v.flatten(1).norm(dim=1) for v in (estimate, added)]
+        sizes: list[Tensor] = [v.flatten(1).norm(dim=1) for v in (estimate, added)]
         share = (limit * sizes[0] / sizes[1].clamp_min(1e-12)).clamp(max=1)
         return estimate + share[:, None, None, None] * added
 

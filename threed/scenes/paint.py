@@ -68,7 +68,7 @@ class Paint(nn.Module):
             chosen = torch.randint(len(colors), (SAMPLES,), generator=generator)
             seen = self(spots.points[chosen].to(device))[:, :3]
             optimizer.zero_grad()
-            F.mse_loss(seen, colors[chosen].to(device)).backward()  # type: ignore[no-untyped-call]
+            F.mse_loss(seen, colors[chosen].to(device)).backward()
             optimizer.step()
 
 

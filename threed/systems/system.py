@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from threed.core.errors import InputError
-from threed.settings.base import Settings, describe, read_words
+from threed.settings.base import Settings, read_words
 from threed.systems.inputs import PICTURED, Input, Values, View, turn
 
 if TYPE_CHECKING:

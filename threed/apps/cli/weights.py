@@ -78,7 +78,7 @@ def pack(job: Pack) -> None:
 def make_pairs(job: EditPairs) -> None:
     """Write a training folder of pairs."""
     from threed.diffusion.catalog import load_backbone
-    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.clip import clip_of
     from threed.systems.editing.edit_pairs import Filter, Search, Triple, read_triples, write_pairs
 
@@ -88,7 +88,7 @@ def make_pairs(job: EditPairs) -> None:
         told = [Triple(*words) for words in edit_triples(job.count, job.seed)]
     else:
         told = read_triples(Path(job.triples).expanduser())
-    model = opened(load_backbone(job.backbone, device=job.device), "edit-pairs")
+    model = require_unet(load_backbone(job.backbone, device=job.device), "edit-pairs")
     search = Search(
         Filter(job.image, job.direction, job.text), job.tries, job.most, job.steps, job.seed
     )

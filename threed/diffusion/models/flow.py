@@ -7,7 +7,6 @@ the same ray, x = (alpha + sigma) x_s at s = sigma / (alpha + sigma), and n = x_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,12 @@ class FlowDiffusion(LatentModel):
         self.scheduler_config = sampling(table)
         self.image_size = self.transformer.config.sample_size * self.factor
 
-    @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Condition:
+    def read_text(self, prompts: list[str]) -> Condition:
         """[B, L, C] the two CLIPs beside each other, filled up, and T5 behind them; pooled."""
         clips, pooled = [], []
-        for number, encoder in enumerate(self.encoders[:2]):
-            ids = self.tokens(number, list(prompts), self.tokenizers[0].model_max_length)
-            out = encoder(ids, output_hidden_states=True)
+        for number in (0, 1):
+            length = self.tokenizers[0].model_max_length
+            out = self.encoded(number, prompts, length, output_hidden_states=True)
             clips.append(out.hidden_states[-2])
             pooled.append(out[0])
         width = self.transformer.config.joint_attention_dim
@@ -72,7 +70,7 @@ class FlowDiffusion(LatentModel):
         both = torch.nn.functional.pad(both, (0, width - both.shape[-1]))
         last = both.new_zeros(len(both), LENGTH, width)
         if len(self.encoders) > 2:
-            last = self.encoders[2](self.tokens(2, list(prompts), LENGTH))[0]
+            last = self.encoded(2, prompts, LENGTH)[0]
         return Condition(torch.cat([both, last], 1), torch.cat(pooled, -1))
 
     def predict_noise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -80,15 +78,16 @@ class FlowDiffusion(LatentModel):
 
         ValueError for what only a UNet can be told.
         """
-        if condition.channels is not None or condition.attention or condition.residuals:
+        told = (condition.attention, condition.residuals, condition.skips, condition.norms)
+        if condition.channels is not None or any(told) or condition.adapters:
             raise ValueError(f"backbone {self.name!r} is a transformer: it takes no further "
-                             "channels, attention edits or residuals")  # fmt: skip
+                             "channels, edits, residuals or adapters")  # fmt: skip
         alpha, sigma = alpha_sigma(self.alphas_cumprod, t)
         s = sigma / (alpha + sigma)
         seen = x / (alpha + sigma)
         dtype = self.transformer.dtype
         assert condition.pooled is not None  # encode_text made it
-        velocity = self.transformer(
+        velocity: Tensor = self.transformer(
             seen.to(dtype),
             timestep=LEVELS * s.flatten(),
             encoder_hidden_states=condition.tokens.to(dtype),

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from threed.core.errors import InputError
+from threed.diffusion.condition import Condition
 from threed.diffusion.files import INDEX, read_json, weights
+from threed.diffusion.models.text import Words, check_words, encode, filled_up, ids_of
+from threed.diffusion.parts.decoding import decoder_hooks
+from threed.diffusion.parts.hooks import hooked
+
+Model = TypeVar("Model", bound="LatentModel")
+NONE: Words = MappingProxyType({})
 
 
 class LatentModel:
@@ -45,28 +54,53 @@ class LatentModel:
         self.latent_channels = self.vae.config.latent_channels
         self.encoders: list[Any] = []
         self.tokenizers: list[Any] = []
+        self.words: Words = {}
 
     def net(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
         """One of its nets, frozen, from its subfolder."""
         return load_net(kind, self.folder / part, device=self.device, dtype=dtype or self.dtype)
 
-    def tokens(self, number: int, prompts: list[str], length: int) -> Tensor:
-        """[B, length] what a tokenizer makes of prompts: cut, or filled."""
-        ids: Tensor = self.tokenizers[number](
-            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).input_ids
-        return ids.to(self.device)
+    def with_words(self: Model, words: Words) -> Model:
+        """The same model that knows further words of one's own.
+
+        They may stand in all prompts, and are found in them as other words are. InputError if
+        rows do not fit the text encoders.
+        """
+        check_words(words, self.encoders)
+        other = copy.copy(self)
+        other.words = {**self.words, **words}
+        return other
+
+    def encode_text(self, prompts: Sequence[str], words: Words = NONE) -> Condition:
+        """Tokens [B, L, C], an item a prompt; longer prompts are cut to L tokens.
+
+        words: further ones for these prompts, as of with_words. Gradients reach their rows.
+        """
+        model = self.with_words(words) if words else self
+        return model.read_text(list(prompts))
+
+    def read_text(self, prompts: list[str]) -> Condition:
+        """What the text encoders make of prompts together."""
+        raise NotImplementedError
+
+    def encoded(self, number: int, prompts: list[str], length: int, **options: Any) -> Any:
+        """What one text encoder makes of prompts, cut or filled up to a length."""
+        tokenizer = self.tokenizers[number]
+        ids = [filled_up(ids_of(tokenizer, prompt, self.words), tokenizer, length)
+               for prompt in prompts]  # fmt: skip
+        rows = [word[number] for word in self.words.values()]
+        return encode(self.encoders[number], torch.tensor(ids, device=self.device), rows, **options)
 
     def token_count(self, prompt: str) -> tuple[int, int]:
         """How many tokens a prompt has, and how many the model reads."""
         tokenizer = self.tokenizers[0]
-        return len(tokenizer(prompt, verbose=False).input_ids), int(tokenizer.model_max_length)
+        return len(ids_of(tokenizer, prompt, self.words)), int(tokenizer.model_max_length)
 
     def token_ids(self, prompt: str) -> tuple[int, ...]:
         """The tokens of a prompt that are read, start and end included, without padding."""
         tokenizer = self.tokenizers[0]
-        read = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length)
-        return tuple(read.input_ids)
+        ids = ids_of(tokenizer, prompt, self.words)
+        return tuple(filled_up(ids, tokenizer, min(len(ids), tokenizer.model_max_length)))
 
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
         """The prompt's words that the model never saw, if it says which ones it did.
@@ -77,21 +111,27 @@ class LatentModel:
         if not path.is_file():
             return ()
         seen = set(path.read_text(encoding="utf-8").split())
+        for own in self.words:
+            prompt = prompt.replace(own, " ")
         words = re.findall(r"[^\W_]+", prompt.lower())
         return tuple(dict.fromkeys(word for word in words if word not in seen))
 
     def encode_image(self, image: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, C, H/factor, W/factor]: the mean, so no chance in it."""
         config = self.vae.config
-        mean = self.vae.encode((image * 2 - 1).to(self.vae.dtype)).latent_dist.mean
-        return (mean.to(image.dtype) - (config.shift_factor or 0)) * config.scaling_factor
+        mean: Tensor = self.vae.encode((image * 2 - 1).to(self.vae.dtype)).latent_dist.mean
+        scale: float = config.scaling_factor
+        return (mean.to(image.dtype) - (config.shift_factor or 0)) * scale
 
-    @torch.no_grad()
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, 3, h*factor, w*factor] in [0, 1]."""
+    def decode_latents(self, latents: Tensor, skips: Sequence[Tensor] = ()) -> Tensor:
+        """[B, C, h, w] -> [B, 3, h*factor, w*factor] in [0, 1]; differentiable.
+
+        skips are added to features of the decoder; see decoder_hooks.
+        """
         config = self.vae.config
         z = latents / config.scaling_factor + (config.shift_factor or 0)
-        image = self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0]
+        with hooked(decoder_hooks(self.vae, skips)):
+            image: Tensor = self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0]
         return (image.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
 

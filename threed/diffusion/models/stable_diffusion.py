@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from threed.core.errors import InputError
+from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition, residuals_of
 from threed.diffusion.files import INDEX, has_part, read_json
 from threed.diffusion.models.latent import LatentModel
@@ -66,13 +66,15 @@ class StableDiffusion(LatentModel):
             )
         self.alphas_cumprod = self.alphas_cumprod.float().to(device)
 
-    @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Condition:
-        """[B, L, C] token embeddings; longer prompts are cut to L tokens."""
+    def read_text(self, prompts: list[str]) -> Condition:
+        """[B, L, C] the token embeddings of all encoders beside each other, and the last's pooled.
+
+        Only models like SDXL have a pooled vector.
+        """
         tokens, pooled = [], None
-        for number, encoder in enumerate(self.encoders):
-            ids = self.tokens(number, list(prompts), self.tokenizers[number].model_max_length)
-            out = encoder(ids, output_hidden_states=self.xl)
+        for number, tokenizer in enumerate(self.tokenizers):
+            length = tokenizer.model_max_length
+            out = self.encoded(number, prompts, length, output_hidden_states=self.xl)
             tokens.append(out.hidden_states[-2] if self.xl else out[0])
             pooled = out[0] if self.xl else None
         joined = torch.cat(tokens, -1)
@@ -96,7 +98,7 @@ class StableDiffusion(LatentModel):
         extras = self.extras(x, t, condition)
         hooks = skip_hooks(self.unet, condition.skips), norm_hooks(self.unet, condition.norms)
         with adapted(self.unet, condition.adapters), hooked([*hooks[0], *hooks[1]]):
-            out = self.unet(
+            out: Tensor = self.unet(
                 given.to(dtype),
                 t,
                 encoder_hidden_states=condition.tokens.to(dtype),
@@ -129,3 +131,13 @@ class StableDiffusion(LatentModel):
             extras["down_block_additional_residuals"] = tuple(added[0])
             extras["mid_block_additional_residual"] = added[1]
         return extras
+
+
+def require_unet(backbone: Backbone, what: str) -> StableDiffusion:
+    """The backbone with its nets in sight. InputError, which names `what`, if it has no UNet."""
+    if not isinstance(backbone, StableDiffusion):
+        raise InputError(
+            f"{what} needs a backbone with a UNet, such as toybox or Stable Diffusion 1.5, 2.1 or "
+            f"XL, and {backbone.name!r} has a transformer"
+        )
+    return backbone

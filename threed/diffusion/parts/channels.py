@@ -8,18 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from threed.core.errors import InputError
-from threed.diffusion.backbone import Backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.attention import install
-
-
-def opened(backbone: Backbone, what: str) -> StableDiffusion:
-    """The backbone with its nets in sight. InputError if it is not one of Stable Diffusion's."""
-    if not isinstance(backbone, StableDiffusion):
-        raise InputError(f"{what} needs a backbone with Stable Diffusion's nets, and "
-                         f"{backbone.name!r} has others")  # fmt: skip
-    return backbone
 
 
 def widened(unet: Any, extra: int) -> Any:
@@ -47,4 +37,5 @@ def with_unet(backbone: StableDiffusion, unet: Any) -> StableDiffusion:
 def unscaled(backbone: StableDiffusion, latents: Tensor) -> Tensor:
     """Latents as the VAE itself gives them: without Stable Diffusion's scale."""
     config = backbone.vae.config
-    return latents / config.scaling_factor + (config.shift_factor or 0)
+    scale: float = config.scaling_factor
+    return latents / scale + (config.shift_factor or 0)

@@ -55,7 +55,8 @@ class Clip:
         if sized.shape[-2:] != (self.size, self.size):
             sized = F.interpolate(sized, (self.size, self.size), mode="bicubic", antialias=True)
         seen = self.model.vision_model(pixel_values=(sized - self.mean) / self.std)
-        return self.model.visual_projection(seen[1])
+        vectors: Tensor = self.model.visual_projection(seen[1])
+        return vectors
 
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> Tensor:
@@ -65,7 +66,8 @@ class Clip:
             max_length=self.model.config.text_config.max_position_embeddings,
         ).input_ids  # fmt: skip
         read = self.model.text_model(input_ids=ids.to(self.device))
-        return self.model.text_projection(read[1])
+        vectors: Tensor = self.model.text_projection(read[1])
+        return vectors
 
 
 def clip_of(backbone: LatentModel) -> Clip:

@@ -18,7 +18,8 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] -> [B, outputs]."""
-        return self.net(x)
+        out: Tensor = self.net(x)
+        return out
 
 
 class _Gate(nn.Module):
@@ -27,6 +28,7 @@ class _Gate(nn.Module):
         self.proj = nn.Linear(inputs, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
+        value: Tensor
         value, gate = self.proj(x).chunk(2, -1)
         return value * F.gelu(gate)
 
@@ -47,8 +49,9 @@ class GlobalAdapter(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, inputs] -> [B, tokens, width]."""
-        tokens = self.ff2(self.norm2(self.ff1(self.norm1(features))))
-        return tokens.unflatten(-1, (-1, self.width))
+        flat: Tensor = self.ff2(self.norm2(self.ff1(self.norm1(features))))
+        tokens: Tensor = flat.unflatten(-1, (-1, self.width))
+        return tokens
 
 
 def appended(text: Tensor, tokens: Tensor, strength: float) -> Tensor:

@@ -42,7 +42,9 @@ class Denormalise(nn.Module):
         if self.features is None:
             raise ValueError("the features of this call have not been set")
         plain = F.group_norm(x, self.groups, eps=self.eps)
-        return plain * (1 + self.conv_gamma(self.features)) + self.conv_beta(self.features)
+        gamma: Tensor = self.conv_gamma(self.features)
+        beta: Tensor = self.conv_beta(self.features)
+        return plain * (1 + gamma) + beta
 
 
 class Extractor(nn.Module):

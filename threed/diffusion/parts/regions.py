@@ -48,7 +48,7 @@ class Regions:
                 attend(q, key, value, bias=own, change=change).unflatten(1, size)
                 for key, value, own in zip(k.chunk(prompts, 1), v.chunk(prompts, 1), biases)
             )
-            out = whole.clone()
+            out: Tensor = whole.clone()
             for region, part in zip(self.regions, parts):
                 rows, columns = region.pixels(*size)
                 here = (slice(None), rows, columns)

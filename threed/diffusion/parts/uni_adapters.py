@@ -17,8 +17,7 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.files import read_json
 from threed.diffusion.models.convert import read_state
-from threed.diffusion.models.stable_diffusion import StableDiffusion
-from threed.diffusion.parts.channels import opened
+from threed.diffusion.models.stable_diffusion import StableDiffusion, require_unet
 from threed.diffusion.parts.image_tokens import GlobalAdapter, appended
 from threed.diffusion.parts.local_adapter import LocalAdapter, local_name
 from threed.diffusion.weights import below, filled, frozen
@@ -58,7 +57,7 @@ def side_by_side(kinds: Sequence[str], maps: Mapping[str, Tensor]) -> Tensor:
 
 def load_adapters(backbone: Backbone, path: Path) -> Adapters:
     """Load the adapters of a training's folder (either or both), or of the official uni.ckpt."""
-    base = opened(backbone, "uni_controlnet")
+    base = require_unet(backbone, "uni_controlnet")
     if path.is_dir():
         there = [part for part in PARTS if (path / part / "config.json").is_file()]
         if not there:

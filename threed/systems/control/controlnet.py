@@ -85,11 +85,11 @@ def build(
 
     The knobs are of all controls together, beside their own strength and window.
     """
-    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.control import Around, Control, within
     from threed.diffusion.score import cfg, score
 
-    base = opened(backbone, NAME)
+    base = require_unet(backbone, NAME)
     words = [prompt] if isinstance(prompt, str) else list(prompt)
     text, other = base.encode_text(words), base.encode_text([guide.negative] * len(words))
     nets: list[tuple[Residuals, float, float]] = []
@@ -117,12 +117,12 @@ def load_net(backbone: Backbone, path: Path) -> Any:
     from diffusers import ControlNetModel
 
     from threed.diffusion.models.convert import controlnet_state, read_state
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.attention import install
-    from threed.diffusion.parts.channels import opened
     from threed.diffusion.parts.control import check_fits, new_controlnet
     from threed.diffusion.weights import filled, frozen, load_folder
 
-    base = opened(backbone, NAME)
+    base = require_unet(backbone, NAME)
     if path.is_dir():
         net = load_folder(ControlNetModel, path)
         check_fits(base, net, str(path))
@@ -140,10 +140,10 @@ def load(backbone: Backbone, request: Request) -> dict[str, Any]:
     Weights are a net's file or folder, or a folder with one of those for each kind.
     """
     from threed.diffusion.detect import MAP as READY
-    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.weights import find_trained
 
-    base = opened(backbone, NAME)
+    base = require_unet(backbone, NAME)
     place = find_trained(request.one("weights"), base.folder, NAME, ("*.json", "*.safetensors"))
     nets: dict[str, Any] = {}
     controls = request.all("control")
@@ -203,14 +203,14 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     import torch
 
     from threed.diffusion.images import grid
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.paint import Ready, paint
-    from threed.diffusion.parts.channels import opened
     from threed.diffusion.parts.control import Around, Control, new_controlnet
     from threed.learning.data import Latents
     from threed.learning.loop import Task
     from threed.learning.losses import chosen, denoising_loss, without_text
 
-    base, examples, kind = opened(backbone, NAME), lesson.examples, lesson.options.kind
+    base, examples, kind = require_unet(backbone, NAME), lesson.examples, lesson.options.kind
     latents, empty = Latents(base, examples, "image"), base.encode_text([""])
     copy = new_controlnet(base)
     copy.register_to_config(**{KIND: kind})

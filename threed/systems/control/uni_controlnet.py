@@ -83,12 +83,12 @@ def build(
     """
     import torch
 
-    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.control import Control, within
     from threed.diffusion.parts.uni_adapters import side_by_side, with_content
     from threed.diffusion.score import cfg, score
 
-    base = opened(backbone, NAME)
+    base = require_unet(backbone, NAME)
     words = [prompt] if isinstance(prompt, str) else list(prompt)
     text, other = base.encode_text(words), base.encode_text([guide.negative] * len(words))
     if adapters.world is not None and content is not None:
@@ -116,11 +116,11 @@ def check(request: Request) -> None:
 
 def load(backbone: Backbone, request: Request) -> Adapters:
     """Load the adapters of a request's weights. InputError if the one that it needs is missing."""
-    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.uni_adapters import load_adapters
     from threed.diffusion.weights import find_trained
 
-    base = opened(backbone, NAME)
+    base = require_unet(backbone, NAME)
     place = find_trained(request.one("weights"), base.folder, NAME)
     adapters = load_adapters(base, place)
     for part, net, name in (
@@ -137,11 +137,11 @@ def prepare(backbone: Backbone, request: Request, weights: Adapters) -> Ready:
     from threed.diffusion.detect import MAP as READY
     from threed.diffusion.detect import read_map
     from threed.diffusion.images import load_image
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.paint import Ready
-    from threed.diffusion.parts.channels import opened
     from threed.diffusion.parts.clip import clip_of
 
-    base = opened(backbone, NAME)
+    base = require_unet(backbone, NAME)
     maps = {kind.removesuffix(READY): read_map(kind, picture, request.size)
             for kind, picture in request.all("control")}  # fmt: skip
     content = None
@@ -157,14 +157,14 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     Half of the texts are left out, and maps as dropped_maps says (section 3.5); without the option
     `dropout` nothing is, which shows what it is for. The global adapter is told zeros in a tenth.
     """
-    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.clip import clip_of
     from threed.diffusion.parts.uni_adapters import new_part, save
     from threed.learning.data import Latents
     from threed.learning.loop import Task
     from threed.learning.losses import denoising_loss
 
-    base, options = opened(backbone, NAME), lesson.options
+    base, options = require_unet(backbone, NAME), lesson.options
     latents = Latents(base, lesson.examples, "image")
     clip = clip_of(base) if options.part == "global" else None
     told = _condition(base, lesson, clip)

@@ -56,11 +56,12 @@ def build(
     """
     import torch
 
-    from threed.diffusion.parts.channels import opened, unscaled, widened, with_unet
+    from threed.diffusion.models.stable_diffusion import require_unet
+    from threed.diffusion.parts.channels import unscaled, widened, with_unet
     from threed.diffusion.score import dual_cfg, score
     from threed.diffusion.weights import frozen
 
-    base = opened(backbone, NAME)
+    base = require_unet(backbone, NAME)
     if unet is None:
         unet = widened(base.unet, base.latent_channels)
         unet = frozen(unet, base.device, base.unet.dtype)
@@ -88,10 +89,10 @@ def load_unet(backbone: Backbone, path: Path) -> Any:
     from diffusers import UNet2DConditionModel
 
     from threed.diffusion.models.convert import PREFIX, diffusers_name, read_state
-    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.weights import below, filled, frozen, load_folder
 
-    base = opened(backbone, NAME)
+    base = require_unet(backbone, NAME)
     if path.is_dir():
         inner = path / "unet"
         unet = load_folder(UNet2DConditionModel, inner if inner.is_dir() else path)
@@ -106,10 +107,10 @@ def load_unet(backbone: Backbone, path: Path) -> Any:
 
 def find_unet(backbone: Backbone, weights: Path | None) -> Any:
     """Load the UNet of these weights, or of those that came with the backbone."""
-    from threed.diffusion.parts.channels import opened
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.weights import find_trained
 
-    base = opened(backbone, NAME)
+    base = require_unet(backbone, NAME)
     patterns = ("unet/*.json", "unet/*.safetensors")
     return load_unet(base, find_trained(weights, base.folder, NAME, patterns))
 
@@ -145,13 +146,14 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     import torch
 
     from threed.diffusion.images import grid
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.paint import Ready, paint
-    from threed.diffusion.parts.channels import opened, unscaled, widened, with_unet
+    from threed.diffusion.parts.channels import unscaled, widened, with_unet
     from threed.learning.data import Latents
     from threed.learning.loop import Task
     from threed.learning.losses import denoising_loss, without_text
 
-    base, examples = opened(backbone, NAME), lesson.examples
+    base, examples = require_unet(backbone, NAME), lesson.examples
     unet = widened(base.unet, base.latent_channels)
     wide = with_unet(base, unet)
     before, after = Latents(base, examples, "image"), Latents(base, examples, "edited")
