@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.common import head, row
 from threed.diffusion.images import save_image
-from threed.settings.base import describe
+from threed.settings.schema import describe
 from threed.systems.system import System
 from threed.systems.table import SYSTEMS
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from threed.core.errors import InputError
 from threed.settings.base import Settings, read_words
+from threed.settings.schema import describe
 from threed.systems.inputs import PICTURED, Input, Values, View, turn
 
 if TYPE_CHECKING:

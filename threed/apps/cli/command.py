@@ -10,7 +10,8 @@ from typing import Any, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from threed.settings.base import Settings, describe
+from threed.settings.base import Settings
+from threed.settings.schema import describe
 from threed.systems.inputs import Input
 
 Act = Callable[..., None]
