@@ -20,12 +20,12 @@ from benchmarks.silhouette import centroids, coloured, overlap, silhouettes
 from threed.core.cameras import orbit
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import make_images
 from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.plans import read_regions
 from threed.systems.control import rpg, self_guidance
 from threed.systems.editing import prompt_to_prompt
-from threed.systems.system import Guide
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.measure import pixels, turntable
 from threed.toybox.judge.net import load_judge
@@ -80,7 +80,7 @@ def prompt_to_prompt_recolours(backbone: Backbone, count: int, sheet: Path | Non
             guide=Guide(SCALE),
         )
         pair = paint(backbone, Ready(score, rows=2), steps=STEPS, seed=seed)
-        fresh = make_images(backbone, prompt, steps=STEPS, guidance_scale=SCALE, seed=seed)
+        fresh = make_images(backbone, prompt, steps=STEPS, seed=seed, guide=Guide(SCALE))
         rows.append(torch.cat([pair, fresh]).cpu())
         verdict = judge.read(rows[-1][1:])
         hits.append(verdict.names("color")[0] == new)

@@ -24,12 +24,12 @@ from benchmarks.silhouette import overlap, silhouettes
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.detect import edges
+from threed.diffusion.guide import Guide
 from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.clip import Clip, clip_of
 from threed.systems.control import controlnet, uni_controlnet
 from threed.systems.editing import instruct_pix2pix
 from threed.systems.editing.edit_pairs import Triple, likeness
-from threed.systems.system import Guide
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import Judge, load_judge
 from threed.toybox.judge.truth import truths

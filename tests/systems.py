@@ -14,6 +14,7 @@ from torch import Tensor
 
 from threed.core.pictures import Size
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.inversion import Nulls, levels
 from threed.diffusion.paint import Ready
 from threed.diffusion.parts.channels import widened
@@ -24,7 +25,7 @@ from threed.diffusion.parts.uni_adapters import Adapters
 from threed.diffusion.score import Score, cfg, dual_cfg, score
 from threed.systems.control import controlnet, rpg, self_guidance, uni_controlnet
 from threed.systems.editing import instruct_pix2pix, prompt_to_prompt
-from threed.systems.system import Guide, Request, System
+from threed.systems.system import Request, System
 
 Leaf = tuple[Tensor, Score]
 

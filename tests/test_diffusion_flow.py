@@ -28,6 +28,7 @@ from threed.core.schedule import constant
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import make_images
 from threed.diffusion.models.flow import FlowDiffusion, levels
 from threed.diffusion.models.stable_diffusion import require_unet
@@ -65,7 +66,7 @@ def times(backbone: Backbone, t: Tensor) -> Tensor:
 def test_our_sample_is_diffusers_sample(tmp_path: Path, t5: bool) -> None:
     folder = tiny_flow(tmp_path / "sd3", t5=t5)
     backbone = load_backbone(str(folder), device="cpu")
-    ours = make_images(backbone, PROMPT, steps=5, guidance_scale=4.0, negative=NEGATIVE, seed=3)
+    ours = make_images(backbone, PROMPT, steps=5, seed=3, guide=Guide(4.0, NEGATIVE))
     # the same noise and levels: ours are of unit variance, the flow's are shorter by alpha + sigma
     scheduler = make_scheduler("ddim", backbone.scheduler_config)
     scheduler.set_timesteps(5)

@@ -11,14 +11,15 @@ from PIL import Image
 
 from tests.tiny import tiny_folder
 from threed.core.errors import InputError
+from threed.core.pictures import read_size
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import (
     PictureWarning,
     grid,
     load_image,
     make_images,
-    read_size,
     save_image,
 )
 
@@ -39,10 +40,9 @@ def test_a_seed_decides_everything(backbone: Backbone) -> None:
 
 
 def test_without_guidance_the_negative_prompt_is_not_read(backbone: Backbone) -> None:
-    options = {"steps": 2, "guidance_scale": 1.0}
-    plain = make_images(backbone, "a hat", **options)
-    assert torch.equal(plain, make_images(backbone, "a hat", negative="blue", **options))
-    guided = make_images(backbone, "a hat", negative="blue", steps=2, guidance_scale=1.000001)
+    plain = make_images(backbone, "a hat", steps=2, guide=Guide(1.0))
+    assert torch.equal(plain, make_images(backbone, "a hat", steps=2, guide=Guide(1.0, "blue")))
+    guided = make_images(backbone, "a hat", steps=2, guide=Guide(1.000001, "blue"))
     torch.testing.assert_close(plain, guided, atol=1e-4, rtol=0)
 
 

@@ -14,6 +14,7 @@ from tests.tiny import tiny_folder
 from threed.core.cameras import Cameras, orbit
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import make_images
 from threed.diffusion.models.multiview import MultiViewDiffusion, camera_vector
 from threed.diffusion.models.stable_diffusion import StableDiffusion
@@ -76,7 +77,7 @@ def test_our_sample_is_diffusers_sample(
 
 def test_make_images_is_diffusers_with_the_same_noise(folders: dict[str, Path]) -> None:
     backbone = load_backbone(str(folders["sd15"]), device="cpu")
-    ours = make_images(backbone, PROMPT, steps=5, guidance_scale=5.0, negative=NEGATIVE, seed=3)
+    ours = make_images(backbone, PROMPT, steps=5, seed=3, guide=Guide(5.0, NEGATIVE))
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     expected = theirs(folders["sd15"], "ddim", noise, NEGATIVE, "sd15")
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)

@@ -17,7 +17,6 @@ from PIL import Image
 
 from threed.core.errors import InputError
 from threed.core.files import default_folder
-from threed.runs import folder as runs
 from threed.runs.folder import Checkpoint, RunFolder, RunWarning
 from threed.settings.run import Run
 
@@ -243,7 +242,7 @@ def test_folders_are_named_after_prompts(
     prompt: str, slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs.time, "strftime", lambda _: "now")
+    monkeypatch.setattr("threed.core.files.time.strftime", lambda _: "now")
     assert default_folder(prompt) == Path("outputs") / f"{slug}-now"
     default_folder(prompt).mkdir(parents=True)
     assert default_folder(prompt) == Path("outputs") / f"{slug}-now-2"

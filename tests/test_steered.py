@@ -20,6 +20,7 @@ from threed.core.cameras import Cameras, orbit
 from threed.core.errors import InputError
 from threed.core.schedule import constant
 from threed.diffusion.catalog import facts, load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.control import new_controlnet
 from threed.diffusion.parts.plans import split_plan
@@ -44,7 +45,6 @@ from threed.settings.scenes import FieldSettings
 from threed.settings.stage import Stage
 from threed.systems.control import rpg
 from threed.systems.inputs import PICTURED, View
-from threed.systems.system import Guide
 from threed.systems.table import SYSTEMS
 
 SMALL = FieldSettings(

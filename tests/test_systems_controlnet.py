@@ -28,6 +28,7 @@ from tests.tiny import tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.detect import MapWarning
+from threed.diffusion.guide import Guide
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.control import Around, Control, new_controlnet
@@ -38,7 +39,7 @@ from threed.learning.loop import train
 from threed.learning.recipe import Recipe
 from threed.systems.control import controlnet
 from threed.systems.control.controlnet import SYSTEM, Given, Window
-from threed.systems.system import Guide, Lesson
+from threed.systems.system import Lesson
 
 CPU = torch.device("cpu")
 PROMPT = "a red mug"

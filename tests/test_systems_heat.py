@@ -11,6 +11,7 @@ from benchmarks.silhouette import silhouettes
 from tests.tiny import tiny_folder
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import make_images
 from threed.diffusion.parts.attention import Layer
 from threed.diffusion.parts.heat import Heat, drawn, heat_maps, largest_maps
@@ -34,7 +35,7 @@ def test_maps_are_those_of_the_largest_layers_that_fit() -> None:
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_watching_does_not_change_the_picture(backbone: Backbone, scale: float) -> None:
     picture, maps = heat_maps(backbone, "a red hat", steps=3, scale=scale, seed=4)
-    expected = make_images(backbone, "a red hat", steps=3, guidance_scale=scale, seed=4)[0]
+    expected = make_images(backbone, "a red hat", steps=3, seed=4, guide=Guide(scale))[0]
     torch.testing.assert_close(picture, expected, atol=1e-4, rtol=0)
     assert list(maps) == ["a", "red", "hat"]
     assert max(float(value.max()) for value in maps.values()) == pytest.approx(1)

@@ -18,6 +18,7 @@ from tests.test_diffusion_mvdream import SHAPE, base_folder
 from tests.tiny import tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import PictureWarning
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.paint import Ready, paint
@@ -28,7 +29,7 @@ from threed.learning.loop import train
 from threed.learning.recipe import Recipe
 from threed.systems.editing import instruct_pix2pix as ip2p
 from threed.systems.editing.instruct_pix2pix import SYSTEM
-from threed.systems.system import Guide, Lesson
+from threed.systems.system import Lesson
 
 CPU = torch.device("cpu")
 WORDS = "make it blue"

@@ -27,6 +27,7 @@ from threed.apps.cli import main as cli
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.paint import Ready
 from threed.diffusion.score import Score, cfg, score
 from threed.learning.data import write_examples
@@ -37,7 +38,7 @@ from threed.runs.steer import Steered
 from threed.settings.base import Settings
 from threed.settings.run import SystemSettings
 from threed.systems.inputs import PROMPT, WEIGHTS, WORD_FACTOR, Input
-from threed.systems.system import Guide, Lesson, Request, System, Training
+from threed.systems.system import Lesson, Request, System, Training
 from threed.systems.table import SYSTEMS
 
 ROOT = Path(__file__).resolve().parent.parent

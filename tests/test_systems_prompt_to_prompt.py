@@ -15,6 +15,7 @@ from tests.tiny import Kind, tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import save_image
 from threed.diffusion.inversion import Nulls, levels
 from threed.diffusion.paint import Ready, paint
@@ -22,7 +23,6 @@ from threed.diffusion.parts.prompt_edits import Exchange as Plan
 from threed.diffusion.parts.prompt_edits import keep_outside
 from threed.diffusion.parts.words import Alignment
 from threed.systems.editing.prompt_to_prompt import SYSTEM, Knobs, Words, build
-from threed.systems.system import Guide
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import load_judge
 

@@ -13,6 +13,7 @@ from tests import tiny
 from tests.systems import asked, prepared
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.noise import alpha_sigma
 from threed.diffusion.paint import paint
@@ -20,7 +21,6 @@ from threed.diffusion.parts.plans import Plan, split_plan
 from threed.diffusion.parts.regions import resized
 from threed.diffusion.score import cfg, score
 from threed.systems.control.rpg import SYSTEM, Knobs, build, plan_of
-from threed.systems.system import Guide
 
 T = torch.tensor([600])
 TWO = split_plan("a cup and a hat", "1,1", ["a cup", "a hat"])

@@ -19,6 +19,7 @@ from tests.test_diffusion_mvdream import SHAPE, base_folder
 from tests.tiny import LENGTH, WIDTH, tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.paint import paint
 from threed.diffusion.parts.clip import Clip
@@ -32,7 +33,7 @@ from threed.learning.loop import train
 from threed.learning.recipe import Recipe
 from threed.systems.control import uni_controlnet as uni
 from threed.systems.control.uni_controlnet import SYSTEM
-from threed.systems.system import Guide, Lesson
+from threed.systems.system import Lesson
 
 CPU = torch.device("cpu")
 PROMPT = "a red mug"

@@ -16,6 +16,7 @@ from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.pictures import FORMATS, Size, sides
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import guided
 
@@ -30,16 +31,14 @@ def make_images(
     *,
     n: int = 1,
     steps: int = 30,
-    guidance_scale: float = 7.5,
-    negative: str = "",
+    guide: Guide = Guide(7.5),
     seed: int = 0,
     size: Size | None = None,
-    sampler: str = "ddim",
     cameras: Cameras | None = None,
 ) -> Tensor:
     """[n, 3, H, W] in [0, 1]. size is in pixels, by default the backbone's own.
 
-    guidance_scale 1 turns guidance off. cameras: n of them, for a multi-view backbone. Noise is
+    cameras: n of them, for a multi-view backbone. Noise is
     drawn on the CPU, so that a seed means the same on every device. InputError for steps or
     a size that cannot be.
     """
@@ -48,13 +47,13 @@ def make_images(
     shape = (n, backbone.latent_channels, *latent_shape(backbone, size))
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(shape, generator=generator).to(backbone.device)
-    texts = backbone.encode_text([prompt, negative])
+    texts = backbone.encode_text([prompt, guide.negative])
     text, other = (
         replace(texts.select(torch.full((n,), i, device=backbone.device)), cameras=cameras)
         for i in (0, 1)
     )
-    towards = guided(backbone, text, other, guidance_scale)
-    scheduler = make_scheduler(sampler, backbone.scheduler_config)
+    towards = guided(backbone, text, other, guide.scale)
+    scheduler = make_scheduler("ddim", backbone.scheduler_config)
     latents = sample(towards, scheduler, noise, steps=steps, generator=generator)
     return backbone.decode_latents(latents)
 

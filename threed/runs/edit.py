@@ -15,12 +15,12 @@ from threed.core import cameras
 from threed.core.cameras import Cameras
 from threed.core.mesh import Mesh
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.runs.given import GivenMesh
 from threed.settings.run import Run
 from threed.settings.stage import Stage
 from threed.systems.editing import instruct_pix2pix
-from threed.systems.system import Guide
 
 
 def around(stage: Stage) -> Cameras:

@@ -17,6 +17,7 @@ from threed.core.pictures import read_size
 from threed.core.words import check_prompt
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import facts, load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images, save_image
 from threed.diffusion.paint import paint
 from threed.runs.folder import RunWarning
@@ -111,9 +112,16 @@ def _by_backbone(job: Image, model: Backbone, text: str) -> Tensor:
             raise InputError(f"--size: backbone {model.name!r} makes square views")
         n = model.views
         cameras = orbit(n, size or model.image_size).to(model.device)
-    return make_images(model, text, n=n, steps=job.steps, guidance_scale=job.guidance,
-                       negative=job.negative, seed=job.seed, size=size,
-                       cameras=cameras)  # fmt: skip
+    return make_images(
+        model,
+        text,
+        n=n,
+        steps=job.steps,
+        seed=job.seed,
+        size=size,
+        cameras=cameras,
+        guide=Guide(job.guidance, job.negative),
+    )
 
 
 def _by_system(job: Image, model: Backbone, system: System, request: Request) -> Tensor:

@@ -18,10 +18,11 @@ from threed.core.budget import LODS, Budget
 from threed.core.errors import InputError
 from threed.core.pictures import FORMATS, read_size
 from threed.core.words import check_prompt, did_you_mean
+from threed.diffusion.guide import Guide
 from threed.settings.base import Settings, read, replace
 from threed.settings.presets import load_run, preset_for
 from threed.settings.run import DEFAULT_BACKBONE, Run, SystemSettings
-from threed.systems.system import Guide, Request, System
+from threed.systems.system import Request, System
 from threed.systems.table import SYSTEMS, find_system
 
 SINGLE = "toybox"  # the backbone of systems, which guide single views, if none is said

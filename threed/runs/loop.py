@@ -23,6 +23,7 @@ from threed.core.cameras import orbit, view_name
 from threed.core.errors import InputError
 from threed.core.files import write
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images
 from threed.runs import choose as choice
 from threed.runs.asset import Asset, build_asset
@@ -212,11 +213,18 @@ def sample_views(backbone: Backbone, prompt: str, run: Run) -> Tensor:
     """
     cameras = orbit(4, backbone.image_size).to(backbone.device)
     if backbone.views > 1:
-        return make_images(backbone, prompt, n=4, seed=run.seed, negative=run.negative,
-                           cameras=cameras)  # fmt: skip
+        return make_images(
+            backbone, prompt, n=4, seed=run.seed, cameras=cameras, guide=Guide(7.5, run.negative)
+        )
     names = [view_name(azimuth, 15.0) for azimuth in cameras.azimuth_deg.tolist()]
-    return torch.cat([make_images(backbone, f"{prompt}, {name} view", seed=run.seed,
-                                  negative=run.negative) for name in names])  # fmt: skip
+    return torch.cat(
+        [
+            make_images(
+                backbone, f"{prompt}, {name} view", seed=run.seed, guide=Guide(7.5, run.negative)
+            )
+            for name in names
+        ]
+    )
 
 
 def _build_assets(work: Work, scene: Scene) -> Asset:

@@ -20,12 +20,12 @@ from guidance.prompts import Prompts
 from threed.core.cameras import Cameras, orbit, view_name
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.score import Score, plain, rescaled, score
 from threed.runs.check import read_steering
 from threed.settings import base as settings
 from threed.settings.run import Run, SystemSettings
 from threed.systems.inputs import PICTURED, View
-from threed.systems.system import Guide
 from threed.systems.table import find_system
 
 LARGEST = 64 * 2**20  # bytes of a picture that a run keeps

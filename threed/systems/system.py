@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from threed.core.errors import InputError
+from threed.diffusion.guide import Guide
 from threed.settings.base import Settings, read_words
 from threed.settings.schema import describe
 from threed.systems.inputs import PICTURED, Input, Values, View, turn
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
     from threed.learning.data import Examples
     from threed.learning.loop import Task
     from threed.learning.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Guide:
-    """How strongly the prompt pulls, and away from what."""
-
-    scale: float = 5.0  # of classifier-free guidance; 1 is none
-    negative: str = ""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def sample(
     from threed.core.cameras import orbit
     from threed.core.words import check_prompt
     from threed.diffusion.catalog import load_backbone
+    from threed.diffusion.guide import Guide
     from threed.diffusion.images import grid, make_images, save_image
     from threed.toybox.family.nets import WEIGHTS
 
@@ -86,8 +87,17 @@ def sample(
             for warning in prompt_warnings(backbone, text):
                 complain(warning, "warning")
         cameras = orbit(4, backbone.image_size).to(backbone.device) if backbone.views > 1 else None
-        images.append(make_images(backbone, text, n=count, steps=steps, guidance_scale=guidance,
-                                  seed=seed, cameras=cameras))  # fmt: skip
+        images.append(
+            make_images(
+                backbone,
+                text,
+                n=count,
+                steps=steps,
+                seed=seed,
+                cameras=cameras,
+                guide=Guide(guidance),
+            )
+        )
     picture = grid(torch.cat(images), columns=4)
     save_image(F.interpolate(picture[None], scale_factor=2.0)[0], out)
     say(str(out))

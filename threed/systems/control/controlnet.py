@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from threed.core.errors import InputError
+from threed.diffusion.guide import Guide
 from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
 from threed.systems.inputs import MAP, WEIGHTS, Input
-from threed.systems.system import Guide, Lesson, Request, System, Training
+from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
     import torch

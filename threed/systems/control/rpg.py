@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from threed.core.errors import InputError
+from threed.diffusion.guide import Guide
 from threed.diffusion.parts.plans import Plan, read_regions
 from threed.settings.base import Settings
 from threed.systems.control.planners import find_planner
 from threed.systems.inputs import REGION, TEXT, Input
-from threed.systems.system import Guide, Request, System
+from threed.systems.system import Request, System
 
 if TYPE_CHECKING:
     from threed.diffusion.backbone import Backbone

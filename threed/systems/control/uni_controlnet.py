@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from threed.core.errors import InputError
+from threed.diffusion.guide import Guide
 from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
 from threed.systems.control.controlnet import Window
 from threed.systems.inputs import MAP, PICTURE, WEIGHTS, Input
-from threed.systems.system import Guide, Lesson, Request, System, Training
+from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
     import torch

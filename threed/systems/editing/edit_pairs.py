@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import save_image
 from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.prompt_edits import ROWS
 from threed.learning.data import Row, write_examples
 from threed.systems.editing.prompt_to_prompt import Knobs, build
-from threed.systems.system import Guide
 
 EVERY = 2**16  # tokens: layers of any size take the source's self-attention
 TRIPLE = ("input", "edit", "output")  # of a file of triples: caption, instruction, new caption

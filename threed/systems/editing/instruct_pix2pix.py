@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from threed.diffusion.guide import Guide
 from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
 from threed.systems.inputs import PICTURE, WEIGHTS, Input
-from threed.systems.system import Guide, Lesson, Request, System, Training
+from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
     import torch

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from threed.core.errors import InputError
+from threed.diffusion.guide import Guide
 from threed.settings.base import Settings
 from threed.systems.inputs import PICTURE, PROMPT, WORD, WORD_FACTOR, WORD_SPAN, Input
-from threed.systems.system import Guide, Request, System
+from threed.systems.system import Request, System
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from threed.core.cameras import orbit
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images
 from threed.learning.data import Batch, Latents
 from threed.learning.loop import Task
@@ -94,10 +95,10 @@ def samples(weights: Path, device: torch.device) -> Tensor:
     )
     views = orbit(AROUND, nets.SIZE, start_deg=20.0)
     rows = [
-        make_images(backbone, prompt, n=AROUND, steps=20, guidance_scale=5,
-                    cameras=views if prompt in PROMPTS else None)
-        for prompt in (*PROMPTS, *SINGLES)
-    ]  # fmt: skip
+        make_images(backbone, prompt, n=AROUND, steps=20, cameras=cameras, guide=Guide(5))
+        for prompts, cameras in ((PROMPTS, views), (SINGLES, None))
+        for prompt in prompts
+    ]
     return grid(torch.cat(rows), columns=AROUND)
 
 

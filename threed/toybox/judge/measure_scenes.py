@@ -14,6 +14,7 @@ from torch import Tensor
 from threed.core.cameras import Cameras
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import make_images
 from threed.toybox.family.train import SEEDS
 from threed.toybox.judge.net import IDENTITY, Judge, Verdict
@@ -156,6 +157,6 @@ def sampled(
     """Judge a sample of a prompt, or one from each of the cameras."""
     count = 1 if cameras is None else len(cameras)
     images = make_images(
-        backbone, prompt, n=count, steps=STEPS, guidance_scale=GUIDANCE, seed=seed, cameras=cameras
+        backbone, prompt, n=count, steps=STEPS, seed=seed, cameras=cameras, guide=Guide(GUIDANCE)
     )
     return judge.read(images.cpu())
