@@ -17,7 +17,12 @@ from threed.scenes.placement import Placement
 from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
 from threed.settings.base import replace
-from threed.settings.scenes import PaintSettings, SurfaceSettings, TexturedSettings
+from threed.settings.scenes import (
+    SURFACE_LOSSES,
+    PaintSettings,
+    SurfaceSettings,
+    TexturedSettings,
+)
 
 PAINT = PaintSettings(levels=4, log2_table=12, max_resolution=32, hidden=16, copy_steps=80)
 SMALL = SurfaceSettings(grid=16)
@@ -92,7 +97,7 @@ def test_a_lamp_teaches_the_shape_where_there_is_no_outline() -> None:
 def test_losses_are_there_while_it_learns_only() -> None:
     scene, cameras = ball(), orbit(1, 16)
     seen = scene.render(cameras)
-    assert tuple(seen.losses) == Surface.LOSSES
+    assert tuple(seen.losses) == SURFACE_LOSSES
     total = torch.stack(list(seen.losses.values())).sum()
     total.backward()
     for parameter in (scene.distance, scene.move):
