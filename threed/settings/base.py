@@ -148,9 +148,10 @@ def read_words(kind: type[S], words: Sequence[str], where: str = "") -> S:
         name, equals, text = (part.strip() for part in word.partition("="))
         if not equals or name not in kind.model_fields:
             known = ", ".join(f"{each.name}={each.default}" for each in describe(kind))
-            wrong = f"no such setting{suggest(name, kind.model_fields)}" if equals else "no value"
+            near = suggest(name, kind.model_fields)
+            wrong = f"{name}: no such setting{near}" if equals else f"{name}: no value"
             listed = f"write NAME=VALUE, of {known}" if known else "there are none"
-            raise InputError(_after(where, f"{word}: {wrong} ({listed})"))
+            raise InputError(_after(where, f"{wrong} ({listed})"))
         data[name] = _read_word(text, root["properties"][name], name)
     return read(kind, data, where)
 
