@@ -41,7 +41,7 @@ class Pull:
         return t.repeat_interleave(views)
 
     def clipped(self, gradient: Tensor, step: int) -> Tensor:
-        """The gradient with its entries in the bounds of a step."""
+        """Bring the entries of a gradient [B, C, h, w] into the bounds of a step."""
         if self.grad_clip is None:
             return gradient
         bound = self.grad_clip(step)
@@ -71,7 +71,7 @@ def draw_t(n: int, low: float, high: float, generator: Generator) -> Tensor:
 
 
 def draw_noise(z: Tensor, generator: Generator) -> Tensor:
-    """Standard normal noise like z, drawn where the generator lives."""
+    """Draw standard normal noise like z [B, C, h, w], where the generator lives."""
     noise = torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype)
     return noise.to(z.device)
 

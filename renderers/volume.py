@@ -95,12 +95,12 @@ def ball(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sparsity(opacity: Tensor) -> Tensor:
-    """Mean of sqrt(opacity² + 0.01): pulls what is not needed to nothing (DreamFusion)."""
+    """Mean of sqrt(opacity² + 0.01), opacity [B, H, W, 1]: pulls to nothing (DreamFusion)."""
     return (opacity.square() + 0.01).sqrt().mean()
 
 
 def opaque(opacity: Tensor) -> Tensor:
-    """Mean binary entropy of the opacity, in nats: pulls fog to nothing or to a surface."""
+    """Mean binary entropy of opacity [B, H, W, 1], in nats: fog becomes nothing, or a surface."""
     p = opacity.clamp(1e-3, 1 - 1e-3)
     return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
-from typer.testing import CliRunner
 
-from threed.apps.cli.toybox import app
+from threed.apps.cli.toybox import TOYBOX
 from threed.core.cameras import at
 from threed.core.errors import InputError
 from threed.toybox.world.conditions import CONDITIONS, condition_map, palette
@@ -278,7 +278,7 @@ def test_sheets_show_scenes_with_their_truth(kind: str, rows: int, columns: int)
 
 def test_the_command_draws_scenes_and_names_what_it_has_not(tmp_path: Path) -> None:
     runner, out = CliRunner(), tmp_path / "sheet.png"
-    result = runner.invoke(app, ["world", "--scene", "edit", "--size", "16", "--out", str(out)])
+    result = runner.invoke(TOYBOX, ["world", "--scene", "edit", "--size", "16", "--out", str(out)])
     assert result.exit_code == 0
     assert len(result.output.splitlines()) == 8
     with Image.open(out) as sheet:
@@ -287,6 +287,6 @@ def test_the_command_draws_scenes_and_names_what_it_has_not(tmp_path: Path) -> N
         (["--scene", "cat"], "it has toy, pair, figure, edit"),
         (["mug", "--scene", "pair"], "a kind .'mug'. is for one toy"),
     ):
-        result = runner.invoke(app, ["world", *words])
+        result = runner.invoke(TOYBOX, ["world", *words])
         assert isinstance(result.exception, InputError)
         assert re.search(message, str(result.exception))

@@ -138,7 +138,10 @@ def march(
     step: float,
     jitter: Tensor,
 ) -> Samples:
-    """Samples at near + (k + jitter) * step < far that lie in an occupied cell."""
+    """Find the samples of R rays [R, 3], near and far [R], that lie in an occupied cell.
+
+    They are at near + (k + jitter) * step < far; occupancy [N, N, N], jitter [R].
+    """
     box = origins.new_tensor([[-1, -1, -1, 1, 1, 1]])
     # its samples are the middles of intervals that begin at the near plane
     _, samples, _ = _library("nerfacc").traverse_grids(

@@ -259,7 +259,10 @@ def march(
     step: float,
     jitter: Tensor,
 ) -> Samples:
-    """Samples at near + (k + jitter) * step < far that lie in an occupied cell."""
+    """Find the samples of R rays [R, 3], near and far [R], that lie in an occupied cell.
+
+    They are at near + (k + jitter) * step < far; occupancy [N, N, N], jitter [R].
+    """
     bounds = torch.stack([near, far, jitter], 1)
     arrays = [_plain(v.detach()).numpy() for v in (origins, directions, bounds)]
     rays: tuple[Array, ...] = (*arrays, occupancy.contiguous().numpy(), np.float32(step))

@@ -51,7 +51,10 @@ def march(
     step: float,
     jitter: Tensor,
 ) -> Samples:
-    """Samples at near + (k + jitter) * step < far that lie in an occupied cell."""
+    """Find the samples of R rays [R, 3], near and far [R], that lie in an occupied cell.
+
+    They are at near + (k + jitter) * step < far; occupancy [N, N, N], jitter [R].
+    """
     longest = float((far - near).max()) if len(near) else 0.0
     k = torch.arange(max(int(longest / step) + 1, 1), device=near.device)
     rays = (origins, directions, near, far, jitter)

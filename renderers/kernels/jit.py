@@ -55,5 +55,5 @@ def inlined_exact(function: Function) -> Function:
 
 
 def array(tensor: Tensor) -> Any:
-    """The numbers of a tensor on the CPU as a numpy array, contiguous; shared where they can be."""
+    """The numbers of a tensor [...] on the CPU as a contiguous array, shared where they can be."""
     return tensor.detach().contiguous().numpy()

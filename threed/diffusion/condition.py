@@ -128,7 +128,10 @@ def stack(conditions: Sequence[Condition]) -> Condition:
 def residuals_of(
     nets: Sequence[Residuals], x: Tensor, t: Tensor, condition: Condition
 ) -> tuple[Sequence[Tensor], Tensor] | None:
-    """The sum of all nets' outputs, as Residuals gives them; None without nets."""
+    """Add up all nets' outputs for x [B, C, h, w] and t [B], as Residuals gives them.
+
+    None without nets.
+    """
     if not nets:
         return None
     told = replace(condition, attention=(), residuals=(), skips=(), norms=(), adapters={})

@@ -108,7 +108,7 @@ def null_text(
     inner_steps: int = INNER_STEPS,
     say: Say = lambda level, levels, loss: None,
 ) -> Nulls:
-    """Unconditional tokens for which guided DDIM steps follow `way`, as from invert.
+    """Find unconditional tokens for which guided DDIM steps follow `way`, [1, C, h, w] a level.
 
     text and other are conditions of one item; the search begins from other's tokens, and at each
     further level from those of the level before.

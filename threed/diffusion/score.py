@@ -77,9 +77,9 @@ def guided(backbone: Backbone, text: Condition, other: Condition, scale: float) 
 def rescaled(guide: Combine, blend: float, alphas_cumprod: Tensor, views: int = 1) -> Combine:
     """Guidance whose clean picture keeps the contrast of the text's: blend 0 changes nothing.
 
-    The text is the first condition. The estimate of x0 is scaled to the standard deviation that
-    the text alone gives, taken over a whole item, or over `views` neighbours of one t together
-    (MVDream, arXiv:2308.16512).
+    The text is the first condition; alphas_cumprod [1000]. The estimate of x0 is scaled to the
+    standard deviation that the text alone gives, taken over a whole item, or over `views`
+    neighbours of one t together (MVDream, arXiv:2308.16512).
     """
 
     def combine(noises: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ def weighted(
     weights: Mapping[str, Schedule],
     step: int,
 ) -> Tensor:
-    """The sum of the guide's losses, at weight 1 if not said, and of the picture's that are named.
+    """Add up the guide's losses [], at weight 1 if not said, and the picture's that are named.
 
     InputError for the weight of a loss that nobody returns.
     """

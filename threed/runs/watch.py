@@ -41,7 +41,7 @@ class Reading:
 
     @staticmethod
     def of(total: Tensor, losses: Mapping[str, Tensor], picture: RenderOutput) -> Reading:
-        """Every loss, unweighted, their weighted sum, and the mean opacity."""
+        """Every loss [], unweighted, their weighted sum [], and the mean opacity."""
         with torch.no_grad():
             opacity = picture.opacity.mean()
             values = {"loss": total, **losses, "opacity": opacity}
@@ -125,7 +125,7 @@ class Keeper:
     def after(
         self, step: int, total: Tensor, losses: Mapping[str, Tensor], picture: RenderOutput
     ) -> int:
-        """Take note of a step; return how many are done, fewer after a rollback."""
+        """Take note of a step's losses []; return how many are done, fewer after a rollback."""
         run, stage = self.folder.run, self.stage
         now = time.perf_counter()
         reading = Reading.of(total, {**losses, **picture.losses}, picture)

@@ -55,7 +55,10 @@ class Field(nn.Module):
     def density_and_color(
         self, points: Tensor, active_levels: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Both at once, for the price of one; of the levels in use, or of the first few."""
+        """Density [N] and colour [N, 3] at points [N, 3], for the price of one of them.
+
+        Of the levels in use, or of the first few.
+        """
         s = self.settings
         features = kernels.hash_encode(
             (points + 1) * 0.5,
@@ -151,6 +154,6 @@ class Sky(nn.Module):
         self.mlp = hashgrid.mlp(9, 16, 3)
 
     def forward(self, directions: Tensor) -> Tensor:
-        """Colours, sRGB in (0, 1)."""
+        """Colours [..., 3], sRGB in (0, 1), of unit directions [..., 3]."""
         angle = directions * torch.pi
         return torch.sigmoid(self.mlp(torch.cat([directions, angle.sin(), angle.cos()], -1)))

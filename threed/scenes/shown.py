@@ -29,6 +29,8 @@ def show(
 ) -> RenderOutput:
     """Call `renderers.raster.render` on pieces of at most `budget` pixels, or of one view.
 
+    vertices [V, 3], faces [F, 3], background [3] or [B, 3].
+
     More pieces than one compute a gradient's intermediate values twice instead of keeping them.
     The pieces do not change the picture.
     """

@@ -82,7 +82,7 @@ def consistency(vertices: Tensor, faces: Tensor, twin: Tensor) -> Tensor:
 
 
 def laplacian(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Mean squared distance of a vertex from the middle of its neighbours, world units²."""
+    """Mean squared distance of vertices [V, 3] from the middle of their neighbours, in units²."""
     total, count = torch.zeros_like(vertices), vertices.new_zeros(len(vertices), 1)
     for one, other in itertools.permutations(range(3), 2):
         row, ones = faces[:, one], vertices.new_ones(len(faces), 1)

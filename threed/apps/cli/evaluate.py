@@ -11,14 +11,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from statistics import median
+from typing import Any
 
-import numpy as np
-import typer
+from pydantic import Field
 
+from threed.apps.cli.command import Command
 from threed.apps.cli.show import Display, complain, say
 from threed.core import files
 from threed.core.errors import InputError
+from threed.runs.job import FIRST
+from threed.settings.base import Settings
 
 VIEWS = 8  # of the turntable that is judged
 VERDICT = "verdict.json"
@@ -43,6 +46,8 @@ class Row:
 
 def prompts(seed: int = 0) -> list[tuple[str, str, str, str]]:
     """(prompt, kind, color, finish), every kind once."""
+    import numpy as np
+
     from threed.toybox.world.toys import COLORS, FINISHES, KINDS
 
     rng = np.random.default_rng(seed)
@@ -150,12 +155,12 @@ def summary(rows: Sequence[Row]) -> str:
         f"{len(rows)} prompts: kind {_share([r.kind for r in rows])}, "
         f"colour {_share([r.color for r in rows])}, "
         f"geometry alone {_share([r.geometry for r in rows])}, "
-        f"one front {_share(fronted)}; medians: {np.median([r.seconds for r in rows]):.0f} s, "
-        f"PSNR {np.median([r.psnr_db for r in rows]):.1f} dB, "
-        f"IoU {np.median([r.iou for r in rows]):.3f}; of real toys' "
-        f"saturation {np.median([r.saturation for r in rows]):.2f}, "
-        f"contrast {np.median([r.contrast for r in rows]):.2f}, "
-        f"sharpness {np.median([r.sharpness for r in rows]):.2f}"
+        f"one front {_share(fronted)}; medians: {median([r.seconds for r in rows]):.0f} s, "
+        f"PSNR {median([r.psnr_db for r in rows]):.1f} dB, "
+        f"IoU {median([r.iou for r in rows]):.3f}; of real toys' "
+        f"saturation {median([r.saturation for r in rows]):.2f}, "
+        f"contrast {median([r.contrast for r in rows]):.2f}, "
+        f"sharpness {median([r.sharpness for r in rows]):.2f}"
     )
 
 
@@ -204,50 +209,52 @@ def part_of(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def evaluate(
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="As in generate.")
-    ] = None,
-    preset: Annotated[
-        str, typer.Option(help="A name of `threed list presets`, or a YAML file.")
-    ] = "toybox-mvdream",
-    out: Annotated[
-        Path, typer.Option(help="A folder for all the runs; go on with the same.")
-    ] = Path("outputs/evaluate"),
-    seed: Annotated[int, typer.Option(min=0, help="Decides colours and finishes.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
-    fronted: Annotated[bool, typer.Option(help="Only kinds that have a front.")] = False,
-    part: Annotated[
-        str, typer.Option(metavar="K/N", help="Every N-th prompt from the K-th: share the work.")
-    ] = "1/1",
-    against: Annotated[
-        Path | None, typer.Option(help="Another evaluation, to compare with side by side.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
-) -> None:
+class Evaluate(Settings):
     """Generate one prompt of every kind and judge the meshes; can be cut and continued.
 
     Writes a table (table.md) and a picture of all the assets (sheet.png).
     """
+
+    settings: tuple[str, ...] = Field(
+        (), description="NAME=VALUE, as in generate", json_schema_extra=FIRST
+    )
+    preset: str = Field(
+        "toybox-mvdream", description="a name of `threed list presets`, or a YAML file"
+    )
+    out: Path = Field(
+        Path("outputs/evaluate"), description="a folder for all the runs; go on with the same"
+    )
+    seed: int = Field(0, ge=0, description="decides colours and finishes")
+    limit: int | None = Field(None, ge=1, description="only the first so many")
+    fronted: bool = Field(False, description="only kinds that have a front")
+    part: str = Field("1/1", description="K/N: every N-th prompt from the K-th, to share the work")
+    against: Path | None = Field(
+        None, description="another evaluation, to compare with side by side"
+    )
+    as_json: bool = Field(False, description="answer as JSON")
+
+
+def evaluate(job: Evaluate) -> None:
+    """Generate and judge."""
     from threed.toybox.family.nets import WEIGHTS, need
     from threed.toybox.world.kinds import FRONTED
 
     need(WEIGHTS, "judge", "judging assets")
-    k, n = part_of(part)
-    chosen = [asked for asked in prompts(seed) if asked[1] in FRONTED or not fronted][:limit]
+    k, n = part_of(job.part)
+    every = [asked for asked in prompts(job.seed) if asked[1] in FRONTED or not job.fronted]
     rows = []
-    for asked in chosen[k - 1 :: n]:
-        row = evaluate_one(folder_of(out, asked[0]), asked, preset, settings or ())
+    for asked in every[: job.limit][k - 1 :: n]:
+        row = evaluate_one(folder_of(job.out, asked[0]), asked, job.preset, job.settings)
         rows.append(row)
         complain(f"{len(rows)}: {summary([row])}", row.prompt)
     text = table(rows)
-    if against is not None:
-        text += "\n\n" + side_by_side(rows, against)
+    if job.against is not None:
+        text += "\n\n" + side_by_side(rows, job.against)
     if n == 1:
-        (out / "table.md").write_text(text + "\n")
-        contact_sheet([folder_of(out, row.prompt) / "asset.glb" for row in rows], out / "sheet.png")
-    say(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)
+        (job.out / "table.md").write_text(text + "\n")
+        assets = [folder_of(job.out, row.prompt) / "asset.glb" for row in rows]
+        contact_sheet(assets, job.out / "sheet.png")
+    say(json.dumps([asdict(row) for row in rows], indent=2) if job.as_json else text)
+
+
+EVALUATE = Command("evaluate", Evaluate, evaluate)

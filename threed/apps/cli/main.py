@@ -30,8 +30,8 @@ COMMANDS = {  # in the order in which they are listed: where each is
     "edit-pairs": "threed.apps.cli.weights:EDIT_PAIRS",
     "list": "threed.apps.cli.lists:LIST",
     "doctor": "threed.apps.cli.lists:DOCTOR",
-    "toybox": "threed.apps.cli.main:TOYBOX",
-    "evaluate": "threed.apps.cli.main:EVALUATE",
+    "toybox": "threed.apps.cli.toybox:TOYBOX",
+    "evaluate": "threed.apps.cli.evaluate:EVALUATE",
 }
 
 
@@ -51,21 +51,6 @@ class Commands(click.Group):
         return command
 
 
-def _pass_on(name: str, about: str) -> click.Command:
-    """A command whose line another application reads."""
-
-    def run(words: tuple[str, ...]) -> None:
-        import_module(f"threed.apps.cli.{name}").app(args=list(words), prog_name=f"threed {name}")
-
-    words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
-    settings = {"ignore_unknown_options": True, "help_option_names": []}
-    return click.Command(name, params=[words], callback=run, help=about, context_settings=settings)
-
-
-TOYBOX = _pass_on("toybox", "The small world and its diffusion family: draw, sample, train.")
-EVALUATE = _pass_on(
-    "evaluate", "Generate many prompts of toybox and judge the assets; can be cut and continued."
-)
 app = Commands(
     "threed",
     help='Text to 3D assets: threed generate "a red mug".',

@@ -34,7 +34,7 @@ class MultiViewDiffusion(StableDiffusion):
     views = 4
 
     def extras(self, x: Tensor, t: Tensor, condition: Condition) -> dict[str, Any]:
-        """The UNet's further arguments: cameras, and attention across the views."""
+        """Add cameras and attention across views to the arguments of x [B, C, h, w] and t [B]."""
         cameras = condition.cameras
         if cameras is None:
             labels = x.new_zeros(len(x), 16)

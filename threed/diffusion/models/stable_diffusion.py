@@ -111,7 +111,7 @@ class StableDiffusion(LatentModel):
         return alpha * out + sigma * x
 
     def extras(self, x: Tensor, t: Tensor, condition: Condition) -> dict[str, Any]:
-        """The UNet's further arguments for this call."""
+        """The UNet's further arguments for a call with x [B, C, h, w] and t [B]."""
         extras: dict[str, Any] = {}
         if condition.attention:
             extras["cross_attention_kwargs"] = {

@@ -74,7 +74,7 @@ class Site:
     """[B, S, C'] -> keys and values [B, S, C] by the layer's own weights; C' is C without cross."""
 
     def of(self, hidden: Tensor) -> Site:
-        """The same place for some of the batch's rows, with their hidden state."""
+        """The same place for some of the batch's rows, with their hidden state [B, L, C]."""
         return replace(self, hidden=hidden)
 
 
@@ -119,7 +119,7 @@ def _slow_fused(q: Tensor) -> bool:
 
 
 def more_keys(bias: Tensor | None, count: int) -> Tensor | None:
-    """A bias for `count` further keys at the end, which it leaves alone."""
+    """Widen a bias [B, heads, L, S] for `count` further keys at the end, which it leaves alone."""
     return None if bias is None else F.pad(bias, (0, count))
 
 

@@ -70,7 +70,7 @@ class Apart(Generic[P]):
     each: tuple[tuple[P, ...], ...]
 
     def select(self, index: Tensor) -> Any:
-        """Refuse: what shares a call is not taken apart again."""
+        """Refuse an index [N]: what shares a call is not taken apart again."""
         raise ValueError("conditions that share a call cannot be selected from")
 
     def join(self, others: Sequence[Any]) -> None:

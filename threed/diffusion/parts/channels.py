@@ -35,7 +35,7 @@ def with_unet(backbone: StableDiffusion, unet: Any) -> StableDiffusion:
 
 
 def unscaled(backbone: StableDiffusion, latents: Tensor) -> Tensor:
-    """Latents as the VAE itself gives them: without Stable Diffusion's scale."""
+    """Latents [B, C, h, w] as the VAE itself gives them: without Stable Diffusion's scale."""
     config = backbone.vae.config
     scale: float = config.scaling_factor
     return latents / scale + (config.shift_factor or 0)

@@ -92,7 +92,7 @@ class Goals:
         layout: Sequence[tuple[str, Tensor]],
         aim: Weights,
     ) -> None:
-        """Words that look, or stand, like their namesakes in pictures."""
+        """Words that look, or stand, like their namesakes in pictures [1, 3, H, W] in [0, 1]."""
         look, stand = Weights(look=aim.look), replace(aim, look=0.0)
         for pairs, weights in ((appearance, look), (layout, stand)):
             for word, picture in pairs:

@@ -40,7 +40,7 @@ class Adapters:
 def with_content(
     text: Condition, world: GlobalAdapter, features: Tensor, strength: float
 ) -> Condition:
-    """The text with a picture's content after it."""
+    """The text with the content of pictures after it: CLIP's features [B, D]."""
     with torch.set_grad_enabled(world.training):
         tokens = world(features.to(world.norm1.weight))
     return replace(text, tokens=appended(text.tokens, tokens, strength))
