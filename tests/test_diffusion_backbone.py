@@ -208,7 +208,7 @@ def test_models_that_cannot_guide_are_refused(
 
 def test_a_misspelt_name_gets_the_nearest_and_the_rest(hub: Path) -> None:
     text = message(lambda: find("toybx"))
-    assert "no backbone 'toybx'; the nearest is 'toybox'" in text
+    assert "no backbone 'toybx'; did you mean 'toybox'?" in text
     for name in ("sd15", "sd21", "sdxl", "a folder in diffusers' layout"):
         assert name in text
 

@@ -7,7 +7,6 @@ model from its files is read without loading it: importing this module loads no 
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from threed.core.errors import InputError
+from threed.core.words import suggest
 from threed.diffusion.facts import Facts, read_facts
 from threed.diffusion.files import INDEX, check_folder, wanted
 
@@ -196,9 +196,8 @@ def find(name: str, *, half: bool = False) -> Found:
         return Found(name, _from_hub(name, (name,), half=half))
     if "/" in name or "\\" in name or name.startswith((".", "~")):
         raise InputError(f"there is no backbone folder at {name}. {_alternatives()}")
-    nearest = difflib.get_close_matches(name, [k.name for k in KNOWN], 1, cutoff=0.5)
-    hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
-    raise InputError(f"there is no backbone {name!r}{hint}. {_alternatives()}")
+    near = suggest(name, [known.name for known in KNOWN]) or "."
+    raise InputError(f"there is no backbone {name!r}{near} {_alternatives()}")
 
 
 def _as_path(name: str) -> Path | None:
