@@ -53,7 +53,8 @@ HEAD = """\
 
 Every system builds a Score, a guided noise estimate, so each makes pictures through the sampler
 (`threed image --system NAME`) and 3D assets through the guidance (`threed generate --system NAME`).
-`threed list systems` prints this table; a system's knobs follow the prompt as `NAME=VALUE`.
+`threed list systems` prints this table, `threed image --system NAME --help` a system's inputs and
+knobs with their ranges; knobs follow the prompt as `NAME=VALUE`.
 
 """
 

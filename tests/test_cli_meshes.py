@@ -132,5 +132,5 @@ def test_words_that_do_not_fit_are_refused(
     assert_refused(answer, "a textured stage paints a mesh", "--init", "threed texture")
     answer = threed("texture", box, "a mug", "--up", "x", *words)
     assert answer.status == 2
-    assert "up must be one of y, z, got 'x'" in answer.err
+    assert "up must be one of y, z, or null, got 'x'" in answer.err
     assert not out.exists()

@@ -25,6 +25,7 @@ from threed.settings.run import DEFAULT_BACKBONE, Run, SystemSettings
 from threed.systems.system import Request, System
 from threed.systems.table import SYSTEMS, find_system
 
+SEEDS = 2**31 - 1  # the largest seed
 SINGLE = "toybox"  # the backbone of systems, which guide single views, if none is said
 FIRST: dict[str, Any] = {"argument": 1}  # fields that are typed without their names
 SECOND: dict[str, Any] = {"argument": 2}
@@ -76,7 +77,7 @@ class Asset(Told):
     backbone: str | None = Field(
         None, description="a name of `threed list backbones`, a hub id, or a folder"
     )
-    seed: int | None = Field(None, ge=0, description="decides every random number")
+    seed: int | None = Field(None, ge=0, le=SEEDS, description="decides every random number")
     device: str | None = Field(None, description="auto, cpu, cuda or cuda:N")
 
     def to_run(self, task: Task, settings: Words, **named: Any) -> Run:
@@ -227,7 +228,7 @@ class Image(Told):
     views: int | None = Field(
         None, ge=1, description="4: sides of one thing, by toybox-multiview if not said"
     )
-    seed: int = Field(0, ge=0, description="decides every random number")
+    seed: int = Field(0, ge=0, le=SEEDS, description="decides every random number")
     steps: int = Field(30, ge=1, le=1000, description="of the sampler")
     guidance: float = Field(5.0, ge=0, description="towards the prompt; 1 is none")
     negative: str = Field("", description="what to keep away from")
@@ -292,7 +293,7 @@ class Train(Job):
     batch: int | None = Field(None, ge=1, description="examples at once")
     accumulate: int | None = Field(None, ge=1, description="batches a step")
     lr: float | None = Field(None, gt=0, description="the learning rate")
-    seed: int | None = Field(None, ge=0, description="decides every random number")
+    seed: int | None = Field(None, ge=0, le=SEEDS, description="decides every random number")
     precision: Literal["no", "bf16", "fp16"] | None = Field(
         None, description="if not given: bf16 where it makes toybox's learning faster"
     )

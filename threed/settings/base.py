@@ -162,6 +162,8 @@ def override(instance: S, words: Sequence[str]) -> S:
     A name is a dotted path, or the end of one where only one path ends so. InputError as `read`,
     of what comes out in the end: two settings may fit each other and neither the preset.
     """
+    if not words:
+        return instance
     data, root = plain(instance), type(instance).model_json_schema()
     for word in words:
         name, equals, text = (part.strip() for part in word.partition("="))

@@ -30,7 +30,7 @@ class Command(click.Command):
     ) -> None:  # fmt: skip
         self.model, self.act = model, act
         self.own = [f for f in model.model_fields if f not in hidden]
-        limits = {item.name: item.allowed for item in describe(model)}
+        limits = {item.name: item.allowed.removesuffix(", or null") for item in describe(model)}
         fields = {field: model.model_fields[field] for field in self.own}
         params = [
             _parameter(name, field, limits.get(name, ""))
