@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 import exporters
 from exporters import load
@@ -190,7 +191,11 @@ def test_pictures_of_another_size_come_back_as_large(folder: Path, trained: Path
     edit = instructed(load_backbone(str(folder), device="cpu"), "make it blue", run, STAGE)
     for size in (16, 48):
         picture = torch.rand(1, 3, size, size)
-        assert edit(picture, picture, 0.8, Generator()).shape == picture.shape
+        fitted = F.interpolate(picture, (32, 32), mode="bilinear", antialias=size > 32)
+        own = edit(fitted, fitted, 0.8, Generator().manual_seed(0))
+        expected = F.interpolate(own, (size, size), mode="bilinear", antialias=True)
+        made = edit(picture, picture, 0.8, Generator().manual_seed(0))
+        torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
 
 
 def test_a_trained_editor_changes_an_asset(

@@ -173,6 +173,6 @@ def test_a_mesh_is_drawn_the_same(chosen: Callable[[str], None]) -> None:
 
 
 def test_triton_is_what_serves_a_device() -> None:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason="triton is not installed")
     assert kernels.select("cuda", "hash_encode") == "triton"
     assert kernels.select("cuda", "rasterize") in ("triton", "cuda")

@@ -91,10 +91,17 @@ def test_a_batch_is_its_groups_one_by_one(name: str, tiny: Backbone) -> None:
 
 @pytest.mark.parametrize("name", ["prompt_to_prompt", "rpg", "self_guidance"])
 def test_pictures_may_be_wide(name: str, tiny: Backbone) -> None:
-    ready = CASES[name].typical(tiny)
-    pictures = paint(tiny, ready, steps=2, size=(64, 32))
-    assert pictures.shape == (ready.rows, 3, 32, 64)
-    assert bool(pictures.isfinite().all())
+    case, wide = CASES[name], (64, 32)
+    neutral, typical = case.neutral(tiny), case.typical(tiny)
+    plain = Ready(case.plain(tiny), rows=neutral.rows)
+    made, expected, changed = (
+        paint(tiny, ready, steps=2, size=wide) for ready in (neutral, plain, typical)
+    )
+    assert made.shape == (neutral.rows, 3, 32, 64)
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
+    difference = (typical.pick(changed) - neutral.pick(made)).abs()
+    assert float(difference[..., :32].max()) > 1e-4  # on both sides
+    assert float(difference[..., 32:].max()) > 1e-4
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.gradient])
