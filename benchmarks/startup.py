@@ -76,7 +76,7 @@ class Row:
 
 
 def entry() -> str:
-    """What the script `threed` runs, such as "threed.cli:main"."""
+    """What the script `threed` runs, such as "threed.apps.cli.main:main"."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     found: str = settings["project"]["scripts"]["threed"]
     return found
