@@ -38,7 +38,7 @@ def prompt_warnings(backbone: Backbone, prompt: str) -> list[str]:
 class Prompts:
     """Conditions for the views of one prompt, and the Score that they make together.
 
-    With view_words, ", front view" and the like (threed.core.cameras.view_name) follow the prompt, mixed
+    With view_words, ", front view" and the like (core.cameras.view_name) follow the prompt, mixed
     as blend says; the negative prompt has no view. Texts are encoded once, when this is made. A
     multi-view backbone is told the cameras too.
     """
