@@ -1,6 +1,7 @@
 """A system that nobody knew before: its file alone brings it to every face.
 
-What follows is what a file under threed/systems/ would hold; nothing else in the project changes.
+What follows is what a file under threed/systems/ would hold (there with torch imported inside its
+functions); besides, the real one has a line in the table, a case and an example.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ MIXED = System(
         paper=Recipe(steps=9, batch=2, lr=0.1), small=Recipe(steps=9, batch=2, lr=0.1, warmup=1),
         learn=learn, load=go_on, options=Options,
     ),
-    seams=("combine",),
+    seams=("blend",),
     load=load,
     prepare=prepare,
 )  # fmt: skip

@@ -209,7 +209,7 @@ SYSTEM = System(
     knobs=Knobs,
     trains="a UNet that is shown the picture",
     training=TRAINING,
-    seams=("channels", "combine"),
+    seams=("channels", "blend"),
     load=load,
     prepare=prepare,
 )
