@@ -232,6 +232,17 @@ def test_python_and_jobs_make_the_same(model: Path, tmp_path: Path) -> None:
         read_job({"job": "image", "prompt": "x", "system": "mixed", "inputs": {"move": ["x:1,0"]}})
 
 
+@pytest.mark.parametrize("name", ["../a.png", "/tmp/a.png", "b/a.png"])
+def test_a_job_writes_in_its_own_folder_only(name: str) -> None:
+    message = "a name is needed, got"
+    with pytest.raises(InputError, match=message):
+        read_job({"job": "image", "prompt": "x", "file": name})
+    with pytest.raises(InputError, match=message):
+        read_job({"job": "image", "prompt": "x", "heat": name})
+    with pytest.raises(InputError, match=message):
+        read_job({"job": "export", "source": "a.glb", "file": name})
+
+
 def test_it_is_trained_and_used(
     command: Callable[..., Answer], model: Path, data: Path, tmp_path: Path
 ) -> None:

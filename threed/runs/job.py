@@ -48,6 +48,12 @@ class Job(Settings):
         return {"job": self.kind, **json.loads(self.model_dump_json())}
 
 
+def check_name(name: str) -> None:
+    """InputError unless a file's name is one: a job writes in its own folder only."""
+    if Path(name).name != name:
+        raise InputError(f"a file of a job lies in the job's folder: a name is needed, got {name}")
+
+
 class Told(Job):
     """A job that a system may guide."""
 
@@ -245,6 +251,7 @@ class Image(Told):
         """InputError for a prompt, a file's name, or inputs of a system that are wrong."""
         check_prompt(self.prompt)
         for name in (self.file, self.heat or self.file):
+            check_name(name)
             if not name.lower().endswith(FORMATS):
                 raise InputError(f"a picture's name must end in one of {', '.join(FORMATS)}, got "
                                  f"{name}")  # fmt: skip
@@ -326,7 +333,8 @@ class Export(Job):
     lods: int = Field(0, ge=0, le=LODS, description="coarser copies: NAME_lod1 and on")
 
     def check(self) -> None:
-        """InputError for a budget that cannot be."""
+        """InputError for a budget that cannot be, or a file outside the job's folder."""
+        check_name(self.file)
         if self.budget is not None:
             Budget.parse(self.budget)
 
