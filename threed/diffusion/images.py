@@ -14,7 +14,7 @@ from torch import Tensor
 from threed.core import files
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
-from threed.core.pictures import FORMATS, Size, sides
+from threed.core.pictures import FORMATS, Size, fit, is_clear, middle, open_picture, sides, to_rgb
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.sampler import make_scheduler, sample
@@ -93,29 +93,20 @@ def save_image(image: Tensor, path: Path) -> None:
 def load_image(path: Path, size: Size) -> Tensor:
     """[1, 3, H, W] sRGB in [0, 1]: as much of the middle of a picture as fits, over white.
 
-    A PictureWarning says so where it has to be cut, resized or made RGB. InputError if it
-    cannot be read.
+    A PictureWarning says so where it has to be cut or resized, or is transparent. InputError as
+    from `open_picture` and `to_rgb`.
     """
-    if not path.is_file():
-        raise InputError(f"there is no picture {path}")
-    try:
-        with Image.open(path) as file:
-            mode, picture = file.mode, file.convert("RGBA")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as a picture: {error}") from error
-    if mode not in ("RGB", "L"):
-        warnings.warn(f"{path} has the mode {mode} and is made RGB, over white", PictureWarning,
+    opened = open_picture(path)
+    picture = to_rgb(opened, str(path))
+    if is_clear(opened):
+        warnings.warn(f"{path} is transparent in parts, which lie on white", PictureWarning,
                       stacklevel=2)  # fmt: skip
-    white = Image.new("RGBA", picture.size, "white")
-    picture = Image.alpha_composite(white, picture).convert("RGB")
     (width, height), wanted = picture.size, sides(size)
     if picture.size != wanted:
-        scale = min(width / wanted[0], height / wanted[1])
-        w, h = max(1, round(scale * wanted[0])), max(1, round(scale * wanted[1]))
-        left, top = (width - w) // 2, (height - h) // 2
+        left, top, right, bottom = middle(picture.size, size)
+        w, h = right - left, bottom - top
         cut = "" if (w, h) == (width, height) else f"its middle, {w}×{h}, is "
         warnings.warn(f"{path} is {width}×{height}: {cut}resized to {wanted[0]}×{wanted[1]}",
                       PictureWarning, stacklevel=2)  # fmt: skip
-        box = (left, top, left + w, top + h)
-        picture = picture.resize(wanted, Image.Resampling.LANCZOS, box=box)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    pixels = np.array(fit(picture, size))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255

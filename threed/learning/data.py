@@ -21,13 +21,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from threed.core import files
 from threed.core.errors import InputError
-from threed.core.pictures import FORMATS, Size, sides
+from threed.core.pictures import FORMATS, Size, fit, open_picture, sides, to_rgb
 from threed.diffusion.backbone import Backbone
 
 METADATA = "metadata.jsonl"
@@ -108,10 +107,8 @@ class Examples:
         """Say why a picture cannot be used; None if it can."""
         try:
             self._pixels(name)
-        except FileNotFoundError:
-            return "missing"
-        except Exception as error:  # a damaged picture raises almost anything
-            return str(error).splitlines()[0] if str(error) else type(error).__name__
+        except InputError as error:
+            return str(error).replace(str(self.folder / name), name)
         return None
 
 
@@ -263,13 +260,13 @@ def read_examples(
     with ThreadPoolExecutor(4) as pool:
         names = sorted({row[role] for row in rows for role in pictures if role in row})
         reasons = dict(zip(names, pool.map(probe.check, names)))
-    bad = [f"{name} ({reason})" for name, reason in reasons.items() if reason is not None]
+    bad = [reason for reason in reasons.values() if reason is not None]
     good = [row for row in rows
             if all(reasons[row[role]] is None for role in pictures if role in row)]  # fmt: skip
     if bad:
         more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         text = f"{len(bad)} of {len(names)} pictures in {folder} cannot be read: " \
-               f"{', '.join(bad[:NAMED])}{more}"  # fmt: skip
+               f"{'; '.join(bad[:NAMED])}{more}"  # fmt: skip
         if not good:
             raise InputError(f"{text}; no example is left")
         warnings.warn(f"{text}; {len(rows) - len(good)} examples are skipped", ExamplesWarning,
@@ -278,17 +275,11 @@ def read_examples(
 
 
 def read_picture(path: Path, size: Size) -> NDArray[np.uint8]:
-    """[H, W, 3] sRGB: the largest part of a picture's middle that has the shape, resized."""
-    with Image.open(path) as file:
-        picture = file.convert("RGB")
-    wanted = sides(size)
-    if picture.size != wanted:
-        scale = min(have / want for have, want in zip(picture.size, wanted))
-        cut = [max(1, round(scale * want)) for want in wanted]
-        left, top = ((have - side) // 2 for have, side in zip(picture.size, cut))
-        box = (left, top, left + cut[0], top + cut[1])
-        picture = picture.crop(box).resize(wanted, Image.Resampling.LANCZOS)
-    return np.asarray(picture, dtype=np.uint8)
+    """[H, W, 3] sRGB, over white: as much of the middle of a picture as fits, resized.
+
+    InputError as from `open_picture` and `to_rgb`.
+    """
+    return np.asarray(fit(to_rgb(open_picture(path), str(path)), size), dtype=np.uint8)
 
 
 def write_examples(folder: Path, rows: Sequence[Row]) -> None:
