@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,39 +14,15 @@ from threed.toybox.world.kinds import FRONTED
 from threed.toybox.world.toys import COLORS, FINISHES, KINDS
 
 TRAINING, SCORES, CARD = "training.json", "scores.json", "README.md"
+TEMPLATE = Path(__file__).with_suffix(".md")
 OPTIONS = ("kind", "part")  # of a system's training that the card tells
+SYSTEMS = """\
+Image systems whose nets lie beside it; `docs/control.md` says what they reach:
 
-# name, what it says, what was aimed at
-MEANINGS = (
-    ("judge_kind", "judge, clean held-out pictures: kind", ""),
-    ("judge_color", "judge: colour", ""),
-    ("judge_finish", "judge: finish", ""),
-    ("judge_view", "judge: view, of kinds with a front", ""),
-    ("truth_kind", "judge, real toys as if they were assets: kind", ""),
-    ("truth_color", "judge, real toys: colour", ""),
-    ("truth_geometry", "judge, real toys in clay: kind", ""),
-    ("truth_front", "judge, real toys: one front", ""),
-    ("vae_psnr_db", "VAE: PSNR, dB", "≥ 28"),
-    ("vae_colour_error", "VAE: error of a toy's mean colour, of 1", "≤ 0.03"),
-    ("clip_retrieval", "CLIP: a picture's kind and colour, of all 280", ""),
-    ("image_kind", "text to image: kind", "≥ 0.90"),
-    ("image_color", "text to image: colour", "≥ 0.95"),
-    ("multiview_view", "multi-view: the view's word, of kinds with a front", "≥ 0.85"),
-    ("multiview_agree", "multi-view: four views agree on kind and colour", "≥ 0.95"),
-    ("multiview_kind", "multi-view: kind, read from four views together", ""),
-    ("judge_scene", "judge, clean held-out scenes: toy, pair, on top, person, garment", ""),
-    ("judge_pair", "judge, scenes: both kinds and colours of a pair", ""),
-    ("judge_garment", "judge, scenes: all garments with their colours", ""),
-    ("judge_identity", "judge, scenes: all of skin, hair, its colour, glasses, beard", ""),
-    ("judge_pose", "judge, scenes: pose", ""),
-    ("vae_scenes_psnr_db", "VAE, scenes: PSNR, dB", "≥ 28"),
-    ("image_pair", "text to image: both toys of a pair with their colours", "≥ 0.70"),
-    ("image_pair_kinds", "text to image: both kinds of a pair, whatever their colours", ""),
-    ("image_pair_colors", "text to image: both colours of a pair, whatever has them", ""),
-    ("image_pair_place", "text to image: the same, each in the place that is said", ""),
-    ("image_garment", "text to image: both garments of a person with their colours", ""),
-    ("image_identity", "text to image: hair, its colour, glasses, beard, each by itself", ""),
-)
+| `threed train` | steps | batch | went on from |
+|---|---|---|---|
+{}
+"""
 
 
 def trainings(weights: Path, part: str) -> list[dict[str, Any]]:
@@ -71,58 +48,35 @@ def record(
 
 
 def write_card(weights: Path) -> None:
-    """Write README.md of a weights folder, from its training.json and scores.json."""
+    """Write README.md of a weights folder: card.md, filled with training.json and scores.json.
+
+    The line of a score that was not measured is left out.
+    """
     scores = _read(weights / SCORES)
-    lines = [
-        "# Toybox",
-        "",
-        "A text-to-image and a multi-view diffusion family of 64×64 pictures, trained from nothing",
-        "on procedural toys that threed draws itself: no picture of anybody's is in it.",
-        f"It knows {len(KINDS)} kinds ({len(FRONTED)} with a front) in {len(COLORS)} colours and "
-        f"{len(FINISHES)} finishes.",
-        "`docs/toybox.md` says what the parts are; `threed toybox train` made them,",
-        "`threed toybox evaluate` measured them (30 steps, guidance 5, toys of held-out seeds).",
-        "",
-        "A part with several lines went on from the one above.",
-        "",
-        "| part | steps | batch | sets of four pictures | scenes | world's seed | minutes "
-        "| machine |",
-        "|---|---|---|---|---|---|---|---|",
-        *(
-            f"| {part} | {f['steps']:,} | {f['batch']} | {f['sets']:,} | {f.get('scenes', 0):,} | "
-            f"{f['seed']} | {f['minutes']} | {f['machine']} |"
-            for part in _read(weights / TRAINING)
-            for f in trainings(weights, part)
-        ),
-        "",
-        *_systems(weights),
-        "| score | reached | aimed at |",
-        "|---|---|---|",
-        *(
-            f"| {meaning} | {scores[name]:.4g} | {aim} |"
-            for name, meaning, aim in MEANINGS
-            if name in scores
-        ),
-        "",
-    ]
-    (weights / CARD).write_text("\n".join(lines))
+    lines = TEMPLATE.read_text(encoding="utf-8").splitlines(keepends=True)
+    asked = [(line, re.search(r"{(\w+):.4g}", line)) for line in lines]
+    text = "".join(line for line, score in asked if score is None or score[1] in scores)
+    trained = (
+        f"| {part} | {f['steps']:,} | {f['batch']} | {f['sets']:,} | {f.get('scenes', 0):,} | "
+        f"{f['seed']} | {f['minutes']} | {f['machine']} |\n"
+        for part in _read(weights / TRAINING)
+        for f in trainings(weights, part)
+    )
+    world = {"kinds": len(KINDS), "fronted": len(FRONTED), "colors": len(COLORS)}
+    world["finishes"] = len(FINISHES)
+    nets = {"trainings": "".join(trained), "systems": _systems(weights)}
+    (weights / CARD).write_text(text.format(**scores, **world, **nets), encoding="utf-8")
 
 
-def _systems(weights: Path) -> list[str]:
+def _systems(weights: Path) -> str:
     """List the nets of image systems beside the family, and how they were trained."""
     said = [_read(path) for path in sorted(weights.rglob(SETTINGS))]
-    if not said:
-        return []
-    return [
-        "Image systems whose nets lie beside it; `docs/control.md` says what they reach:",
-        "",
-        "| `threed train` | steps | batch | went on from |",
-        "|---|---|---|---|",
-        *(f"| {' '.join([s['system'], *(f'{k}={s[k]}' for k in OPTIONS if k in s)])} | "
-          f"{s['steps']:,} | {s['batch'] * s['accumulate']} | {s.get('weights', '')} |"
-          for s in said),
-        "",
-    ]  # fmt: skip
+    rows = (
+        f"| {' '.join([s['system'], *(f'{k}={s[k]}' for k in OPTIONS if k in s)])} | "
+        f"{s['steps']:,} | {s['batch'] * s['accumulate']} | {s.get('weights', '')} |\n"
+        for s in said
+    )
+    return SYSTEMS.format("".join(rows)) if said else ""
 
 
 def minutes_of(log: Path) -> float:

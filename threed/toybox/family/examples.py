@@ -20,6 +20,7 @@ from threed.learning.data import METADATA, Row, write_examples
 from threed.toybox.family.shelf import chunks
 from threed.toybox.family.spread import spread
 from threed.toybox.world.captions import a
+from threed.toybox.world.chance import Rng
 from threed.toybox.world.conditions import CONDITIONS, condition_map
 from threed.toybox.world.edits import random_edit
 from threed.toybox.world.mix import random_scene
@@ -76,7 +77,7 @@ def _one(what: str, place: Path, seed: int, index: int) -> tuple[Row, Row]:
     return texts, names
 
 
-def scene(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
+def scene(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
     """Draw a toy, a pair or a person; return its caption, and its truth as pictures.
 
     Not its edges: those are found in the picture, as they will be in a user's.
@@ -87,7 +88,7 @@ def scene(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
     return {"text": drawn.caption(rng)}, {"image": shown(view), **maps}
 
 
-def edit(rng: np.random.Generator) -> tuple[Row, dict[str, Tensor]]:
+def edit(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
     """Draw a scene before and after an edit; return the instruction and both pictures."""
     made = random_edit(rng)
     both = made.draw()
@@ -115,6 +116,6 @@ def shown(view: View) -> Tensor:
     return torch.from_numpy(view.picture.rgb).permute(2, 0, 1)
 
 
-SETS: dict[str, Callable[[np.random.Generator], tuple[Row, dict[str, Tensor]]]] = {
+SETS: dict[str, Callable[[Rng], tuple[Row, dict[str, Tensor]]]] = {
     "scenes": scene, "edits": edit,
 }  # fmt: skip

@@ -24,6 +24,7 @@ from threed.toybox.family.spread import every, spread
 from threed.toybox.judge.net import HEADS
 from threed.toybox.judge.truth import UNKNOWN, indices, truths
 from threed.toybox.world.captions import BACKGROUNDS, Label, caption
+from threed.toybox.world.chance import Rng
 from threed.toybox.world.draw import Picture
 from threed.toybox.world.mix import random_scene
 from threed.toybox.world.scenes import draw_scene
@@ -59,7 +60,7 @@ class Shelf:
                       for values in (self.c2w, self.fov_y))  # fmt: skip
         return Cameras(c2w, fov_y, SIZE, SIZE)
 
-    def captions(self, rng: np.random.Generator, numbers: Index, view_share: float) -> list[str]:
+    def captions(self, rng: Rng, numbers: Index, view_share: float) -> list[str]:
         """Make captions of pictures [B], with the view's word in a share of them."""
         return [
             caption(rng, Label(*labels), view if rng.uniform() < view_share else None)
@@ -84,7 +85,7 @@ class SceneShelf:
         """[B, 3, size, size] in [0, 1] of scenes of these numbers [B]."""
         return images_of(self.pixels[numbers, 0])
 
-    def captions(self, rng: np.random.Generator, numbers: Index) -> list[str]:
+    def captions(self, rng: Rng, numbers: Index) -> list[str]:
         """Choose one of the captions of each of these scenes [B]."""
         chosen = rng.integers(0, CAPTIONS, len(numbers))
         return [str(text) for text in self.texts[numbers, chosen]]
@@ -110,7 +111,7 @@ class Stock:
     def __len__(self) -> int:
         return len(self.toys) + len(self.scenes)
 
-    def draw(self, rng: np.random.Generator, n: int) -> Index:
+    def draw(self, rng: Rng, n: int) -> Index:
         """[n] numbers of random pictures, those of scenes behind the others."""
         scenes = round(self.share * n) if len(self.scenes) else 0
         toys = n - scenes
@@ -135,7 +136,7 @@ class Stock:
         """[B, 3, size, size] in [0, 1]; they have one role."""
         return self.images(np.array(indices, np.int64))
 
-    def captions(self, rng: np.random.Generator, numbers: Index, view_share: float) -> list[str]:
+    def captions(self, rng: Rng, numbers: Index, view_share: float) -> list[str]:
         """Make captions of pictures [B]; a share of those of toys name the view."""
         toys, scenes = self.split(numbers)
         return self.toys.captions(rng, toys, view_share) + self.scenes.captions(rng, scenes)

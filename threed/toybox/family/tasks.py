@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from threed.toybox.family import nets
 from threed.toybox.family.shelf import Index, SceneShelf, Shelf, Stock
 from threed.toybox.judge.net import HEADS, TOY_HEADS, Judge
 from threed.toybox.judge.truth import UNKNOWN
+from threed.toybox.world.chance import Rng
 from threed.toybox.world.kinds import FRONTED
 from threed.toybox.world.toys import AROUND, KINDS, view_words
 
@@ -111,10 +113,8 @@ def judge_task(toys: Shelf, scenes: SceneShelf) -> Task:
 
     def loss(model: nn.Module, batch: Batch, chance: torch.Generator) -> Tensor:
         targets = dict(zip(HEADS, batch["labels"]))
-        errors = [
-            F.cross_entropy(values, targets[name], ignore_index=UNKNOWN, reduction="sum")
-            for name, values in model(batch["images"]).items()
-        ]
+        error = partial(F.cross_entropy, ignore_index=UNKNOWN, reduction="sum")
+        errors = [error(read, targets[name]) for name, read in model(batch["images"]).items()]
         return torch.stack(errors).sum() / len(batch["images"])
 
     judge = Judge(heads=tuple(HEADS if len(scenes) else TOY_HEADS))
@@ -134,7 +134,7 @@ def new_task(
     return Task(net, loss, nets.save_part, {"system": "toybox", "part": part}, sheet, batch=batch)
 
 
-def numpy_chance(chance: torch.Generator) -> np.random.Generator:
+def numpy_chance(chance: torch.Generator) -> Rng:
     """Make a numpy generator that depends on a torch generator alone."""
     return np.random.default_rng(int(torch.randint(2**62, (), generator=chance)))
 

@@ -48,9 +48,7 @@ def unet_task(toys: Shelf, scenes: SceneShelf, weights: Path, device: torch.devi
         nets.need(weights, part, "the UNet")
     if not (weights / "unet_multiview" / "config.json").exists():
         save_unets(nets.new_unet(multiview=True), weights)
-    base: Any = load_backbone(
-        str(weights / "unet_multiview"), device=str(device), dtype=torch.float32
-    )
+    base = load_multiview(weights, device)
     singles = Stock(toys, scenes, SCENE_SHARE, None, often_pairs(scenes))
     sets, latents = often_fronted(toys), Latents(base, singles, "image", LATENTS)
 
@@ -88,11 +86,15 @@ def save_unets(unet: Any, weights: Path) -> None:
     nets.save_index(weights)
 
 
+def load_multiview(weights: Path, device: torch.device) -> Any:
+    """Load the multi-view backbone of a weights folder in float32."""
+    folder = str(weights / "unet_multiview")
+    return load_backbone(folder, device=str(device), dtype=torch.float32)
+
+
 def samples(weights: Path, device: torch.device) -> Tensor:
     """[3, H, W] three sets of four views and sixteen single pictures, to look at."""
-    backbone = load_backbone(
-        str(weights / "unet_multiview"), device=str(device), dtype=torch.float32
-    )
+    backbone = load_multiview(weights, device)
     views = orbit(AROUND, nets.SIZE, start_deg=20.0)
     rows = [
         make_images(backbone, prompt, n=AROUND, steps=20, cameras=cameras, guide=Guide(5))

@@ -18,20 +18,10 @@ from threed.toybox.family.train import SEEDS
 from threed.toybox.judge import measure_scenes as scenes
 from threed.toybox.judge.measure_scenes import Scores, shares
 from threed.toybox.judge.net import FRONT_VIEWS, Judge, fronts, load_judge
+from threed.toybox.world import toys
 from threed.toybox.world.draw import Light
 from threed.toybox.world.kinds import FRONTED
-from threed.toybox.world.toys import (
-    AROUND,
-    COLORS,
-    KINDS,
-    Set,
-    Toy,
-    draw_set,
-    in_clay,
-    random_set,
-    random_toy,
-    view_words,
-)
+from threed.toybox.world.toys import AROUND, COLORS, KINDS, Set, Toy, draw_set, random_toy
 
 Say = Callable[[str], None]
 
@@ -46,7 +36,7 @@ def measure(weights: Path, *, sets: int = 128, say: Say = lambda _: None) -> Sco
     for part in ("judge", "vae", "clip", "unet", "unet_multiview"):
         nets.need(weights, part, "measuring the family")
     judge = load_judge(weights / "judge")
-    drawn = [random_set(np.random.default_rng([SEEDS["test"], i])) for i in range(sets)]
+    drawn = [toys.random_set(np.random.default_rng([SEEDS["test"], i])) for i in range(sets)]
     scores: Scores = {}
     wanted: dict[str, Callable[[], Scores]] = {
         "judge": lambda: judge_scores(judge, drawn),
@@ -79,7 +69,7 @@ def judge_scores(judge: Judge, drawn: list[Set]) -> Scores:
         for head, truth in (("kind", toy.kind), ("color", toy.color), ("finish", toy.finish)):
             right[head] += [name == truth for name in verdict.names(head)]
         if toy.kind in FRONTED:
-            words = view_words(one.cameras)
+            words = toys.view_words(one.cameras)
             right["view"] += [a == b for a, b in zip(verdict.names("view"), words)]
     return shares("judge", right)
 
@@ -96,7 +86,8 @@ def turntable_scores(judge: Judge) -> Scores:
         coloured = judge.read(turntable(toy, 8))
         right["kind"].append(coloured.together("kind") == kind)
         right["color"].append(coloured.together("color") == toy.color)
-        right["geometry"].append(judge.read(turntable(in_clay(toy), 8)).together("kind") == kind)
+        clay = judge.read(turntable(toys.in_clay(toy), 8))
+        right["geometry"].append(clay.together("kind") == kind)
         if kind in FRONTED:
             right["front"].append(fronts(judge.read(turntable(toy, FRONT_VIEWS))) == 1)
     return shares("truth", right)
@@ -143,8 +134,8 @@ def image_scores(weights: Path, judge: Judge) -> Scores:
     for i, kind in enumerate(KINDS):
         for j, color in enumerate(COLORS):
             verdict = scenes.sampled(backbone, judge, f"a {color} {kind}", 1000 * i + j)
-            right["kind"].append(verdict.names("kind")[0] == kind)
-            right["color"].append(verdict.names("color")[0] == color)
+            right["kind"].append(verdict.names("kind") == [kind])
+            right["color"].append(verdict.names("color") == [color])
     return shares("image", right)
 
 
@@ -152,7 +143,7 @@ def multiview_scores(weights: Path, judge: Judge) -> Scores:
     """Measure four views 90 degrees apart: the view's word, and whether they agree."""
     backbone, right = load_part(weights, "unet_multiview"), defaultdict[str, list[bool]](list)
     cameras = orbit(AROUND, nets.SIZE)
-    words = view_words(cameras)
+    words = toys.view_words(cameras)
     for i, kind in enumerate(KINDS):
         for j, color in enumerate(list(COLORS)[i % 5 :: 5]):
             verdict = scenes.sampled(backbone, judge, f"a {color} {kind}", 1000 * i + j, cameras)

@@ -91,12 +91,9 @@ class Judge(nn.Module):
         for i in range(3):
             layers += [Block(width * 2**i), Down(width * 2**i)]
         self.body = nn.Sequential(*layers, Block(8 * width))
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.Linear((8 if name in TOY_HEADS else 32) * width, len(HEADS[name]))
-                for name in heads
-            }
-        )
+        seen = {name: (8 if name in TOY_HEADS else 32) * width for name in heads}
+        linear = {name: nn.Linear(seen[name], len(HEADS[name])) for name in heads}
+        self.heads = nn.ModuleDict(linear)
 
     @property
     def knows_scenes(self) -> bool:
@@ -110,9 +107,8 @@ class Judge(nn.Module):
         halves = (features[..., : w // 2], features[..., w // 2 :],
                   features[..., : h // 2, :], features[..., h // 2 :, :])  # fmt: skip
         places = torch.cat([half.mean((2, 3)) for half in halves], 1)
-        return {
-            name: head(whole if name in TOY_HEADS else places) for name, head in self.heads.items()
-        }
+        seen = {name: whole if name in TOY_HEADS else places for name in self.heads}
+        return {name: head(seen[name]) for name, head in self.heads.items()}
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Verdict:
@@ -165,7 +161,5 @@ def load_judge(folder: Path) -> Judge:
     """Load the trained judge of a weights folder, in float32, for measuring only."""
     config = json.loads((folder / "config.json").read_text())
     judge = Judge(config["width"], [name for name in config["heads"] if name in HEADS])
-    judge.load_state_dict(
-        {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
-    )
+    judge.load_state_dict(load_file(folder / "model.safetensors"))  # fp16 becomes float32
     return judge.eval().requires_grad_(False)

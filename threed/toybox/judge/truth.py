@@ -59,6 +59,5 @@ def truths_of_garment(garment: Garment) -> dict[str, str]:
 
 def indices(named: Mapping[str, str]) -> NDArray[np.int64]:
     """[heads] the index of each name in HEADS, UNKNOWN where there is none."""
-    return np.array(
-        [names.index(named[head]) if head in named else UNKNOWN for head, names in HEADS.items()]
-    )
+    found = {head: HEADS[head].index(name) for head, name in named.items()}
+    return np.array([found.get(head, UNKNOWN) for head in HEADS])

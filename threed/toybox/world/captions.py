@@ -5,29 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 
-import numpy as np
-
 from threed.core.cameras import VIEWS
-from threed.toybox.world.chance import choose
+from threed.toybox.world.chance import Rng, choose
 from threed.toybox.world.toys import COLORS, FINISHES, KINDS, TINTS
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
-    "mug": ("cup",),
-    "car": ("toy car",),
-    "ball": ("sphere",),
-    "cube": ("box",),
-    "television": ("tv",),
-    "airplane": ("plane",),
-    "donut": ("doughnut",),
-    "bear": ("teddy bear",),
-    "hat": ("top hat",),
-    "tree": ("fir tree",),
-    "boat": ("sailing boat",),
-    "clock": ("alarm clock",),
-    "house": ("hut",),
-    "lamp": ("table lamp",),
-    "duck": ("rubber duck",),
-}
+    "mug": ("cup",), "car": ("toy car",), "ball": ("sphere",), "cube": ("box",),
+    "television": ("tv",), "airplane": ("plane",), "donut": ("doughnut",), "bear": ("teddy bear",),
+    "hat": ("top hat",), "tree": ("fir tree",), "boat": ("sailing boat",),
+    "clock": ("alarm clock",), "house": ("hut",), "lamp": ("table lamp",), "duck": ("rubber duck",),
+}  # fmt: skip
 BACKGROUNDS = ("white", "grey", *TINTS)
 OPENINGS = ("a", "the", "a photo of a", "a picture of a", "a toy", "one", "")
 SPARE_WORDS = (
@@ -55,7 +42,7 @@ class Label:
     background: int  # of BACKGROUNDS
 
 
-def caption(rng: np.random.Generator, label: Label, view: str | None = None) -> str:
+def caption(rng: Rng, label: Label, view: str | None = None) -> str:
     """Say a label in one of many ways: "a striped blue teapot on a white background, side view".
 
     The view word is said only where it is given; the finish, the colour and the background are
@@ -64,17 +51,14 @@ def caption(rng: np.random.Generator, label: Label, view: str | None = None) -> 
     color, finish = list(COLORS)[label.color], FINISHES[label.finish]
     text = toy_words(rng, KINDS[label.kind], color, finish)
     opening = choose(rng, OPENINGS, (0.6, 0.08, 0.06, 0.06, 0.08, 0.04, 0.08))
-    if opening.endswith("a") and text[0] in "aeiou":
-        opening += "n"
+    opening += "n" if opening.endswith("a") and text[0] in "aeiou" else ""
     text = f"{opening} {text}".strip()
     if rng.uniform() < 0.3:
         text += f" on {a(BACKGROUNDS[label.background])} background"
     return f"{text}, {view} view" if view else text
 
 
-def toy_words(
-    rng: np.random.Generator, kind: str, color: str, finish: str, drop: float = 0.08
-) -> str:
+def toy_words(rng: Rng, kind: str, color: str, finish: str, drop: float = 0.08) -> str:
     """Say what a toy is called, without an article: "striped blue teapot".
 
     The kind may be a synonym; the colour is left out in a share `drop`, the finish now and then.

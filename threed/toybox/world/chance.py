@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+Rng = np.random.Generator
 
-def choose(
-    rng: np.random.Generator, names: Iterable[str], chances: Sequence[float] | None = None
-) -> str:
+
+def choose(rng: Rng, names: Iterable[str], chances: Sequence[float] | None = None) -> str:
     """Choose one of these names, all alike unless their chances are given."""
     return str(rng.choice(list(names), p=chances))
 
 
-def choose_other(rng: np.random.Generator, names: Iterable[str], than: str) -> str:
+def choose_other(rng: Rng, names: Iterable[str], than: str) -> str:
     """Choose one of these names that is not `than`."""
     return choose(rng, [name for name in names if name != than])

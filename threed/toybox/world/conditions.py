@@ -44,13 +44,10 @@ def edges(view: View) -> Array:
     found = np.zeros(part.shape, bool)
     layers = (part, picture.depth, picture.normal, picture.rgb, view.parse)
     for here, there in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
-        (a, b), (near, far), (n, m), (rgb, other), (one, two) = (
-            (layer[here], layer[there]) for layer in layers
-        )
-        told = (n * m).sum(-1) < CREASE
-        told |= abs(near - far) > STEP
-        told |= abs(rgb - other).max(-1) > CONTRAST
-        told |= one != two
+        pairs = [(layer[here], layer[there]) for layer in layers]
+        (a, b), (near, far), (n, m), (rgb, other), (one, two) = pairs
+        told = ((n * m).sum(-1) < CREASE) | (abs(near - far) > STEP)
+        told |= (abs(rgb - other).max(-1) > CONTRAST) | (one != two)
         found[here] |= (a != b) & (told | (a < 0) | (b < 0))
     return grey(found)
 
@@ -63,14 +60,12 @@ def depth(view: View) -> Array:
 def normal(view: View) -> Array:
     """[H, W, 3] normals in the camera's axes as colours."""
     turned = view.picture.normal @ view.scene.camera.c2w[0, :3, :3].numpy()
-    colour: Array = np.where(view.picture.depth[..., None] > 0, (turned + 1) / 2, 0)
-    return colour
+    return where(view.picture.depth > 0, (turned + 1) / 2)
 
 
 def segmentation(view: View) -> Array:
     """[H, W, 3] the colour of each pixel's class."""
-    shown: Array = np.where(view.parse[..., None] >= 0, palette(len(CLASSES))[view.parse], 0)
-    return shown
+    return where(view.parse >= 0, palette(len(CLASSES))[view.parse])
 
 
 def keypoints(view: View) -> Array:
@@ -94,6 +89,11 @@ CONDITIONS: dict[str, Callable[[View], Array]] = {
     "edges": edges, "depth": depth, "normal": normal, "segmentation": segmentation,
     "keypoints": keypoints,
 }  # fmt: skip
+
+
+def where(seen: NDArray[np.bool_], colours: NDArray[np.floating[Any]]) -> Array:
+    """[H, W, 3] these colours, and black where nothing is seen [H, W]."""
+    return np.where(seen[..., None], colours, 0).astype(np.float32)
 
 
 def palette(count: int) -> Array:

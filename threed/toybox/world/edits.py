@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from threed.toybox.world import pairs
 from threed.toybox.world.captions import BACKGROUNDS, a
-from threed.toybox.world.chance import choose, choose_other
+from threed.toybox.world.chance import Rng, choose, choose_other
 from threed.toybox.world.figures import HAIR_COLORS, Identity, random_figure_scene
 from threed.toybox.world.garments import CLASS, Garment
 from threed.toybox.world.grounds import ground_of
-from threed.toybox.world.pairs import (
-    Pair,
-    Single,
-    in_hat,
-    random_pair_scene,
-    random_single,
-    random_toy_scene,
-)
+from threed.toybox.world.pairs import Pair, Single, random_pair_scene, random_toy_scene
 from threed.toybox.world.scenes import Scene, View, draw_scene
 from threed.toybox.world.toys import COLORS, FINISHES, KINDS
-
-Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -55,13 +47,10 @@ class DrawnEdit:
     @property
     def region(self) -> NDArray[np.bool_]:
         """[H, W] where the picture may change; all other pixels are equal."""
-        one, other = (
-            view.picture.alpha < 1
-            if self.edit.thing is None
-            else view.mask(self.edit.thing, self.edit.labels) > 0
-            for view in (self.before, self.after)
-        )
-        return one | other
+        both, thing = (self.before, self.after), self.edit.thing
+        if thing is None:
+            return np.logical_or(*(view.picture.alpha < 1 for view in both))
+        return np.logical_or(*(view.mask(thing, self.edit.labels) > 0 for view in both))
 
 
 RECOLOUR = ("make {name} {new}", "turn {name} {new}", "paint {name} {new}",
@@ -71,64 +60,62 @@ REFINISH = ("make {name} {new}", "turn {name} {new}")
 
 def recolour(rng: Rng) -> Edit:
     """Give a toy, or one of a pair, another colour: "make it blue"."""
-    scene, index, toy = _some_toy(rng)
-    color = choose_other(rng, COLORS, toy.color)
-    text = _instruction(rng, scene, toy, color, RECOLOUR)
-    after = _with_toy(scene, index, replace(toy, color=color))
-    return Edit("recolour", scene, text, after, index, (toy.kind,))
+    return _with_word(rng, "recolour", "color", COLORS, RECOLOUR)
 
 
 def refinish(rng: Rng) -> Edit:
     """Give a toy another finish: "make it striped"."""
+    return _with_word(rng, "finish", "finish", FINISHES, REFINISH)
+
+
+def _with_word(rng: Rng, kind: str, field: str, words: Iterable[str], ways: Sequence[str]) -> Edit:
+    """Change one word of a toy, or of one of a pair."""
+    toy: Any
     scene, index, toy = _some_toy(rng)
-    finish = choose_other(rng, FINISHES, toy.finish)
-    text = _instruction(rng, scene, toy, finish, REFINISH)
-    after = _with_toy(scene, index, replace(toy, finish=finish))
-    return Edit("finish", scene, text, after, index, (toy.kind,))
-
-
-def _instruction(rng: Rng, scene: Scene, toy: Single, new: str, ways: Sequence[str]) -> str:
+    word = choose_other(rng, words, getattr(toy, field))
     name = _name(rng, scene, toy)
-    return _choose(rng, ways).format(name=name, new=new)
+    text = choose(rng, ways).format(name=name, new=word)
+    after = _with_toy(scene, index, replace(toy, **{field: word}))
+    return Edit(kind, scene, text, after, index, (toy.kind,))
 
 
 def swap(rng: Rng) -> Edit:
     """Make another kind of toy in the same colour and finish: "turn it into a chair"."""
-    toy = random_single(rng)
+    toy = pairs.random_single(rng)
     scene = replace(random_toy_scene(rng), subject=toy)
     kind = choose_other(rng, KINDS, toy.kind)
     name = _name(rng, scene, toy)
     ways = (f"turn {name} into {a(kind)}", f"replace the {toy.kind} with {a(kind)}",
             f"make {name} {a(kind)}")  # fmt: skip
     after = replace(scene, subject=replace(toy, kind=kind))
-    return Edit("kind", scene, _choose(rng, ways), after)
+    return Edit("kind", scene, choose(rng, ways), after)
 
 
 def hat(rng: Rng) -> Edit:
     """Put a hat on a toy, or take it off: "add a red hat"."""
     scene = random_toy_scene(rng)
     kinds = [kind for kind in KINDS if kind != "hat"]
-    toy = in_hat(random_single(rng, kinds), choose(rng, COLORS))
+    toy = pairs.in_hat(pairs.random_single(rng, kinds), choose(rng, COLORS))
     on, off = replace(scene, subject=toy), replace(scene, subject=replace(toy, hat=None))
     hat = f"{a(str(toy.hat))} hat"
     if rng.uniform() < 0.5:
         ways: Sequence[str] = (f"add {hat}", f"put {hat} on it", f"give it {hat}",
                                f"put {hat} on the {toy.kind}")  # fmt: skip
-        return Edit("hat", off, _choose(rng, ways), on, 0, ("hat",))
+        return Edit("hat", off, choose(rng, ways), on, 0, ("hat",))
     ways = ("remove the hat", "take off the hat", f"remove the {toy.hat} hat")
-    return Edit("hat", on, _choose(rng, ways), off, 0, ("hat",))
+    return Edit("hat", on, choose(rng, ways), off, 0, ("hat",))
 
 
 def background(rng: Rng) -> Edit:
     """Change what a toy or a pair stands before: "make the background blue"."""
     scene, _, _ = _some_toy(rng)
     name = choose_other(rng, BACKGROUNDS, scene.ground.names[0])
-    pattern = "plain" if rng.uniform() < 0.7 or name == "white" else _choose(rng, FINISHES[1:])
+    pattern = "plain" if rng.uniform() < 0.7 or name == "white" else choose(rng, FINISHES[1:])
     words = name if pattern == "plain" else f"{pattern} {name}"
     ways = (f"make the background {words}", f"change the background to {words}",
             f"put it on {a(words)} background")  # fmt: skip
     after = replace(scene, ground=ground_of(name, rng, pattern))
-    return Edit("background", scene, _choose(rng, ways), after, None)
+    return Edit("background", scene, choose(rng, ways), after, None)
 
 
 def garment(rng: Rng) -> Edit:
@@ -145,7 +132,7 @@ def garment(rng: Rng) -> Edit:
         word = choose_other(rng, FINISHES, old.finish)
         new, ways = replace(old, finish=word), REFINISH
     after = replace(scene, subject=replace(person, **{piece: new}))
-    instruction = _choose(rng, ways).format(name=f"the {old.kind}", new=word)
+    instruction = choose(rng, ways).format(name=f"the {old.kind}", new=word)
     return Edit("garment", scene, instruction, after, 0, (CLASS[old.kind],))
 
 
@@ -157,25 +144,23 @@ def face(rng: Rng) -> Edit:
     pick = choose(rng, ["glasses", "beard", "hair"])
     ways: Sequence[str]
     if pick == "hair":
-        if one.hair == "bald":
-            one = replace(one, hair="short")
+        one = replace(one, hair="short") if one.hair == "bald" else one
         new = replace(one, hair_color=choose_other(rng, HAIR_COLORS, one.hair_color))
         ways = (f"make the hair {new.hair_color}", f"give it {new.hair_color} hair")
     elif pick == "glasses":
         new = replace(one, glasses=not one.glasses)
-        ways = ("remove the glasses", "take off the glasses")
-        if new.glasses:
-            ways = ("add glasses", "put on glasses", "give it glasses")
+        on = ("add glasses", "put on glasses", "give it glasses")
+        ways = on if new.glasses else ("remove the glasses", "take off the glasses")
+    elif one.beard == "none":
+        new, ways = replace(one, beard="beard"), ("add a beard", "give it a beard")
     else:
-        new = replace(one, beard="none" if one.beard != "none" else "beard")
+        new = replace(one, beard="none")
         ways = (f"remove the {one.beard}", f"shave off the {one.beard}")
-        if new.beard == "beard":
-            ways = ("add a beard", "give it a beard")
     before = replace(scene, subject=replace(person, identity=one))
     after = replace(scene, subject=replace(person, identity=new))
     # a beard is of the colour of the hair, and moves the mouth
     labels = {"hair": ("hair", "beard"), "glasses": ("glasses",), "beard": ("beard", "skin")}
-    return Edit("face", before, _choose(rng, ways), after, 0, labels[pick])
+    return Edit("face", before, choose(rng, ways), after, 0, labels[pick])
 
 
 EDITS: dict[str, Callable[[Rng], Edit]] = {
@@ -194,8 +179,7 @@ def random_edit(rng: Rng, kind: str | None = None) -> Edit:
 def _some_toy(rng: Rng) -> tuple[Scene, int, Single]:
     """Make a scene of a toy or, in three of ten, of a pair, and choose a toy in it."""
     scene = random_pair_scene(rng) if rng.uniform() < 0.3 else random_toy_scene(rng)
-    toys = _toys(scene)
-    index = int(rng.integers(len(toys)))
+    index = int(rng.integers(len(toys := _toys(scene))))
     return scene, index, toys[index]
 
 
@@ -206,19 +190,14 @@ def _toys(scene: Scene) -> tuple[Single, ...]:
 
 def _with_toy(scene: Scene, index: int, toy: Single) -> Scene:
     """Put another toy in place of one of a scene."""
-    if not isinstance(scene.subject, Pair):
-        return replace(scene, subject=toy)
     pair = scene.subject
-    changed = replace(pair, first=toy) if index == 0 else replace(pair, second=toy)
-    return replace(scene, subject=changed)
+    if not isinstance(pair, Pair):
+        return replace(scene, subject=toy)
+    both = (toy, pair.second) if index == 0 else (pair.first, toy)
+    return replace(scene, subject=Pair(*both, pair.relation))
 
 
 def _name(rng: Rng, scene: Scene, toy: Single) -> str:
     """Call a toy "it" or "the mug"; one of a pair always by its kind."""
-    if len(_toys(scene)) == 1 and rng.uniform() < 0.6:
-        return "it"
-    return f"the {toy.kind}"
-
-
-def _choose(rng: Rng, ways: Sequence[str]) -> str:
-    return ways[int(rng.integers(len(ways)))]
+    alone = len(_toys(scene)) == 1
+    return "it" if alone and rng.uniform() < 0.6 else f"the {toy.kind}"

@@ -7,24 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from threed.toybox.world import poses
 from threed.toybox.world.captions import a
-from threed.toybox.world.chance import choose
+from threed.toybox.world.chance import Rng, choose
 from threed.toybox.world.draw import Array
 from threed.toybox.world.garments import CLASS, LOWERS, UPPERS, Garment, random_garment
 from threed.toybox.world.paint import DARK, LIGHT
 from threed.toybox.world.parts import Part, Vector, ball, box, pack, place, ring, rod
-from threed.toybox.world.poses import (
-    ARM,
-    BONES,
-    HEAD,
-    KEYPOINTS,
-    LEG,
-    POSES,
-    SIDES,
-    Pose,
-    limb,
-    random_pose,
-)
+from threed.toybox.world.poses import ARM, HEAD, LEG, Pose, limb
 from threed.toybox.world.scenes import Point, Scene, Thing, random_camera, staged
 
 SKINS: dict[str, Vector] = {
@@ -94,19 +84,16 @@ class Figure:
         pieces += [(CLASS[g.kind], g.rows(self.pose)) for g in (self.upper, self.lower) if g]
         rows = place(np.concatenate([rows for _, rows in pieces]), scale, shift)
         labels = tuple(label for label, rows in pieces for _ in rows)
-        points = tuple(
-            Point(name, _moved(joints[name], scale, shift), scale * _reach(name))
-            for name in KEYPOINTS
-        )
-        return (Thing("person", rows, labels, points, BONES),)
+        points = tuple(Point(name, _moved(joints[name], scale, shift), scale * _reach(name))
+                       for name in poses.KEYPOINTS)  # fmt: skip
+        return (Thing("person", rows, labels, points, poses.BONES),)
 
-    def words(self, rng: np.random.Generator) -> str:
+    def words(self, rng: Rng) -> str:
         """Say it: "a person with long blonde hair in a red shirt and blue trousers, waving"."""
         person = "bald person" if self.identity.hair == "bald" else "person"
         text = f"{'a portrait of ' if self.portrait else ''}{a(person)}"
         face = self.identity.words() if self.portrait or rng.uniform() < 0.75 else []
-        if face:
-            text += " with " + _listed(face)
+        text += f" with {_listed(face)}" if face else ""
         clothes = [self.upper, *([self.lower] if self.lower and not self.portrait else [])]
         if rng.uniform() < 0.9:
             wearing = "wearing" if rng.uniform() < 0.4 else "in"
@@ -122,10 +109,9 @@ class Figure:
         yield "skin", rod((0, 0, 0.32), 0.1, 0.1, 0.1, skin)
         yield "skin", box((0, 0, 0.02), (0.13, 0.2, 0.25), skin, rounding=0.1)
         yield "skin", box((0, 0, -0.2), (0.12, 0.19, 0.08), skin, rounding=0.06)
-        for side in SIDES:
-            shoulder, elbow, wrist, hip, knee, ankle = (
-                joints[f"{side} {name}"] for name in (*ARM, *LEG)
-            )
+        for side in poses.SIDES:
+            shoulder, elbow, wrist = (joints[f"{side} {name}"] for name in ARM)
+            hip, knee, ankle = (joints[f"{side} {name}"] for name in LEG)
             yield "skin", limb(shoulder, elbow, 0.08, 0.075, skin)
             yield "skin", limb(elbow, wrist, 0.075, 0.065, skin)
             yield "skin", ball(wrist, 0.085, skin)
@@ -180,37 +166,32 @@ def hair_parts(hair: str, color: Vector, w: float) -> Iterator[Part]:
             yield rod(spike, 0.08, 0.01, 0.12, color, turn_deg=(-14.0 * s, 0, 0))
 
 
-def random_identity(rng: np.random.Generator) -> Identity:
+def random_identity(rng: Rng) -> Identity:
     """Make up any person."""
-    return Identity(
-        skin=choose(rng, SKINS),
-        hair=choose(rng, HAIRS, (0.1, 0.2, 0.2, 0.18, 0.16, 0.16)),
-        hair_color=choose(rng, HAIR_COLORS),
-        eyes=choose(rng, EYES),
-        glasses=bool(rng.uniform() < 0.4),
-        beard=choose(rng, BEARDS, (0.6, 0.25, 0.15)),
-        width=float(rng.uniform(0.92, 1.08)),
-    )
+    skin, hair = choose(rng, SKINS), choose(rng, HAIRS, (0.1, 0.2, 0.2, 0.18, 0.16, 0.16))
+    hair_color, eyes, glasses = choose(rng, HAIR_COLORS), choose(rng, EYES), rng.uniform() < 0.4
+    beard, width = choose(rng, BEARDS, (0.6, 0.25, 0.15)), float(rng.uniform(0.92, 1.08))
+    return Identity(skin, hair, hair_color, eyes, bool(glasses), beard, width)
 
 
 def random_figure(
-    rng: np.random.Generator, identity: Identity | None = None, *, portrait: bool | None = None
+    rng: Rng, identity: Identity | None = None, *, portrait: bool | None = None
 ) -> Figure:
     """Dress a person of this identity or any; a portrait in three of ten, a dress in a fifth."""
     identity = identity or random_identity(rng)
     upper = random_garment(rng, ("dress",) if rng.uniform() < 0.2 else UPPERS)
     lower = random_garment(rng, LOWERS)
     near = bool(rng.uniform() < 0.3) if portrait is None else portrait
-    pose = random_pose(rng, ("standing",) if near else tuple(POSES))
+    pose = poses.random_pose(rng, ("standing",) if near else tuple(poses.POSES))
     return Figure(identity, upper, None if upper.kind == "dress" else lower, pose, near)
 
 
-def random_figure_scene(rng: np.random.Generator) -> Scene:
+def random_figure_scene(rng: Rng) -> Scene:
     """Stage a random figure, seen from about the front."""
     return figure_scene(rng, random_figure(rng))
 
 
-def figure_scene(rng: np.random.Generator, figure: Figure) -> Scene:
+def figure_scene(rng: Rng, figure: Figure) -> Scene:
     """Stage a figure, seen from about the front, under a random light, on a random ground."""
     return staged(rng, figure, random_camera(rng, (-28, 28), (-4, 14), (0.97, 1.05)))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from threed.core.cameras import orbit
 from threed.toybox.world.captions import a
-from threed.toybox.world.chance import choose
+from threed.toybox.world.chance import Rng, choose
 from threed.toybox.world.draw import FRAME, Array, Light
 from threed.toybox.world.grounds import Ground
 from threed.toybox.world.paint import main
@@ -53,15 +53,11 @@ class Garment:
         placed = place(rows, scale, (0.0, 0.0, -scale * middle))
         return (Thing(f"{self.color} {self.kind}", placed, (CLASS[self.kind],) * len(rows), ()),)
 
-    def words(self, rng: np.random.Generator) -> str:
-        """Say it: "a striped red sweater"."""
-        text = self.named(rng)
-        return text if self.kind in ("trousers", "shorts") else a(text)
-
-    def named(self, rng: np.random.Generator) -> str:
-        """Say it without an article; a pattern is left out now and then: "striped red sweater"."""
+    def words(self, rng: Rng) -> str:
+        """Say it: "a striped red sweater"; a pattern is left out now and then."""
         plain = self.finish == "plain" or rng.uniform() < 0.15
-        return f"{'' if plain else self.finish + ' '}{self.color} {self.kind}"
+        text = f"{'' if plain else self.finish + ' '}{self.color} {self.kind}"
+        return text if self.kind in ("trousers", "shorts") else a(text)
 
 
 def laid_flat(garment: Garment) -> Scene:
@@ -70,7 +66,7 @@ def laid_flat(garment: Garment) -> Scene:
     return Scene(garment, Light((0.86, 0.1, 0.5), 0.8), WHITE, camera)
 
 
-def random_garment(rng: np.random.Generator, kinds: tuple[str, ...]) -> Garment:
+def random_garment(rng: Rng, kinds: tuple[str, ...]) -> Garment:
     """Choose a garment of these kinds; half of them are plain."""
     finish = choose(rng, FINISHES, (0.5, 0.2, 0.15, 0.15))
     return Garment(choose(rng, kinds), choose(rng, COLORS), finish)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from threed.toybox.world.captions import BACKGROUNDS, a
-from threed.toybox.world.chance import choose
+from threed.toybox.world.chance import Rng, choose
 from threed.toybox.world.draw import Array
 from threed.toybox.world.parts import Vector
 from threed.toybox.world.toys import COLORS, FINISHES, TINTS
@@ -46,16 +46,15 @@ class Ground:
         return np.where(second[..., None], np.array(self.other), first).astype(np.float32)
 
 
-def ground_of(name: str, rng: np.random.Generator, pattern: str = "plain") -> Ground:
+def ground_of(name: str, rng: Rng, pattern: str = "plain") -> Ground:
     """Make a background of this name of BACKGROUNDS."""
     color = shade(name, rng)
-    red, green, blue = (
-        min(1.0, value + 0.16) if sum(color) < 2.4 else value - 0.14 for value in color
-    )
+    by = 0.16 if sum(color) < 2.4 else -0.14
+    red, green, blue = (min(1.0, value + by) for value in color)
     return Ground((name,), pattern, color, color, (red, green, blue), float(rng.uniform()))
 
 
-def random_ground(rng: np.random.Generator) -> Ground:
+def random_ground(rng: Rng) -> Ground:
     """Make a plain background in two thirds, a gradient in a sixth, a pattern in a sixth."""
     pick = rng.uniform()
     if pick < 2 / 3:
@@ -64,17 +63,16 @@ def random_ground(rng: np.random.Generator) -> Ground:
     if pick < 5 / 6:
         top, bottom = (str(name) for name in rng.choice(TINTS, 2, replace=False))
         return Ground((top, bottom), "plain", shade(top, rng), shade(bottom, rng), (1, 1, 1))
-    name = choose(rng, BACKGROUNDS[1:])
-    return ground_of(name, rng, choose(rng, FINISHES[1:]))
+    return ground_of(choose(rng, BACKGROUNDS[1:]), rng, choose(rng, FINISHES[1:]))
 
 
-def shade(name: str, rng: np.random.Generator) -> Vector:
+def shade(name: str, rng: Rng) -> Vector:
     """Choose a pale colour of this name, so that a toy of the same colour is seen before it."""
     if name == "white":
         return (1.0, 1.0, 1.0)
     if name == "grey":
         value = float(rng.uniform(0.45, 0.75))
         return (value, value, value)
-    red, green, blue = (0.45 * value + 0.5 + float(rng.uniform(-0.04, 0.04))
-                        for value in COLORS[name])  # fmt: skip
+    pale = (0.45 * value + 0.5 for value in COLORS[name])
+    red, green, blue = (value + float(rng.uniform(-0.04, 0.04)) for value in pale)
     return (red, green, blue)

@@ -9,7 +9,7 @@ import numpy as np
 
 from threed.toybox.world import draw
 from threed.toybox.world.captions import a, toy_words
-from threed.toybox.world.chance import choose, choose_other
+from threed.toybox.world.chance import Rng, choose, choose_other
 from threed.toybox.world.draw import Array
 from threed.toybox.world.parts import Vector, extents, place
 from threed.toybox.world.scenes import Point, Scene, Thing, random_camera, staged
@@ -52,13 +52,10 @@ class Single:
         """Place the toy alone."""
         return (self.thing(),)
 
-    def words(self, rng: np.random.Generator) -> str:
-        """Say it: "a striped blue teapot with a red hat"."""
-        return self.named(toy_words(rng, self.kind, self.color, self.finish))
-
-    def named(self, words: str) -> str:
-        """Add the article and the hat to these words."""
-        return f"{a(words)} with {a(self.hat)} hat" if self.hat else a(words)
+    def words(self, rng: Rng, drop: float = 0.08) -> str:
+        """Say it: "a striped blue teapot with a red hat"; `drop` as in toy_words."""
+        text = a(toy_words(rng, self.kind, self.color, self.finish, drop))
+        return f"{text} with {a(self.hat)} hat" if self.hat else text
 
 
 @dataclass(frozen=True)
@@ -91,22 +88,14 @@ class Pair:
             for toy, (y, z) in zip(self.toys, places)
         )
 
-    def words(self, rng: np.random.Generator) -> str:
+    def words(self, rng: Rng) -> str:
         """Say it from left to right, or with their places: "a red ball and a blue cube"."""
-        one, two = (
-            toy.named(toy_words(rng, toy.kind, toy.color, toy.finish, drop=0.03))
-            for toy in self.toys
-        )
+        one, two = (toy.words(rng, drop=0.03) for toy in self.toys)
         if self.relation == ABOVE:
             return f"{one} on top of {two}" if rng.uniform() < 0.8 else f"{one} on {two}"
-        ways = (
-            f"{one} and {two}",
-            f"{one} next to {two}",
-            f"{one} to the left of {two}",
-            f"{two} to the right of {one}",
-            f"{one} on the left and {two} on the right",
-        )
-        return ways[int(rng.choice(len(ways), p=(0.5, 0.14, 0.14, 0.14, 0.08)))]
+        ways = [f"{one} and {two}", f"{one} next to {two}", f"{one} to the left of {two}"]
+        ways += [f"{two} to the right of {one}", f"{one} on the left and {two} on the right"]
+        return choose(rng, ways, (0.5, 0.14, 0.14, 0.14, 0.08))
 
 
 def toy_points(rows: Array) -> tuple[Point, ...]:
@@ -134,7 +123,7 @@ def hat_on(rows: Array, color: str, seed: int) -> Array:
     return place(hat, scale, (x, y, float(tops[best]) - scale * float(extents(hat)[0, 2]) - 0.03))
 
 
-def random_single(rng: np.random.Generator, kinds: Sequence[str] = KINDS) -> Single:
+def random_single(rng: Rng, kinds: Sequence[str] = KINDS) -> Single:
     """Choose a toy of these kinds, without a hat."""
     kind, color, finish = choose(rng, kinds), choose(rng, COLORS), random_finish(rng)
     return Single(kind, color, finish, int(rng.integers(2**31)))
@@ -147,7 +136,7 @@ def in_hat(toy: Single, color: str) -> Single:
     return replace(toy, hat=color, scale=scale, lift=-scale * (low + high) / (2 * toy.scale))
 
 
-def random_toy_scene(rng: np.random.Generator) -> Scene:
+def random_toy_scene(rng: Rng) -> Scene:
     """Stage one toy, in a hat in a quarter of them, from any side, on any ground."""
     toy = random_single(rng)
     if rng.uniform() < 0.25 and toy.kind != "hat":
@@ -155,21 +144,19 @@ def random_toy_scene(rng: np.random.Generator) -> Scene:
     return staged(rng, toy, random_camera(rng, (-180, 180), (-10, 45)))
 
 
-def random_pair(rng: np.random.Generator) -> Pair:
+def random_pair(rng: Rng) -> Pair:
     """Choose two toys of unlike kinds and colours; in three of ten one stands on the other."""
     above = rng.uniform() < 0.3
     first = random_single(rng)
-    kinds = [kind for kind in (BROAD if above else KINDS) if kind != first.kind]
-    second = random_single(rng, kinds)
+    under = BROAD if above else KINDS
+    second = random_single(rng, [kind for kind in under if kind != first.kind])
     sizes, turns = rng.uniform(0.8, 1, 2), rng.uniform(-35, 35, 2)
     second = replace(second, color=choose_other(rng, COLORS, first.color))
-    one, two = (
-        replace(toy, scale=float(size), turn_deg=float(turn))
-        for toy, size, turn in zip((first, second), sizes, turns)
-    )
+    placed = zip((first, second), sizes.tolist(), turns.tolist())
+    one, two = (replace(toy, scale=size, turn_deg=turn) for toy, size, turn in placed)
     return Pair(one, two, ABOVE if above else BESIDE)
 
 
-def random_pair_scene(rng: np.random.Generator) -> Scene:
+def random_pair_scene(rng: Rng) -> Scene:
     """Stage a random pair, seen from about the front."""
     return staged(rng, random_pair(rng), random_camera(rng, (-15, 15), (0, 30), (0.95, 1.05)))

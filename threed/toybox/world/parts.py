@@ -81,10 +81,8 @@ def legs(x: float, y: float, half: float, thick: float, color: Vector) -> list[P
 
 def rotation(turn_deg: Vector) -> Array:
     """[3, 3] local to world: about x, then y, then z."""
-    x, y, z = (math.radians(angle) for angle in turn_deg)
-    cx, sx, cy, sy, cz, sz = (
-        math.cos(x), math.sin(x), math.cos(y), math.sin(y), math.cos(z), math.sin(z),
-    )  # fmt: skip
+    angles = [math.radians(angle) for angle in turn_deg]
+    (cx, cy, cz), (sx, sy, sz) = map(math.cos, angles), map(math.sin, angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])

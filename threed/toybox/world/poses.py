@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from threed.toybox.world.chance import choose
+from threed.toybox.world.chance import Rng, choose
 from threed.toybox.world.parts import Part, Vector, rod
 
 KEYPOINTS = (
@@ -76,7 +74,7 @@ class Pose:
         return found
 
 
-def random_pose(rng: np.random.Generator, names: tuple[str, ...] = tuple(POSES)) -> Pose:
+def random_pose(rng: Rng, names: tuple[str, ...] = tuple(POSES)) -> Pose:
     """Choose one of these POSES, and bend the arms a little."""
     one, two, three, four = rng.uniform(-7, 7, 4).tolist()
     return Pose(choose(rng, names), (one, two, three, four), bool(rng.uniform() < 0.5))

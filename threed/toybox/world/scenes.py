@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from threed.core.cameras import Cameras, at
+from threed.toybox.world.chance import Rng
 from threed.toybox.world.draw import GROUP, Array, Light, Picture, draw
 from threed.toybox.world.grounds import Ground, random_ground
 from threed.toybox.world.parts import Vector
@@ -54,7 +55,7 @@ class Subject(Protocol):
         """Place its things; in captions the first is named first."""
         ...
 
-    def words(self, rng: np.random.Generator) -> str:
+    def words(self, rng: Rng) -> str:
         """Say it in one of many ways: "a red ball and a blue cube"."""
         ...
 
@@ -68,7 +69,7 @@ class Scene:
     ground: Ground
     camera: Cameras  # one
 
-    def caption(self, rng: np.random.Generator) -> str:
+    def caption(self, rng: Rng) -> str:
         """Say it in one of many ways; the background is said in a third of them."""
         text = self.subject.words(rng)
         return f"{text} on {self.ground.words()}" if rng.uniform() < 0.33 else text
@@ -90,10 +91,8 @@ class View:
 
     def mask(self, thing: int | None = None, labels: Sequence[str] | None = None) -> Array:
         """[H, W] the share of a pixel that a thing covers, or its parts of these CLASSES."""
-        chosen = [
-            (thing is None or owner == thing) and (labels is None or label in labels)
-            for owner, label in self.groups
-        ]
+        chosen = [thing in (None, owner) and (labels is None or label in labels)
+                  for owner, label in self.groups]  # fmt: skip
         share: Array = self.picture.cover[..., chosen].sum(-1)
         return share
 
@@ -153,24 +152,17 @@ def _most(shares: Array) -> NDArray[np.int64]:
 def draw_scene(scene: Scene, size: int = 64) -> View:
     """Draw what the scene's camera sees, at size² pixels."""
     things = scene.subject.things()
-    groups: list[tuple[int, str]] = []
-    packed = []
-    for index, thing in enumerate(things):
-        rows = thing.rows.copy()
-        for row, label in zip(rows, thing.labels):
-            if (index, label) not in groups:
-                groups.append((index, label))
-            row[GROUP] = groups.index((index, label))
-        packed.append(rows)
-    picture = draw(
-        np.concatenate(packed), scene.camera.c2w[0].numpy(), float(scene.camera.fov_y[0]), size,
-        scene.light, scene.ground.pixels(size),
-    )  # fmt: skip
+    owners = [(i, label) for i, thing in enumerate(things) for label in thing.labels]
+    groups = list(dict.fromkeys(owners))
+    rows = np.concatenate([thing.rows for thing in things])
+    rows[:, GROUP] = [groups.index(owner) for owner in owners]
+    c2w, fov_y = scene.camera.c2w[0].numpy(), float(scene.camera.fov_y[0])
+    picture = draw(rows, c2w, fov_y, size, scene.light, scene.ground.pixels(size))
     return View(scene, picture, things, tuple(groups))
 
 
 def random_camera(
-    rng: np.random.Generator,
+    rng: Rng,
     azimuth_deg: tuple[float, float],
     elevation_deg: tuple[float, float],
     zoom: tuple[float, float] = (0.95, 1.1),
@@ -186,6 +178,6 @@ def random_camera(
     return at(one * azimuth, one * elevation, one * distance, one * fov, 64)
 
 
-def staged(rng: np.random.Generator, subject: Subject, camera: Cameras) -> Scene:
+def staged(rng: Rng, subject: Subject, camera: Cameras) -> Scene:
     """Put a subject under a random light, on a random ground."""
     return Scene(subject, random_light(rng), random_ground(rng), camera)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from threed.diffusion.images import grid
-from threed.toybox.world.conditions import CONDITIONS, bright_where_near, grey, palette
+from threed.toybox.world.chance import Rng
+from threed.toybox.world.conditions import CONDITIONS, bright_where_near, grey, palette, where
 from threed.toybox.world.edits import EDITS, random_edit
 from threed.toybox.world.figures import Figure, random_figure_scene
 from threed.toybox.world.garments import laid_flat
@@ -25,8 +26,7 @@ Sheet = tuple[Tensor, list[str]]  # [3, H, W], and what its columns or its toys 
 def toy_sheet(seed: int, size: int, kind: str | None = None) -> Sheet:
     """Show a toy from four sides, with its `passes`."""
     drawn = random_set(np.random.default_rng(seed), size, kind=kind)
-    toy = drawn.toy
-    picture = grid(passes(drawn), columns=len(drawn.pictures))
+    picture, toy = grid(passes(drawn), columns=len(drawn.pictures)), drawn.toy
     return picture, [f"a {toy.finish} {toy.color} {toy.kind}"]
 
 
@@ -39,21 +39,16 @@ def passes(drawn: Set) -> Tensor:
         np.stack([getattr(picture, name) for picture in drawn.pictures])
         for name in ("rgb", "alpha", "depth", "normal", "part")
     )
-    rows = [
-        rgb,
-        grey(alpha),
-        grey(bright_where_near(depth)),
-        np.where(depth[..., None] > 0, (normal + 1) / 2, 0),
-        np.where(part[..., None] >= 0, palette(part.max() + 1)[part], 0),
-    ]
+    normals = where(depth > 0, (normal + 1) / 2)
+    parts = where(part >= 0, palette(part.max() + 1)[part])
+    rows = [rgb, grey(alpha), grey(bright_where_near(depth)), normals, parts]
     return torch.from_numpy(np.concatenate(rows)).float().permute(0, 3, 1, 2)
 
 
 def pair_sheet(seed: int, size: int) -> Sheet:
     """Show pairs: colour, every condition, which toy is where."""
     scenes, views = _draw(random_pair_scene, seed, size)
-    whose = [np.where(view.instance[..., None] >= 0, palette(2)[view.instance], 0)
-             for view in views]  # fmt: skip
+    whose = [where(view.instance >= 0, palette(2)[view.instance]) for view in views]
     return _sheet(views, [whose]), _captions(scenes)
 
 
@@ -61,11 +56,8 @@ def figure_sheet(seed: int, size: int) -> Sheet:
     """Show persons: colour, every condition, the upper garment's mask, and it laid flat."""
     scenes, views = _draw(random_figure_scene, seed, size)
     worn = [grey(view.mask(0, ("top", "dress"))) for view in views]
-    flat = [
-        draw_scene(laid_flat(scene.subject.upper), size).picture.rgb
-        for scene in scenes
-        if isinstance(scene.subject, Figure)
-    ]
+    worn_by = [scene.subject for scene in scenes if isinstance(scene.subject, Figure)]
+    flat = [draw_scene(laid_flat(person.upper), size).picture.rgb for person in worn_by]
     return _sheet(views, [worn, flat]), _captions(scenes)
 
 
@@ -73,11 +65,8 @@ def edit_sheet(seed: int, size: int) -> Sheet:
     """Show an edit of every kind: before, after, where they may differ; the instructions."""
     drawn = [random_edit(np.random.default_rng([seed, i]), kind).draw(size)
              for i, kind in enumerate(EDITS)]  # fmt: skip
-    rows = [
-        *(one.before.picture.rgb for one in drawn),
-        *(one.after.picture.rgb for one in drawn),
-        *(grey(one.region) for one in drawn),
-    ]
+    rows = [one.before.picture.rgb for one in drawn] + [one.after.picture.rgb for one in drawn]
+    rows += [grey(one.region) for one in drawn]
     return _grid(rows, len(drawn)), [one.edit.instruction for one in drawn]
 
 
@@ -87,7 +76,7 @@ SHEETS: dict[str, Callable[[int, int], Sheet]] = {
 
 
 def _draw(
-    random_scene: Callable[[np.random.Generator], Scene], seed: int, size: int
+    random_scene: Callable[[Rng], Scene], seed: int, size: int
 ) -> tuple[list[Scene], list[View]]:
     scenes = [random_scene(np.random.default_rng([seed, i])) for i in range(COLUMNS)]
     return scenes, [draw_scene(scene, size) for scene in scenes]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from threed.core.cameras import Cameras, at, view_name
-from threed.toybox.world.chance import choose
+from threed.toybox.world.chance import Rng, choose
 from threed.toybox.world.draw import Array, Light, Picture, draw
 from threed.toybox.world.kinds import RECIPES
 from threed.toybox.world.parts import Part, Vector, extents, pack
@@ -20,17 +20,11 @@ from threed.toybox.world.parts import Part, Vector, extents, pack
 KINDS = tuple(RECIPES)
 FINISHES = ("plain", "striped", "dotted", "checkered")
 COLORS: dict[str, Vector] = {
-    "red": (0.86, 0.10, 0.10),
-    "orange": (0.96, 0.50, 0.06),
-    "yellow": (0.97, 0.86, 0.12),
-    "green": (0.12, 0.62, 0.18),
-    "blue": (0.12, 0.28, 0.86),
-    "purple": (0.52, 0.16, 0.68),
-    "pink": (0.98, 0.58, 0.76),
-    "brown": (0.44, 0.26, 0.13),
-    "white": (0.95, 0.95, 0.94),
+    "red": (0.86, 0.10, 0.10), "orange": (0.96, 0.50, 0.06), "yellow": (0.97, 0.86, 0.12),
+    "green": (0.12, 0.62, 0.18), "blue": (0.12, 0.28, 0.86), "purple": (0.52, 0.16, 0.68),
+    "pink": (0.98, 0.58, 0.76), "brown": (0.44, 0.26, 0.13), "white": (0.95, 0.95, 0.94),
     "black": (0.08, 0.08, 0.09),
-}
+}  # fmt: skip
 TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")  # of backgrounds
 AROUND = 4  # pictures of a set, 90 degrees apart
 CLAY = (0.8, 0.8, 0.8)  # sRGB of a toy of which only the shape is to be read
@@ -67,14 +61,13 @@ class Set:
 
 
 def random_toy(
-    rng: np.random.Generator,
+    rng: Rng,
     kind: str | None = None,
     color: str | None = None,
     finish: str | None = None,
 ) -> Toy:
     """Make a toy of random proportions; kind, colour and finish are random unless given."""
-    kind = kind or choose(rng, KINDS)
-    color = color or choose(rng, COLORS)
+    kind, color = kind or choose(rng, KINDS), color or choose(rng, COLORS)
     finish = finish or random_finish(rng)
     jitter = np.clip(np.array(COLORS[color]) + rng.uniform(-0.035, 0.035, 3), 0, 1)
     red, green, blue = jitter.tolist()
@@ -82,7 +75,7 @@ def random_toy(
     return Toy(kind, color, finish, parts, second_color(color))
 
 
-def random_finish(rng: np.random.Generator) -> str:
+def random_finish(rng: Rng) -> str:
     """Choose a finish; about half of them are plain."""
     return choose(rng, FINISHES, (0.55, 0.15, 0.15, 0.15))
 
@@ -92,17 +85,15 @@ def second_color(color: str) -> Vector:
     return (0.93, 0.93, 0.91) if sum(COLORS[color]) < 2.1 else (0.30, 0.30, 0.33)
 
 
-def random_light(rng: np.random.Generator) -> Light:
+def random_light(rng: Rng) -> Light:
     """Put a lamp somewhere above the horizon."""
     azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.95)
     flat = float(np.sqrt(1 - height**2))
-    return Light(
-        (flat * float(np.cos(azimuth)), flat * float(np.sin(azimuth)), height),
-        float(rng.uniform(0.55, 0.75)),
-    )
+    direction = (flat * float(np.cos(azimuth)), flat * float(np.sin(azimuth)), height)
+    return Light(direction, float(rng.uniform(0.55, 0.75)))
 
 
-def random_background(rng: np.random.Generator) -> tuple[str, Array]:
+def random_background(rng: Rng) -> tuple[str, Array]:
     """Choose a name and the colours [2, 3] of the top and the bottom row."""
     pick = rng.uniform()
     if pick < 0.65:
@@ -127,26 +118,21 @@ def draw_set(
     return Set(toy, cameras, pictures, name)
 
 
-def random_set(
-    rng: np.random.Generator, size: int = 64, *, kind: str | None = None, clay: bool = False
-) -> Set:
+def random_set(rng: Rng, size: int = 64, *, kind: str | None = None, clay: bool = False) -> Set:
     """Draw a random toy, of clay or not, under a random light, from AROUND cameras at one height.
 
     Elevation is in -10..45 degrees, or in one of eight sets in 62..85; field of view 35..45
     degrees; the distance is zoom / sin(fov / 2), zoom in 0.85..1.1, so the unit ball about fits.
     """
     toy = random_toy(rng, kind=kind)
-    if clay:
-        toy = in_clay(toy)
+    toy = in_clay(toy) if clay else toy
     name, background = random_background(rng)
     elevation = rng.uniform(62, 85) if rng.uniform() < 0.125 else rng.uniform(-10, 45)
     fov, zoom = rng.uniform(35, 45), rng.uniform(0.85, 1.1)
     azimuth = rng.uniform(-180, 180) + np.arange(AROUND) * (360 / AROUND)
-    one = torch.ones(AROUND)
-    cameras = at(
-        torch.from_numpy((azimuth + 180) % 360 - 180).float(), one * elevation,
-        one * (zoom / np.sin(np.radians(fov) / 2)), one * fov, size,
-    )  # fmt: skip
+    one, distance = torch.ones(AROUND), zoom / np.sin(np.radians(fov) / 2)
+    around = torch.from_numpy((azimuth + 180) % 360 - 180).float()
+    cameras = at(around, one * elevation, one * distance, one * fov, size)
     return draw_set(toy, cameras, random_light(rng), background, name=name)
 
 
