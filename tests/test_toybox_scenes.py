@@ -284,7 +284,7 @@ def test_the_command_draws_scenes_and_names_what_it_has_not(tmp_path: Path) -> N
     with Image.open(out) as sheet:
         assert sheet.size == (7 * 16, 3 * 16)
     for words, message in (
-        (["--scene", "cat"], "it has toy, pair, figure, edit"),
+        (["--scene", "cat"], "it has toy, pair, figure, edit, subject, portrait, style"),
         (["mug", "--scene", "pair"], "a kind .'mug'. is for one toy"),
     ):
         result = runner.invoke(TOYBOX, ["world", *words])

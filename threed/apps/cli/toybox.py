@@ -28,7 +28,7 @@ class World(Settings):
     kind: str | None = Field(
         None, description="a kind of toy; any if not given", json_schema_extra=FIRST
     )
-    scene: str = Field("toy", description="toy, pair, figure or edit")
+    scene: str = Field("toy", description="toy, pair, figure, edit, subject, portrait or style")
     seed: int = Field(0, ge=0, description="decides every random number")
     out: Path = Field(Path("outputs/world.png"), description="the picture's file")
     size: int = Field(128, ge=16, le=1024, description="pixels a side")

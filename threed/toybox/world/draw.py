@@ -12,10 +12,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from threed.toybox.world.emblems import BITMAPS
+
 Array = NDArray[np.float32]
 
 ELLIPSOID, BOX, FRUSTUM, TORUS = 0, 1, 2, 3
+EMBLEM = 4  # not a solid: this, plus which of BITMAPS, lies as paint on the solid before it
 PLAIN, STRIPED, DOTTED, CHECKERED = 0, 1, 2, 3
+ZIGZAG, SPECKLED, MARBLED, HOOPED = 4, 5, 6, 7  # of subjects; no caption names them
 
 # columns of a packed part; FRAME is where its finish lives: origin, size, cosine and sine of a turn
 # about z; GROUP is what its pixels are counted for
@@ -69,7 +73,7 @@ def draw(
     cover = np.zeros((size, size, int(parts[:, GROUP].max()) + 1), np.float32)
     lamp = np.array([*light.direction, light.ambient], np.float32)
     _draw(
-        parts, c2w, float(np.tan(fov_y / 2)), samples, lamp, background,
+        parts, c2w, float(np.tan(fov_y / 2)), samples, lamp, background, BITMAPS,
         rgb, alpha, depth, normal, part, cover,
     )  # fmt: skip
     return Picture(rgb, alpha, depth, normal, part, cover)
@@ -129,7 +133,7 @@ def _hit(parts: Any, ox: Any, oy: Any, oz: Any, dx: Any, dy: Any, dz: Any) -> An
     """
     which, best = -1, 1e9
     for i in range(len(parts)):
-        if parts[i, 1] > 0.5:
+        if parts[i, 1] > 0.5 or parts[i, 0] > 3.5:
             continue
         cx, cy, cz = parts[i, 2] - ox, parts[i, 3] - oy, parts[i, 4] - oz
         along = cx * dx + cy * dy + cz * dz
@@ -169,7 +173,44 @@ def _is_second(q: Any, x: Any, y: Any, z: Any) -> Any:
     if finish == 3:
         n = np.floor(x * 3.6 + 0.5) + np.floor(y * 3.6 + 0.5) + np.floor(z * 3.6 + 0.5)
         return n % 2.0 > 0.5
-    return False
+    if finish == 4:
+        return (z * 3.4 + 0.9 * abs((np.arctan2(y, x) * 1.9) % 1.0 - 0.5)) % 1.0 < 0.42
+    if finish == 5:
+        n = np.floor(x * 9.0) * 12.9898 + np.floor(y * 9.0) * 78.233 + np.floor(z * 9.0) * 37.719
+        return (np.sin(n) * 43758.547) % 1.0 < 0.3
+    if finish == 6:
+        wave = np.sin(5.1 * x + 2.2 * np.sin(4.3 * z + 1.0)) + np.sin(
+            4.7 * y + 2.6 * np.sin(5.9 * x)
+        )
+        return wave + np.sin(6.1 * z + 1.8 * y) > 0.75
+    return (np.arctan2(y, x) * 1.5915494 + 0.25) % 1.0 < 0.4
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _emblem_on(parts: Any, bitmaps: Any, i: Any, x: Any, y: Any, z: Any, n: Any) -> Any:
+    """The row of the emblem that a point of part i with the normal n shows, -1 for none.
+
+    An emblem is projected along its own x, onto what faces that way.
+    """
+    size = bitmaps.shape[1]
+    if parts[i, 1] > 0.5:  # the inside of something hollow
+        return -1
+    for j in range(i + 1, len(parts)):
+        q = parts[j]
+        if q[1] > 0.5:
+            continue
+        if q[0] < 3.5:
+            break
+        if q[5] * n[0] + q[6] * n[1] + q[7] * n[2] < 0.25:
+            continue
+        dx, dy, dz = x - q[2], y - q[3], z - q[4]
+        u = (q[8] * dx + q[9] * dy + q[10] * dz) / q[14]
+        v = (q[11] * dx + q[12] * dy + q[13] * dz) / q[14]
+        if abs(u) < 1.0 and abs(v) < 1.0:
+            row, column = int((1.0 - v) / 2 * size), int((1.0 + u) / 2 * size)
+            if bitmaps[int(q[0]) - 4, row, column]:
+                return j
+    return -1
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -188,7 +229,7 @@ def _normal(q: Any, x: Any, y: Any, z: Any) -> Any:
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _draw(
-    parts: Any, c2w: Any, tan: Any, samples: Any, lamp: Any, background: Any,
+    parts: Any, c2w: Any, tan: Any, samples: Any, lamp: Any, background: Any, bitmaps: Any,
     rgb: Any, alpha: Any, depth: Any, normal: Any, part: Any, cover: Any,
 ) -> None:  # fmt: skip
     size, rays = rgb.shape[0], samples * samples
@@ -217,6 +258,9 @@ def _draw(
                 facing = max(gx * lamp[0] + gy * lamp[1] + gz * lamp[2], 0.0)
                 shade = lamp[3] * (0.9 + 0.1 * gz) + (1 - lamp[3]) * facing
                 color = 23 if _is_second(q, x, y, z) else 18
+                emblem = _emblem_on(parts, bitmaps, which, x, y, z, (gx, gy, gz))
+                if emblem >= 0:
+                    q, color = parts[emblem], 18
                 for c, g in enumerate((gx, gy, gz)):
                     total[c] += min(q[color + c] * shade * 1.04, 1.0)
                     n[c] += g

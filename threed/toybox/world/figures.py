@@ -93,11 +93,11 @@ class Figure:
         person = "bald person" if self.identity.hair == "bald" else "person"
         text = f"{'a portrait of ' if self.portrait else ''}{a(person)}"
         face = self.identity.words() if self.portrait or rng.uniform() < 0.75 else []
-        text += f" with {_listed(face)}" if face else ""
+        text += f" with {listed(face)}" if face else ""
         clothes = [self.upper, *([self.lower] if self.lower and not self.portrait else [])]
         if rng.uniform() < 0.9:
             wearing = "wearing" if rng.uniform() < 0.4 else "in"
-            text += f" {wearing} " + _listed([garment.words(rng) for garment in clothes])
+            text += f" {wearing} " + listed([garment.words(rng) for garment in clothes])
         if not self.portrait and rng.uniform() < 0.5:
             said = self.pose.name
             text += f", {f'with {said}' if said in ('arms out', 'hands on hips') else said}"
@@ -205,6 +205,6 @@ def _moved(place: Vector, scale: float, shift: Vector) -> Vector:
     return (x, y, z)
 
 
-def _listed(words: list[str]) -> str:
+def listed(words: list[str]) -> str:
     """List words: "glasses and a beard"."""
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]

@@ -11,7 +11,7 @@ from threed.toybox.world import draw
 from threed.toybox.world.captions import a, toy_words
 from threed.toybox.world.chance import Rng, choose, choose_other
 from threed.toybox.world.draw import Array
-from threed.toybox.world.parts import Vector, extents, place
+from threed.toybox.world.parts import Vector, extents, is_solid, place
 from threed.toybox.world.scenes import Point, Scene, Thing, random_camera, staged
 from threed.toybox.world.toys import COLORS, KINDS, random_finish, random_toy
 
@@ -102,7 +102,7 @@ def toy_points(rows: Array) -> tuple[Point, ...]:
     """Put a point inside each solid: its middle, or a place on its ring."""
     found = []
     for index, row in enumerate(rows):
-        if row[draw.CUT] > 0.5:
+        if not is_solid(row[None])[0]:
             continue
         middle = row[draw.CENTER : draw.CENTER + 3].copy()
         if row[draw.SHAPE] == draw.TORUS:
@@ -114,7 +114,7 @@ def toy_points(rows: Array) -> tuple[Point, ...]:
 
 def hat_on(rows: Array, color: str, seed: int) -> Array:
     """[P, WIDTH] a hat that stands on the highest solid of a toy."""
-    tops = [extents(row[None])[1, 2] if row[draw.CUT] < 0.5 else -np.inf for row in rows]
+    tops = [extents(row[None])[1, 2] for row in rows]
     best = int(np.argmax(tops))
     low, high = extents(rows)
     scale = 0.34 + 0.17 * float(high[:2].max() - low[:2].min())

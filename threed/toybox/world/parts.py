@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from threed.toybox.world import draw
 from threed.toybox.world.draw import Array
+from threed.toybox.world.emblems import EMBLEMS
 
 Vector = tuple[float, float, float]
 
@@ -36,6 +38,8 @@ class Part:
             return math.sqrt(a * a + b * b + c * c)
         if self.shape == draw.FRUSTUM:
             return math.hypot(max(a, b), c)
+        if self.shape >= draw.EMBLEM:
+            return 0.0
         return a + b
 
 
@@ -71,6 +75,16 @@ def rod(
 def ring(center: Vector, radius: float, tube: float, color: Vector, **more: object) -> Part:
     """Make a torus around z."""
     return Part(draw.TORUS, center, (radius, tube, 0.0, 0.0), color, **more)  # type: ignore[arg-type]
+
+
+def emblem(
+    name: str, center: Vector, half: float, color: Vector, *, turn_deg: Vector = (0, 0, 0)
+) -> Part:
+    """Make one of EMBLEMS, 2 half wide, that lies as paint on the solid listed before it.
+
+    It is projected along +x as turned, upright along z.
+    """
+    return Part(draw.EMBLEM + EMBLEMS.index(name), center, (half, 0, 0, 0), color, turn_deg)
 
 
 def legs(x: float, y: float, half: float, thick: float, color: Vector) -> list[Part]:
@@ -136,10 +150,15 @@ def place(
     return placed
 
 
+def is_solid(rows: Array) -> NDArray[np.bool_]:
+    """[P] which packed parts are solids, neither cuts nor emblems."""
+    return (rows[:, draw.CUT] < 0.5) & (rows[:, draw.SHAPE] < draw.EMBLEM)
+
+
 def extents(rows: Array) -> Array:
     """[2, 3] the lowest and highest coordinates of the boxes around the solids of packed parts."""
     low, high = np.full(3, np.inf, np.float32), np.full(3, -np.inf, np.float32)
-    for row in rows[rows[:, draw.CUT] < 0.5]:
+    for row in rows[is_solid(rows)]:
         a, b, c, _ = row[draw.SIZE : draw.SIZE + 4]
         half = {draw.ELLIPSOID: (a, b, c), draw.BOX: (a, b, c), draw.TORUS: (a + b, a + b, b),
                 draw.FRUSTUM: (max(a, b), max(a, b), c)}[int(row[draw.SHAPE])]  # fmt: skip

@@ -9,15 +9,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from threed.core.cameras import orbit
 from threed.diffusion.images import grid
+from threed.toybox.world.captions import a
 from threed.toybox.world.chance import Rng
 from threed.toybox.world.conditions import CONDITIONS, bright_where_near, grey, palette, where
 from threed.toybox.world.edits import EDITS, random_edit
+from threed.toybox.world.faces import random_face
 from threed.toybox.world.figures import Figure, random_figure_scene
 from threed.toybox.world.garments import laid_flat
+from threed.toybox.world.grounds import random_ground
+from threed.toybox.world.mix import random_scene
 from threed.toybox.world.pairs import random_pair_scene
+from threed.toybox.world.portraits import portrait_scene, random_portrait
 from threed.toybox.world.scenes import Scene, View, draw_scene
-from threed.toybox.world.toys import Set, random_set
+from threed.toybox.world.styles import STYLES, random_style
+from threed.toybox.world.subjects import random_subject
+from threed.toybox.world.toys import Set, random_light, random_set
 
 COLUMNS = 6  # scenes of a sheet
 Sheet = tuple[Tensor, list[str]]  # [3, H, W], and what its columns or its toys are called
@@ -70,8 +78,41 @@ def edit_sheet(seed: int, size: int) -> Sheet:
     return _grid(rows, len(drawn)), [one.edit.instruction for one in drawn]
 
 
+def subject_sheet(seed: int, size: int) -> Sheet:
+    """Show subjects, a row each, from COLUMNS sides; the first is the side with the emblem."""
+    cells, names = [], []
+    for i in range(COLUMNS):
+        rng = np.random.default_rng([seed, i])
+        subject, light, ground = random_subject(rng), random_light(rng), random_ground(rng)
+        around = orbit(COLUMNS, size, elevation_deg=20.0, start_deg=subject.emblem.azimuth_deg)
+        cells += [draw_scene(Scene(subject, light, ground, camera), size).picture.rgb
+                  for camera in (around[k : k + 1] for k in range(COLUMNS))]  # fmt: skip
+        names.append(f"{a(subject.kind)} with {a(subject.emblem.name)}")
+    return _grid(cells, COLUMNS), names
+
+
+def portrait_sheet(seed: int, size: int) -> Sheet:
+    """Show persons, a row each: another expression, turn, light and other clothes each time."""
+    faces = [random_face(np.random.default_rng([seed, i])) for i in range(COLUMNS)]
+    cells = []
+    for i, face in enumerate(faces):
+        rng = np.random.default_rng([seed, i, 1])
+        scenes = [portrait_scene(rng, random_portrait(rng, face)) for _ in range(COLUMNS)]
+        cells += [draw_scene(scene, size).picture.rgb for scene in scenes]
+    return _grid(cells, COLUMNS), [", ".join(face.identity.words()) or "bald" for face in faces]
+
+
+def style_sheet(seed: int, size: int) -> Sheet:
+    """Show the same scenes in one instance of every style, a row each."""
+    scenes = [random_scene(np.random.default_rng([seed, i])) for i in range(COLUMNS)]
+    views = [draw_scene(scene, size) for scene in scenes]
+    styles = [random_style(np.random.default_rng([seed, i]), name) for i, name in enumerate(STYLES)]
+    return _grid([style.paint(view) for style in styles for view in views], COLUMNS), list(STYLES)
+
+
 SHEETS: dict[str, Callable[[int, int], Sheet]] = {
     "toy": toy_sheet, "pair": pair_sheet, "figure": figure_sheet, "edit": edit_sheet,
+    "subject": subject_sheet, "portrait": portrait_sheet, "style": style_sheet,
 }  # fmt: skip
 
 

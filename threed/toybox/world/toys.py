@@ -6,6 +6,7 @@ background and its cameras.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,11 +44,7 @@ class Toy:
 
     def packed(self) -> Array:
         """[P, WIDTH] the parts, centred and scaled into the ball of radius RADIUS."""
-        low, high = extents(pack(self.parts))
-        middle, scale = (low + high) / 2, RADIUS / float(np.linalg.norm((high - low) / 2))
-        scale = min(scale * 1.12, 0.86 / float(np.max(high - low) / 2))
-        x, y, z = (-scale * middle).tolist()
-        return pack(self.parts, scale, (x, y, z), FINISHES.index(self.finish), self.second)
+        return packed_to_fit(self.parts, FINISHES.index(self.finish), self.second)
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,15 @@ class Set:
     cameras: Cameras  # V of them
     pictures: tuple[Picture, ...]
     background: str  # its name, for the caption
+
+
+def packed_to_fit(parts: Sequence[Part], finish: int, second: Vector) -> Array:
+    """[P, WIDTH] solids of any size, centred and scaled into the ball of radius RADIUS."""
+    low, high = extents(pack(parts))
+    middle, scale = (low + high) / 2, RADIUS / float(np.linalg.norm((high - low) / 2))
+    scale = min(scale * 1.12, 0.86 / float(np.max(high - low) / 2))
+    x, y, z = (-scale * middle).tolist()
+    return pack(parts, scale, (x, y, z), finish, second)
 
 
 def random_toy(
