@@ -23,7 +23,8 @@ WRITERS = {
 }
 # suffix -> module with find_problem(content) and read(content, path)
 READERS = {
-    ".glb": "exporters.glb",
+    ".glb": "exporters.gltf.read",
+    ".gltf": "exporters.gltf.read",
     ".obj": "exporters.obj",
     ".ply": "exporters.ply",
     ".stl": "exporters.stl",

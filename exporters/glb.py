@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from exporters import axes, parse, pictures
+from exporters import pictures
 from exporters.corners import Corners, to_corners
 from renderers.shading import to_linear
 from threed.core import files
@@ -22,56 +20,16 @@ FLOAT, USHORT, UINT = 5126, 5123, 5125
 VERTICES, INDICES = 34962, 34963  # what a buffer view is for
 # a linear filter, one between mip levels too, and a texture that does not repeat
 SAMPLER = {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
-AS_WRITTEN = "_threed_uv"  # texture coordinates under a name that trimesh leaves as they are
 Extras = Mapping[str, str | int | float]
 
 
-def find_problem(content: bytes) -> str | None:
-    """Say why this is not the content of a whole GLB file; None if it is one."""
-    if content[:4] != b"glTF" or len(content) < 20:
-        return "it does not begin as one"
-    version, length = struct.unpack("<II", content[4:12])
-    if version != 2:
-        return f"it is of version {version}, not 2"
-    if length > len(content):
-        return f"it should have {length:,} bytes and has {len(content):,}"
-    size, kind = struct.unpack("<I4s", content[12:20])
-    if kind != b"JSON" or 20 + size > len(content):
-        return "its description is missing or cut off"
-    try:
-        whole = isinstance(json.loads(content[20 : 20 + size]), dict)
-    except (ValueError, RecursionError):
-        whole = False
-    return None if whole else "its description cannot be read"
-
-
-def read(content: bytes, path: Path) -> Mesh:
-    """Read the mesh in the content of a GLB file; its texture coordinates bit by bit.
-
-    InputError, naming `path`, for what cannot be read.
-    """
-    with parse.name_file(path):
-        content = _add_uv_as_written(content)
-    part = parse.parse(content, path)
-    uv = part.vertex_attributes.get(AS_WRITTEN)
-    exact = None if uv is None or uv.dtype != np.float32 else torch.from_numpy(uv).double()
-    return parse.to_mesh(part, path, axes.from_y_up, uv=exact, linear=True)
-
-
-def _add_uv_as_written(content: bytes) -> bytes:
-    """A GLB in which AS_WRITTEN is another name of the texture coordinates."""
-    size = int.from_bytes(content[12:16], "little")
-    gltf, rest = json.loads(content[20 : 20 + size]), content[20 + size :]
-    for mesh in gltf.get("meshes", []):
-        for part in mesh["primitives"]:
-            if "TEXCOORD_0" in part["attributes"]:
-                part["attributes"][AS_WRITTEN] = part["attributes"]["TEXCOORD_0"]
-    return _join(json.dumps(gltf).encode(), rest)
-
-
-def _join(text: bytes, rest: bytes) -> bytes:
-    """A GLB of the JSON that describes it, and of the chunks behind that."""
+def pack(gltf: Mapping[str, Any], blob: Blob) -> bytes:
+    """Make a GLB of its description, but for the data that a blob holds, and of this."""
+    data = {"accessors": blob.accessors, "bufferViews": blob.views}
+    whole = {**gltf, **data, "buffers": [{"byteLength": len(blob.content)}]}
+    text = json.dumps(whole, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 4)
+    rest = struct.pack("<I4s", len(blob.content), b"BIN\0") + bytes(blob.content)
     head = struct.pack("<4sIII4s", b"glTF", 2, 20 + len(text) + len(rest), len(text), b"JSON")
     return head + text + rest
 
@@ -87,9 +45,13 @@ def save(mesh: Mesh, path: Path, extras: Extras) -> None:
 
 def encode(mesh: Mesh, extras: Extras) -> bytes:
     """Make the bytes of the file."""
-    rows, blob = to_corners(mesh), _Blob()
+    rows, blob = to_corners(mesh), Blob()
     attributes = _add_attributes(rows, blob)
-    primitive = {"attributes": attributes, "indices": blob.add_indices(rows), "material": 0}
+    primitive = {
+        "attributes": attributes,
+        "indices": blob.add_faces(rows.faces, len(rows.position)),
+        "material": 0,
+    }
     gltf: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "threed", "extras": dict(extras)},
         "scene": 0,
@@ -98,13 +60,10 @@ def encode(mesh: Mesh, extras: Extras) -> bytes:
         "meshes": [{"name": "asset", "primitives": [primitive]}],
     }
     gltf |= _describe_material(mesh.material, blob, textured=rows.uv is not None)
-    gltf |= {"accessors": blob.accessors, "bufferViews": blob.views}
-    gltf["buffers"] = [{"byteLength": len(blob.content)}]
-    text = json.dumps(gltf, separators=(",", ":"), ensure_ascii=True).encode()
-    return _join(text, struct.pack("<I4s", len(blob.content), b"BIN\0") + bytes(blob.content))
+    return pack(gltf, blob)
 
 
-class _Blob:
+class Blob:
     """The binary part as it grows, and what glTF says of it."""
 
     def __init__(self) -> None:
@@ -126,16 +85,16 @@ class _Blob:
         self.accessors.append(about | {"type": f"VEC{rows.shape[1]}"} | bounds)
         return len(self.accessors) - 1
 
-    def add_indices(self, rows: Corners) -> int:
-        """Add the faces; the index of their accessor."""
-        kind, dtype = (USHORT, "<u2") if len(rows.position) < 2**16 else (UINT, "<u4")
-        view = self.add(rows.faces.numpy().astype(dtype).tobytes(), INDICES)
-        about = {"bufferView": view, "componentType": kind, "count": rows.faces.numel()}
+    def add_faces(self, faces: Tensor, count: int) -> int:
+        """Add faces [F, 3] of so many vertices; the index of their accessor."""
+        kind, dtype = (USHORT, "<u2") if count < 2**16 else (UINT, "<u4")
+        view = self.add(faces.numpy().astype(dtype).tobytes(), INDICES)
+        about = {"bufferView": view, "componentType": kind, "count": faces.numel()}
         self.accessors.append(about | {"type": "SCALAR"})
         return len(self.accessors) - 1
 
 
-def _add_attributes(rows: Corners, blob: _Blob) -> dict[str, int]:
+def _add_attributes(rows: Corners, blob: Blob) -> dict[str, int]:
     """Add what the vertices have; their accessors by glTF's names."""
     place = rows.position
     bounds = {"min": place.amin(0).tolist(), "max": place.amax(0).tolist()}
@@ -152,7 +111,7 @@ def _add_attributes(rows: Corners, blob: _Blob) -> dict[str, int]:
     return attributes
 
 
-def _describe_material(material: Material, blob: _Blob, *, textured: bool) -> dict[str, Any]:
+def _describe_material(material: Material, blob: Blob, *, textured: bool) -> dict[str, Any]:
     """The material, and the textures, samplers and images that it needs where it is textured."""
     factors: dict[str, Any] = {
         "metallicFactor": material.metallic,

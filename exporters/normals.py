@@ -32,7 +32,7 @@ def bake_normals(mesh: Mesh, dense: Skin, size: int, *, worth_deg: float = WORTH
     few = texels.hits[:, :: max(1, count // LOOKED_AT)]
     if count == 0 or _mean_angle_deg(mesh, few, dense) < worth_deg:
         return replace(mesh, material=replace(mesh.material, normal=None))
-    place, frames = _find_frames(mesh, texels.hits)
+    place, frames = find_frames(mesh, texels.hits)
     wanted = dense.normal(place, F.normalize(frames.normal, dim=-1))
     lean = frames.lean(wanted)
     lean = F.normalize(torch.cat([lean[:, :2], lean[:, 2:].clamp(min=LEAST)], 1), dim=-1)
@@ -49,13 +49,13 @@ def bake_relief(mesh: Mesh) -> Tensor | None:
     if image is None or mesh.material.albedo is None or mesh.uv is None:
         return None
     texels = find_texels(mesh, max(image.shape[:2]))
-    _, frames = _find_frames(mesh, texels.hits)
+    _, frames = find_frames(mesh, texels.hits)
     uv, uv_faces = mesh.opengl_map()
     lean = texture(image, interpolate(uv, texels.hits, uv_faces))[0, :, 0] * 2 - 1
     return texels.fill(frames.turn(lean))
 
 
-def _find_frames(mesh: Mesh, hits: Tensor) -> tuple[Tensor, Frames]:
+def find_frames(mesh: Mesh, hits: Tensor) -> tuple[Tensor, Frames]:
     """The places [N, 3] on the surface at the entries of a buffer [1, N, 1, 4]; their frames."""
     rows, faces = tangent_rows(mesh)
     return Frames.split(interpolate(rows, hits, faces)[0, :, 0])
@@ -63,7 +63,7 @@ def _find_frames(mesh: Mesh, hits: Tensor) -> tuple[Tensor, Frames]:
 
 def _mean_angle_deg(mesh: Mesh, hits: Tensor, dense: Skin) -> float:
     """The angle between the normals of a mesh and those of a denser one, on average over hits."""
-    place, frames = _find_frames(mesh, hits)
+    place, frames = find_frames(mesh, hits)
     unit = F.normalize(frames.normal, dim=-1)
     cosine = (unit * dense.normal(place, unit)).sum(-1)
     return float(torch.rad2deg(cosine.clamp(-1, 1).acos()).mean())

@@ -30,7 +30,7 @@ BAD = {
     "cut.ply": (b"ply\nformat ascii 1.0\nelement vertex 3\n", "its header does not end"),
     "short.stl": (b"\0" * 80 + b"\x05\0\0\0" + b"\0" * 50,
                   "5 triangles need 334 bytes, and it has 134"),
-    "toy.fbx": (b"Kaydara", r"its name must end in one of \.glb, \.obj, \.ply, \.stl"),
+    "toy.fbx": (b"Kaydara", r"its name must end in one of \.glb, \.gltf, \.obj, \.ply, \.stl"),
 }  # fmt: skip
 
 
