@@ -174,11 +174,11 @@ def test_a_perpendicular_negative_never_works_against_the_text() -> None:
 
 def test_switching_is_by_item() -> None:
     x = torch.randn(3, 4, 8, 8)
-    both = switch(lambda x, t: x * 2, lambda x, t: x * 3, below=500)
+    both = switch(lambda x, t: x * 2, lambda x, t: x * 3, until=0.5)
     assert torch.equal(
         both(x, torch.tensor([900, 500, 499])), x * torch.tensor([2.0, 2, 3]).view(3, 1, 1, 1)
     )
-    early_only = switch(lambda x, t: x * 2, lambda x, t: pytest.fail("not needed"), below=500)
+    early_only = switch(lambda x, t: x * 2, lambda x, t: pytest.fail("not needed"), until=0.5)
     assert torch.equal(early_only(x, torch.tensor([900, 600, 500])), x * 2)
 
 

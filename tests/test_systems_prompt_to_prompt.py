@@ -83,7 +83,7 @@ def test_self_attention_is_the_sources_in_small_layers_while_it_is_due() -> None
 
 def test_edits_are_there_only_while_something_is_due() -> None:
     some = plan(torch.eye(3), torch.ones(3), torch.ones(3), until=0.8)
-    due = [len(some.edits(torch.tensor([done]))) for done in (0.0, 0.5, 0.51, 0.8, 0.81, 1.0)]
+    due = [len(some.edits(torch.tensor([t]))) for t in (1000, 500, 490, 200, 190, 0)]
     assert due == [2, 2, 1, 1, 0, 0]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from threed.core.errors import InputError
+from threed.diffusion.progress import counted
 from threed.diffusion.score import Score
 
 SCHEDULERS = {
@@ -67,7 +68,8 @@ def sample(
             scheduler.set_begin_index(left_out)
         timesteps = timesteps[left_out:]
         x = scheduler.add_noise(clean, noise, timesteps[:1].expand(len(clean)))
-    for t in timesteps:
-        estimate = score(scheduler.scale_model_input(x, t), t.expand(len(x)))
-        x = scheduler.step(estimate, t, x, return_dict=False, **options)[0]
+    with counted(scheduler.timesteps):
+        for t in timesteps:
+            estimate = score(scheduler.scale_model_input(x, t), t.expand(len(x)))
+            x = scheduler.step(estimate, t, x, return_dict=False, **options)[0]
     return x

@@ -14,6 +14,7 @@ from torch import Tensor
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition, stack, stackable
 from threed.diffusion.noise import alpha_sigma
+from threed.diffusion.progress import due
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B, C, h, w], t [B]) -> noise [B, C, h, w], guidance included."""
@@ -125,11 +126,11 @@ def perp_neg(scale: float, weights: Sequence[Tensor]) -> Combine:
     return combine
 
 
-def switch(first: Score, then: Score, below: float) -> Score:
-    """One Score at first, another for timesteps under `below` (0 to 1000): later in a sampling."""
+def switch(first: Score, then: Score, until: float) -> Score:
+    """One Score for the steps up to a share of the sampling (0 to 1), another for the others."""
 
     def noise(x: Tensor, t: Tensor) -> Tensor:
-        late = t < below
+        late = ~due(t, 0.0, until)
         if bool(late.all()):
             return then(x, t)
         if not bool(late.any()):

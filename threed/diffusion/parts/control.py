@@ -14,7 +14,8 @@ from threed.core.errors import InputError
 from threed.diffusion.condition import Condition, Residuals
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.attention import install
-from threed.diffusion.score import Score, switch
+from threed.diffusion.progress import due
+from threed.diffusion.score import Score
 
 FIRST = (16, 32, 96, 256)  # channels on the way from the hint to the latents' size
 
@@ -145,15 +146,19 @@ def within(
 ) -> Score:
     """The Score of several nets, each at work from `start` to `end` of the sampling (0 to 1).
 
-    make builds the Score of those that are at work. Progress is 1 - t / 1000, so that with a
-    sampler of n steps and a start and an end of whole steps it is these steps.
+    make builds the Score of those that are at work.
     """
-    marks = sorted({0.0, *(mark for _, *window in nets for mark in window if 0 < mark < 1)})
+    made: dict[tuple[bool, ...], Score] = {}  # by which nets are at work
 
-    def at(progress: float) -> Score:
-        return make(tuple(net for net, start, end in nets if start <= progress < end))
+    def noise(x: Tensor, t: Tensor) -> Tensor:
+        columns = [due(t, start, end).tolist() for _, start, end in nets]
+        at_work = [*zip(*columns)] or [()] * len(x)  # for each item
+        out = x
+        for some in dict.fromkeys(at_work):
+            if some not in made:
+                made[some] = make(tuple(net for (net, *_), on in zip(nets, some) if on))
+            here = torch.tensor([each == some for each in at_work], device=x.device)
+            out = torch.where(here[:, None, None, None], made[some](x, t), out)
+        return out
 
-    guided = at(marks[0])
-    for mark in marks[1:]:
-        guided = switch(guided, at(mark), 1000 * (1 - mark))
-    return guided
+    return noise

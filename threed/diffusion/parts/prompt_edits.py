@@ -14,6 +14,7 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.parts.attention import AttentionEdit, Change, Record, Rewrite
 from threed.diffusion.parts.heat import largest_maps
 from threed.diffusion.parts.words import Alignment, refine, swap, word_tokens
+from threed.diffusion.progress import due
 
 ROWS = 2  # source, edited
 Span = tuple[float, float]  # shares of the sampling, 0 its beginning and 1 its end
@@ -30,12 +31,10 @@ class Exchange:
     self_until: float
     self_tokens: int
 
-    def edits(self, done: Tensor) -> tuple[AttentionEdit, ...]:
-        """The edits for groups [n] that are done to these shares; none where none is due."""
-        begin, end = self.spans
-        slack = 1e-6  # t / 1000 is not exact
-        held = (begin <= done[:, None] + slack) & (done[:, None] <= end + slack)
-        own = done <= self.self_until + slack
+    def edits(self, t: Tensor) -> tuple[AttentionEdit, ...]:
+        """The edits for groups at timesteps t [n]; none where none is due."""
+        held = due(t[:, None], *self.spans)
+        own = due(t, 0.0, self.self_until)
         edits: list[AttentionEdit] = []
         if bool(held.any()):
             edits.append(Rewrite(lambda site: site.layer.cross, self.cross(held)))

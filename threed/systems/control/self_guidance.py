@@ -93,7 +93,7 @@ def build(
         return base
     wrong = Wrong(backbone, pair, tuple(goals.terms), tuple(goals.pictures), k.strength, k.tokens)
     pushed = with_gradient(base, wrong, backbone.alphas_cumprod, k.limit)
-    return switch(pushed, base, below=1000 * (1 - k.until))
+    return switch(pushed, base, k.until)
 
 
 def check(request: Request) -> None:

@@ -4,9 +4,10 @@ The source and the edited picture are made side by side from the same noise. Whi
 the layout, the edited one takes its attention weights from the source, word by word. Nothing is
 trained. A real picture is inverted first (threed/diffusion/inversion.py).
 
-The phases are told from the noise level, not from a count of steps, so that the Score is a
-function of (x, t) alone, for any sampler and for distillation: at t the sampling is done to a
-share of 1 - t / 1000.
+Its phases are shares of the sampling, whole steps of the sampler (diffusion/progress.py): at 30
+steps `cross_replace=0.8` are 24 and `self_replace=0.6` are 18, as in the public code. That has the
+words' shares of one step more, and so at times a step more where a share is no whole step: 0.5 of
+25 steps are 12 here and 13 there.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def build(
     from threed.diffusion.noise import alpha_sigma
     from threed.diffusion.parts import prompt_edits as edits
     from threed.diffusion.parts.attention import Record
+    from threed.diffusion.progress import SLACK, span
     from threed.diffusion.score import guided
 
     check_spans(words.hold)
@@ -107,13 +109,12 @@ def build(
     chosen = edits.tokens_of(backbone, (source, prompt), words.blend, length).to(device)
 
     def noise(x: Tensor, t: Tensor) -> Tensor:
-        n = len(x) // edits.ROWS
-        done = 1 - t[:: edits.ROWS] / 1000
-        blended = bool(words.blend) & (done >= knobs.blend_start)
+        n, times = len(x) // edits.ROWS, t[:: edits.ROWS]
+        blended = bool(words.blend) & (span(times)[1] > knobs.blend_start + SLACK)
         record = Record(lambda site: site.layer.cross)
         seen = (*watch, record) if bool(blended.any()) else tuple(watch)
         pair = texts.select(torch.tensor([0, 1] * n, device=device))
-        pair = replace(pair, attention=(*seen, *exchange.edits(done)))
+        pair = replace(pair, attention=(*seen, *exchange.edits(times)))
         other = texts.select(torch.full((len(x),), 2, device=device))
         if nulls is not None:
             other = replace(other, tokens=nulls.at(t))
