@@ -115,9 +115,13 @@ def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
     weights = ldm.random_weights(replace(SHAPE, linear=False))
     weights["input_blocks.0.0.weight"] = torch.randn(SHAPE.channels, 8, 3, 3) / 8
     camera = {name: weights.pop(name) for name in list(weights) if name.startswith("camera")}
-    state = {f"model.diffusion_model.{name}": value for name, value in weights.items()}
-    ema = {"model_ema.diffusion_modelout2bias": torch.zeros(4), "global_step": 7}
-    torch.save({"state_dict": {**state, **ema}}, tmp_path / "ip2p.ckpt")
+    last = {f"model.diffusion_model.{name}": torch.randn_like(value)
+            for name, value in weights.items()}  # fmt: skip
+    # LitEma's names: those of the parameters below `model.`, without dots
+    ema = {f"model_ema.diffusion_model{name.replace('.', '')}": value
+           for name, value in weights.items()}  # fmt: skip
+    counts = {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
+    torch.save({"state_dict": {**last, **ema, **counts}, "global_step": 7}, tmp_path / "ip2p.ckpt")
     unet = ip2p.load_unet(backbone, tmp_path / "ip2p.ckpt")
     silent = {name: torch.zeros_like(value) for name, value in camera.items()}
     x, t = torch.randn(2, 8, 8, 8), torch.tensor([3, 700])
@@ -128,10 +132,25 @@ def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
     assert float(theirs.std()) > 0.1
     assert float((ours - theirs).abs().max()) <= 1e-5
     assert not unet.training
+    # without averages the weights themselves; of what was not trained there are none
+    state = {f"model.diffusion_model.{name}": value for name, value in weights.items()}
+    fixed = {"model.diffusion_model.out.2.bias": weights["out.2.bias"]}
+    some = {name: value for name, value in ema.items() if not name.endswith("out2bias")}
+    for found in (state, {**last, **some, **fixed}):
+        torch.save({"state_dict": found}, tmp_path / "other.ckpt")
+        again = ip2p.load_unet(backbone, tmp_path / "other.ckpt")
+        assert all(torch.equal(a, b) for a, b in zip(again.parameters(), unet.parameters()))
     cut = {name: value for name, value in state.items() if "input_blocks.0.0.weight" not in name}
     torch.save({"state_dict": cut}, tmp_path / "cut.ckpt")
     with pytest.raises(InputError, match=r"does not fit: conv_in.weight is None"):
         ip2p.load_unet(backbone, tmp_path / "cut.ckpt")
+
+
+def test_the_papers_recipe_is_the_published_one() -> None:
+    """configs/train.yaml: 32 a GPU, 4 batches a step, and 8 GPUs of the readme's command."""
+    recipe = ip2p.TRAINING.paper
+    assert recipe.batch * recipe.accumulate == 32 * 4 * 8
+    assert recipe.lr == 1e-4
 
 
 def lessons(folder: Path, n: int = 6) -> Path:

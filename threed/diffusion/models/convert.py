@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from threed.diffusion.files import INDEX, check_folder, check_weights, parts, re
 
 PREFIX = "model.diffusion_model."
 CONTROL = "control_model."
+AVERAGED = "model_ema."  # before the averaged weights, whose names have lost their dots
 _RESNET = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj",
     "out_layers.0": "norm2", "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
@@ -81,8 +83,26 @@ def convert_mvdream(source: Path, like: Path, out: Path) -> None:
     shutil.copyfile(like / INDEX, out / INDEX)  # last: a folder without it is none
 
 
+class Inert:
+    """What an object of a checkpoint becomes that is no tensor: it takes anything, does nothing."""
+
+    def __new__(cls, *_: object) -> Inert:
+        """Whatever the object was made of is dropped."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        """Nothing."""
+
+    def __setstate__(self, _: object) -> None:
+        """Nothing, so that no attribute can be set."""
+
+
 def read_state(source: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, or of the UNet of a folder; nothing is executed."""
+    """The tensors of a checkpoint by name, or of the UNet of a folder; nothing is executed.
+
+    Classes and functions that a pickle names, as Lightning's files name those of their callbacks,
+    are never looked up: `Inert` stands for each.
+    """
     if source.is_dir():
         source = weights(source / "unet", half=False)[0]
     if not source.is_file():
@@ -91,12 +111,30 @@ def read_state(source: Path) -> dict[str, Tensor]:
         check_weights(source)
         return dict(load_file(source))
     try:
-        state: Any = torch.load(source, map_location="cpu", weights_only=True)
+        names = _named(source) if zipfile.is_zipfile(source) else []
+        with torch.serialization.safe_globals([(Inert, name) for name in names]):
+            state: Any = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         raise InputError(f"{source} is damaged, or holds more than weights; nothing in it was "
                          "executed") from error  # fmt: skip
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _named(source: Path) -> list[str]:
+    """What a pickle names beside tensors, "module.name" each, found without unpickling it."""
+    return torch.serialization.get_unsafe_globals_in_checkpoint(source)
+
+
+def averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of latent diffusion's UNet by their names, averaged over the training if stored.
+
+    The code base samples under the averages (its `ema_scope`), so they are the published model.
+    What was not trained has none.
+    """
+    found = {name: state.get(AVERAGED + name.removeprefix("model.").replace(".", ""), value)
+             for name, value in state.items() if name.startswith(PREFIX)}  # fmt: skip
+    return {name.removeprefix(PREFIX): value for name, value in found.items()}
 
 
 def unet_config(base: Mapping[str, Any], unet: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Knobs(Settings):
     """How strongly the instruction and the picture pull."""
 
     text_scale: float | None = Field(
-        None, ge=0, description="towards the instruction; that of --guidance if not given"
+        None, ge=0, description="towards the instruction; if not given, that of --guidance"
     )
     image_scale: float = Field(1.5, ge=0, description="towards what the picture was")
 
@@ -85,20 +85,21 @@ def _show(text: Condition, latents: Tensor) -> Condition:
 def load_unet(backbone: Backbone, path: Path) -> Any:
     """Load the UNet of a training's folder, of one in diffusers' layout, or of the official file.
 
-    The file (instruct-pix2pix-00-22000.ckpt) has the names of the latent-diffusion code base.
+    The file (instruct-pix2pix-00-22000.ckpt) has the names of the latent-diffusion code base; of
+    its two sets of weights the averaged one is taken, as the official code does.
     """
     from diffusers import UNet2DConditionModel
 
-    from threed.diffusion.models.convert import PREFIX, diffusers_name, read_state
+    from threed.diffusion.models.convert import averaged, diffusers_name, read_state
     from threed.diffusion.models.stable_diffusion import require_unet
-    from threed.diffusion.weights import below, filled, frozen, load_folder
+    from threed.diffusion.weights import filled, frozen, load_folder
 
     base = require_unet(backbone, NAME)
     if path.is_dir():
         inner = path / "unet"
         unet = load_folder(UNet2DConditionModel, inner if inner.is_dir() else path)
     else:
-        state = below(read_state(path), PREFIX)
+        state = averaged(read_state(path))
         layers = base.unet.config.layers_per_block
         config = {**base.unet.config, "in_channels": 2 * base.latent_channels}
         renamed = {diffusers_name(name, layers): value for name, value in state.items()}
@@ -190,7 +191,7 @@ TRAINING = Training(
     data="edits",
     pictures=lambda options: ROLES,
     texts=TEXTS,
-    paper=Recipe(steps=10_000, batch=32, lr=1e-4, accumulate=8),
+    paper=Recipe(steps=10_000, batch=32, lr=1e-4, accumulate=32),  # 1,024: 32 × 4 × 8 GPUs
     small=Recipe(steps=3000, batch=64, lr=1e-3, cooldown=0.4, muon=True),
     learn=learn,
     load=lambda backbone, path, options: load_unet(backbone, path),
