@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from tests.tiny import tiny_folder
@@ -18,6 +20,9 @@ from threed.apps.cli.weights import make_pairs as make_pairs_of
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
+from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.progress import counted
 from threed.learning.data import read_examples
 from threed.systems.editing.edit_pairs import (
     Filter,
@@ -27,6 +32,7 @@ from threed.systems.editing.edit_pairs import (
     likeness,
     make_pairs,
     read_triples,
+    side_by_side,
     write_pairs,
 )
 from threed.systems.editing.instruct_pix2pix import ROLES, TEXTS
@@ -96,6 +102,69 @@ def test_the_first_picture_is_the_sources_and_chance_is_decided(backbone: Backbo
     one, two = first[0]
     assert 0 < float((one - two).abs().max())
     assert float((one - two).norm()) < float((one - first[1][0]).norm())
+
+
+class Public(AttnProcessor):  # type: ignore[misc]
+    """The public code's `prompt_to_prompt`: of [neither, neither, source, target] in a batch the
+    second and the last have the self-attention of the one before.
+    """
+
+    def __call__(
+        self, attn: Any, x: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        context = x if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = (
+            attn.head_to_batch_dim(p)
+            for p in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
+        )
+        weights = attn.get_attention_scores(q, k)
+        if encoder_hidden_states is None:
+            each = weights.chunk(4)
+            weights = torch.cat([each[0], each[0], each[2], each[2]])
+        return attn.to_out[0](attn.batch_to_head_dim(weights @ v))
+
+
+def test_both_halves_share_self_attention_as_in_the_public_code(backbone: StableDiffusion) -> None:
+    score = side_by_side(backbone, TRIPLE, 0.5, Guide(9.0))
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([900, 900])
+    tokens = backbone.encode_text(["", "", TRIPLE.source, TRIPLE.target]).tokens
+
+    def noise() -> Tensor:
+        other, text = backbone.unet(x.repeat(2, 1, 1, 1), t[0], tokens).sample.chunk(2)
+        return other + (text - other) * 9.0
+
+    plain, before = noise(), backbone.unet.attn_processors
+    backbone.unet.set_attn_processor(Public())
+    try:
+        shared = noise()
+    finally:
+        backbone.unet.set_attn_processor(before)
+    with counted(torch.tensor([900, 400])):
+        torch.testing.assert_close(score(x, t), shared, atol=2e-5, rtol=0)
+    with counted(torch.tensor([950, 900])):
+        torch.testing.assert_close(score(x, t), plain, atol=2e-5, rtol=0)
+    assert float((shared - plain)[1].abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("steps", [3, 30, 100])
+def test_it_is_shared_while_the_public_code_shares_it(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """There, in step i while a threshold that is uniform in 0.1..0.9 is above i / (steps - 1)."""
+    shares: list[float] = []
+    monkeypatch.setattr("threed.systems.editing.edit_pairs.side_by_side",
+                        lambda model, triple, share, guide: shares.append(share))  # fmt: skip
+    monkeypatch.setattr("threed.systems.editing.edit_pairs.paint",
+                        lambda *_, **__: torch.rand(2, 3, 4, 4))  # fmt: skip
+    rng = np.random.default_rng(0)
+    list(make_pairs(backbone, PLANE, TRIPLE, rng, tries=50, steps=steps))
+    rng, counts = np.random.default_rng(0), []
+    for _ in range(50):
+        threshold = rng.uniform(0.1, 0.9)
+        rng.uniform(7.5, 15)
+        rng.integers(2**31)
+        counts.append(sum(threshold > i / (steps - 1) for i in range(steps)))
+    assert [share * steps for share in shares] == pytest.approx(counts)
 
 
 def test_the_best_pairs_become_a_training_folder(backbone: Backbone, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ CLIP says that they changed as the prompts do (arXiv:2211.09800, section 3.1).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,11 +24,11 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import save_image
 from threed.diffusion.paint import Ready, paint
+from threed.diffusion.parts.attention import Rewrite
 from threed.diffusion.parts.prompt_edits import ROWS
+from threed.diffusion.score import Score, guided, switch
 from threed.learning.data import Row, write_examples
-from threed.systems.editing.prompt_to_prompt import Knobs, build
 
-EVERY = 2**16  # tokens: layers of any size take the source's self-attention
 TRIPLE = ("input", "edit", "output")  # of a file of triples: caption, instruction, new caption
 
 
@@ -136,16 +138,31 @@ def make_pairs(
     this one, DDIM, has none.
     """
     for _ in range(tries):
-        share, scale = rng.uniform(0.1, 0.9), rng.uniform(7.5, 15)
-        knobs = Knobs(
-            cross_replace=0.0, self_replace=float(share), self_tokens=EVERY, mode="refine"
-        )
-        guided = build(
-            backbone, triple.target, triple.source, guide=Guide(float(scale)), knobs=knobs
-        )
-        ready = Ready(guided, rows=ROWS)
+        threshold, scale = rng.uniform(0.1, 0.9), rng.uniform(7.5, 15)
+        share = math.ceil(threshold * (steps - 1)) / steps  # while threshold > step / (steps - 1)
+        ready = Ready(side_by_side(backbone, triple, share, Guide(float(scale))), rows=ROWS)
         pair = paint(backbone, ready, steps=steps, seed=int(rng.integers(2**31))).cpu()
         yield pair, likeness(clip, pair, triple)
+
+
+def side_by_side(backbone: Backbone, triple: Triple, share: float, guide: Guide) -> Score:
+    """Make the Score of pairs [source, target] of neighbours that share their self-attention.
+
+    In all layers the target has the source's weights up to a share of the sampling, with the text
+    and without it, each half its own (the public code's `prompt_to_prompt`).
+    """
+    texts = backbone.encode_text([triple.source, triple.target, guide.negative])
+    pair, other = (
+        texts.select(torch.tensor(rows, device=texts.tokens.device)) for rows in ([0, 1], [2, 2])
+    )
+
+    def alike(weights: Tensor) -> Tensor:
+        return weights[::ROWS].repeat_interleave(ROWS, 0)
+
+    edits = (Rewrite(lambda site: not site.layer.cross, alike),)
+    halves = replace(pair, attention=edits), replace(other, attention=edits)
+    apart = guided(backbone, pair, other, guide.scale)
+    return switch(guided(backbone, *halves, guide.scale), apart, share)
 
 
 def write_pairs(
