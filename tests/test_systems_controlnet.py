@@ -64,11 +64,12 @@ def random_net(backbone: StableDiffusion, seed: int = 0) -> Any:
 
 
 def theirs(backbone: StableDiffusion, nets: list[Any], hints: list[Tensor], noise: Tensor,
-           **options: Any) -> Tensor:  # fmt: skip
+           steps: int = 5, **options: Any) -> Tensor:  # fmt: skip
     """What diffusers' pipeline makes, with its own attention everywhere."""
     copies = []
     for net in nets:
         other = ControlNetModel.from_config(net.config)
+        other.register_to_config(global_pool_conditions=net.config.global_pool_conditions)
         other.load_state_dict(net.state_dict())
         copies.append(other)
     unet = UNet2DConditionModel.from_config(backbone.unet.config)
@@ -82,30 +83,35 @@ def theirs(backbone: StableDiffusion, nets: list[Any], hints: list[Tensor], nois
     pipe.scheduler = DDIMScheduler.from_config(backbone.scheduler_config)
     pipe.set_progress_bar_config(disable=True)
     return pipe(
-        PROMPT, image=hints[0] if one else hints, latents=noise, num_inference_steps=5,
+        PROMPT, image=hints[0] if one else hints, latents=noise, num_inference_steps=steps,
         guidance_scale=6.0, negative_prompt="grey", output_type="pt", **options,
     ).images  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("strengths", "window", "guess"),
-    [((0.8,), (0.0, 1.0), False), ((1.0,), (0.2, 0.6), False), ((1.0,), (0.0, 1.0), True),
-     ((0.5, 1.2), (0.0, 0.8), False)],
-    ids=["one", "window", "guess", "two"],
+    ("strengths", "window", "options"),
+    [((0.8,), (0.0, 1.0), {}), ((1.0,), (0.2, 0.6), {}), ((1.0,), (0.0, 0.5), {"steps": 6}),
+     ((1.0,), (0.5, 1.0), {"steps": 7}), ((1.0,), (0.0, 1.0), {"guess": True}),
+     ((0.5, 1.2), (0.0, 0.8), {}), ((0.8,), (0.0, 1.0), {"pooled": (0,)}),
+     ((0.5, 1.2), (0.0, 1.0), {"pooled": (0, 1)})],
+    ids=["one", "window", "half", "other half", "guess", "two", "pooled", "two pooled"],
 )  # fmt: skip
 def test_a_sample_is_diffusers_sample(
     backbone: StableDiffusion,
     strengths: tuple[float, ...],
     window: tuple[float, float],
-    guess: bool,
+    options: dict[str, Any],
 ) -> None:
+    guess, steps = options.get("guess", False), options.get("steps", 5)
     noise = torch.randn(1, 4, 8, 8)
     nets = [random_net(backbone, seed) for seed in range(len(strengths))]
+    for pooled in options.get("pooled", ()):
+        nets[pooled].register_to_config(global_pool_conditions=True)
     hints = [torch.rand(1, 3, 32, 32) for _ in strengths]
     scale: Any = list(strengths) if len(strengths) > 1 else strengths[0]
     expected = theirs(backbone, nets, hints, noise, controlnet_conditioning_scale=scale,
                       control_guidance_start=window[0], control_guidance_end=window[1],
-                      guess_mode=guess)  # fmt: skip
+                      guess_mode=guess, steps=steps)  # fmt: skip
     controls = [Given(net, hint, strength)
                 for net, hint, strength in zip(nets, hints, strengths)]  # fmt: skip
     guided = controlnet.build(
@@ -115,11 +121,25 @@ def test_a_sample_is_diffusers_sample(
         guide=Guide(6.0, "grey"),
         knobs=controlnet.Knobs(guess=guess, start=window[0], end=window[1]),
     )
-    ours = paint(backbone, Ready(guided, start=noise), steps=5, size=32)
+    ours = paint(backbone, Ready(guided, start=noise), steps=steps, size=32)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
     plain = controlnet.build(backbone, PROMPT, guide=Guide(6.0, "grey"))
-    without = paint(backbone, Ready(plain, start=noise), steps=5, size=32)
+    without = paint(backbone, Ready(plain, start=noise), steps=steps, size=32)
     assert float((ours - without).abs().max()) > 1e-3, "it made a difference"
+
+
+def test_one_net_that_pools_frees_the_unconditional_half_of_all(backbone: StableDiffusion) -> None:
+    """Wherever it stands among them: diffusers asks the first net only, and cannot add the two."""
+    one, two = (Given(random_net(backbone, seed), torch.rand(1, 3, 32, 32)) for seed in (0, 1))
+    two.net.register_to_config(global_pool_conditions=True)
+    x, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
+
+    def at(scale: float, *given: Given) -> Tensor:
+        return controlnet.build(backbone, PROMPT, given, guide=Guide(scale))(x, t)
+
+    torch.testing.assert_close(at(6.0, one, two), at(6.0, two, one))
+    torch.testing.assert_close(at(0.0, one, two), at(0.0))
+    assert float((at(1.0, one, two) - at(1.0, two)).abs().max()) > 1e-3
 
 
 def test_each_control_has_its_own_window(backbone: StableDiffusion) -> None:
@@ -214,6 +234,12 @@ def test_the_originals_file_has_the_published_equations(tmp_path: Path, whole: b
     for ours, other in zip([*skips, middle], expected):
         assert float(other.std()) > 0.01
         assert float((ours - other).abs().max()) <= 2e-5
+    assert not controlnet.pools(net)
+    (tmp_path / "control.pth").rename(tmp_path / "control_v11e_sd15_shuffle.pth")
+    shuffle = controlnet.load_net(backbone, tmp_path / "control_v11e_sd15_shuffle.pth")
+    pooled, middle = Control(backbone, Around(shuffle), hint)(x, t, text)
+    for ours, other in zip([*pooled, middle], expected):
+        torch.testing.assert_close(ours, other.mean((2, 3), keepdim=True), atol=2e-5, rtol=0)
 
 
 def test_files_that_hold_no_such_net_are_refused(backbone: StableDiffusion, tmp_path: Path) -> None:
@@ -223,8 +249,8 @@ def test_files_that_hold_no_such_net_are_refused(backbone: StableDiffusion, tmp_
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     refused("other.pth", r"other.pth holds no ControlNet: no name in it begins with control_model.")
-    torch.save({"a": tmp_path}, tmp_path / "code.pth")  # an object that could run code
-    refused("code.pth", r"code.pth is damaged, or holds more than weights; nothing in it was exec")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "other.pth").read_bytes()[:200])
+    refused("cut.pth", r"cut.pth is damaged, or holds more than weights; nothing in it was exec")
     save_file({"control_model.zero_convs.0.0.bias": torch.zeros(3)}, tmp_path / "cut.safetensors")
     refused("cut.safetensors", r"does not fit: controlnet_cond_embedding.blocks.0.bias is None")
     (tmp_path / "empty").mkdir()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 NAME = "controlnet"
 SHOWN = 6  # examples of a sheet
+POOLED = "shuffle"  # in the names of the original's files whose nets pool
 KIND = "_kind"  # in a net's config: the maps that it was taught; diffusers passes over the name
 
 
@@ -84,7 +85,9 @@ def build(
 ) -> Score:
     """Make guidance with nets beside the UNet, whose outputs are added up.
 
-    The knobs are of all controls together, beside their own strength and window.
+    The knobs are of all controls together, beside their own strength and window. A net that pools
+    its outputs over the picture (shuffle) works in guess mode only, and then all do, as in
+    diffusers; finer layers of such a net count as much as others.
     """
     from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.control import Around, Control, within
@@ -93,27 +96,35 @@ def build(
     base = require_unet(backbone, NAME)
     words = [prompt] if isinstance(prompt, str) else list(prompt)
     text, other = base.encode_text(words), base.encode_text([guide.negative] * len(words))
+    guess = knobs.guess or any(map(pools, (given.net for given in controls)))
     nets: list[tuple[Residuals, float, float]] = []
     for given in controls:
         strength = knobs.strength * given.strength
         hint = given.hint.expand(len(words), -1, -1, -1)
-        net = Control(base, Around(given.net), hint, strength, knobs.guess)
+        gentle = guess and not pools(given.net)
+        net = Control(base, Around(given.net), hint, strength, gentle)
         start, end = max(knobs.start, given.window.start), min(knobs.end, given.window.end)
         nets.append((net, start, end))
 
     def guided(at_work: tuple[Residuals, ...]) -> Score:
         first = replace(text, residuals=at_work)
-        second = other if knobs.guess else replace(other, residuals=at_work)
+        second = other if guess else replace(other, residuals=at_work)
         return score(base, [first, second], cfg(guide.scale))
 
     return within(guided, nets)
+
+
+def pools(net: Any) -> bool:
+    """Whether a net's outputs are means over the picture: what is where does not come through."""
+    return bool(net.config.get("global_pool_conditions"))
 
 
 def load_net(backbone: Backbone, path: Path) -> Any:
     """Load a ControlNetModel from a folder in diffusers' layout, or from a file of the original's.
 
     The original's files are control_sd15_canny.pth, with the UNet beside it, and
-    control_v11p_sd15_canny.pth, without.
+    control_v11p_sd15_canny.pth, without. Only its name tells that a file of theirs pools its
+    outputs: control_v11e_sd15_shuffle.pth.
     """
     from diffusers import ControlNetModel
 
@@ -131,6 +142,7 @@ def load_net(backbone: Backbone, path: Path) -> Any:
         blank = new_controlnet(base)
         state = controlnet_state(read_state(path), base.unet.config.layers_per_block, str(path))
         net = filled(blank, state, str(path))
+        net.register_to_config(global_pool_conditions=POOLED in path.stem)
     install(net)
     return frozen(net, base.device, base.unet.dtype)
 
