@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from threed.core.errors import InputError
-from threed.diffusion.detect import LIMBS, canny, draw_pose, edges, read_map
+from threed.diffusion.detect import canny, draw_pose, edges, read_map
 from threed.diffusion.images import PictureWarning
 
 
@@ -91,8 +91,10 @@ def test_what_gives_no_map_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"text.png is no picture of a known kind: PNG, JPEG"):
             read_map(kind, tmp_path / "text.png", 64)
     path = save(tmp_path / "disc.png", disc())
-    with pytest.raises(InputError, match=r"no detector finds 'normal' in a picture \(edges, depth"
-                       r", pose are found\); give the map itself: normal-map:"):  # fmt: skip
+    message = (
+        r"finds 'normal' in a picture \(edges, depth, pose, openpose are found\); give the map"
+    )
+    with pytest.raises(InputError, match=message + " itself: normal-map:"):
         read_map("normal", path, 64)
 
 
@@ -110,13 +112,41 @@ def test_a_pose_is_drawn_where_its_joints_are_sure() -> None:
     shown = draw_pose(places, 64, 64)
     assert shown[16, 32].max() > 100, "the limb between two sure joints"
     assert shown[20:].max() == 0, "and none to the third"
-    assert (shown[16, 16] == 255).all()
-    colours = {tuple(draw_pose(_only(i), 64, 64)[32, 32].tolist()) for i in range(len(LIMBS))}
-    assert len(colours) == len(LIMBS)
 
 
-def _only(limb: int) -> np.ndarray:
-    """A pose of one limb, across the middle."""
-    places = np.zeros((17, 3))
-    places[LIMBS[limb][0]], places[LIMBS[limb][1]] = (10, 32, 1), (54, 32, 1)
-    return places
+# the annotator of ControlNet 1.1: limbs between OpenPose's joints, counted from 1, and the colours
+PUBLISHED = ((2, 3), (2, 6), (3, 4), (4, 5), (6, 7), (7, 8), (2, 9), (9, 10), (10, 11), (2, 12),
+             (12, 13), (13, 14), (2, 1), (1, 15), (15, 17), (1, 16), (16, 18))  # fmt: skip
+COLOURS = ((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0),
+           (0, 255, 0), (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255),
+           (0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255), (255, 0, 170),
+           (255, 0, 85))  # fmt: skip
+
+
+def test_a_pose_is_openposes_skeleton_of_18_joints_in_its_colours() -> None:
+    names = "nose eye eye ear ear shoulder shoulder elbow elbow wrist wrist hip hip knee knee ankle"
+    left_right = [f"{'lr'[i % 2 == 0]} {name}" for i, name in enumerate([*names.split(), "ankle"])]
+    coco = ["nose", *left_right[1:]]
+    openpose = ["nose", "neck", *(f"{side} {part}" for side in "rl"
+                                  for part in ("shoulder", "elbow", "wrist"))]  # fmt: skip
+    openpose += [f"{side} {part}" for side in "rl" for part in ("hip", "knee", "ankle")]
+    openpose += ["r eye", "l eye", "r ear", "l ear"]
+    angle = np.arange(17) * 2.4  # a sunflower: no limb passes another's middle
+    radius = 215 * np.sqrt((np.arange(17) + 0.5) / 17)
+    places = np.stack([256 + radius * np.cos(angle), 256 + radius * np.sin(angle),
+                       np.ones(17)], 1)  # fmt: skip
+    at = {name: places[i, :2] for i, name in enumerate(coco)}
+    at["neck"] = (at["l shoulder"] + at["r shoulder"]) / 2
+    shown = draw_pose(places, 512, 512)
+    for name, colour in zip(openpose, COLOURS):
+        x, y = at[name].astype(int)
+        assert tuple(shown[y, x]) == colour, name
+    drawn = 0
+    for (one, two), colour in zip(PUBLISHED, COLOURS):
+        ends = np.linspace(at[openpose[one - 1]], at[openpose[two - 1]], 41)[5:-5].astype(int)
+        seen = [tuple(shown[y, x]) == tuple(int(0.6 * part) for part in colour) for x, y in ends]
+        drawn += sum(seen) > 5  # the rest lies under other limbs and joints
+    assert drawn == len(PUBLISHED)
+    places[5, 2] = 0.1  # without a shoulder there is no neck
+    x, y = at["neck"].astype(int)
+    assert not draw_pose(places, 512, 512)[y, x].any()

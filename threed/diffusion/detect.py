@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from colorsys import hsv_to_rgb
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,15 @@ DEPTH_MODEL = "Intel/dpt-hybrid-midas"
 POSE_MODEL = "usyd-community/vitpose-base-simple"
 SURE = 0.3  # of a joint, from which it is drawn
 Floats = NDArray[np.floating[Any]]
-# COCO's joints: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles (left, right)
-LIMBS = ((5, 7), (7, 9), (6, 8), (8, 10), (5, 6), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
-         (12, 14), (14, 16), (0, 1), (0, 2), (1, 3), (2, 4))  # fmt: skip
+# OpenPose's joints among COCO's: nose, neck (between the shoulders), right shoulder, elbow, wrist,
+# left ones, right hip, knee, ankle, left ones, right and left eye, right and left ear
+SHOULDERS = (5, 6)
+JOINTS = (0, SHOULDERS, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+LIMBS = ((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11),
+         (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17))  # fmt: skip
+PALETTE = tuple(  # of the joints, round the hues; a limb has 0.6 of the joint's of its number
+    tuple(round(255 * part) for part in hsv_to_rgb(i / 18, 1, 1)) for i in range(18)
+)
 
 
 class MapWarning(UserWarning):
@@ -108,24 +115,38 @@ def pose(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def draw_pose(places: Floats, height: int, width: int) -> NDArray[np.uint8]:
-    """[H, W, 3] limbs and joints of a person: places [17, 3] in COCO's order, x, y, how sure."""
+    """[H, W, 3] limbs and joints of a person: places [17, 3] in COCO's order, x, y, how sure.
+
+    Drawn as the published pose nets were taught (the annotator of ControlNet 1.1): OpenPose's 18
+    joints in its colours, ellipses of 4 pixels at 512.
+    """
     canvas = Image.new("RGB", (width, height))
     pen = ImageDraw.Draw(canvas)
-    thick = max(2, min(height, width) // 64)
-    hue = np.arange(len(LIMBS))[:, None] / len(LIMBS) + np.array([0, 1 / 3, 2 / 3])
-    colours = (127.5 + 127.5 * np.cos(2 * np.pi * hue)).astype(int).tolist()
-    for (one, two), colour in zip(LIMBS, colours):
-        if min(places[one, 2], places[two, 2]) > SURE:
-            ends = [tuple(places[i, :2].tolist()) for i in (one, two)]
-            pen.line(ends, fill=tuple(colour), width=thick)
-    for x, y, sure in places.tolist():
+    thick = max(1.0, 4 * min(height, width) / 512)
+    neck = places[SHOULDERS, :].mean(0)
+    neck[2] = places[SHOULDERS, 2].min()
+    joints = [neck if joint == SHOULDERS else places[joint] for joint in JOINTS]
+    for (one, two), colour in zip(LIMBS, PALETTE):
+        if min(joints[one][2], joints[two][2]) > SURE:
+            dim = tuple(int(0.6 * part) for part in colour)
+            pen.polygon(_ellipse(joints[one][:2], joints[two][:2], thick), fill=dim)
+    for (x, y, sure), colour in zip(joints, PALETTE):
         if sure > SURE:
-            pen.ellipse((x - thick, y - thick, x + thick, y + thick), fill="white")
+            pen.ellipse((x - thick, y - thick, x + thick, y + thick), fill=colour)
     return np.asarray(canvas, dtype=np.uint8)
+
+
+def _ellipse(one: Floats, two: Floats, thick: float) -> list[tuple[float, float]]:
+    """Points around a limb from one joint to the other."""
+    angle = np.linspace(0, 2 * np.pi, 60)[:, None]
+    along, middle = (two - one) / 2, (one + two) / 2
+    across = np.array([-along[1], along[0]]) * thick / max(float(np.hypot(*along)), 1e-9)
+    return [(x, y) for x, y in middle + np.cos(angle) * along + np.sin(angle) * across]
 
 
 DETECTORS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "edges": edges, "depth": depth, "pose": pose,
+    "openpose": pose,  # as Uni-ControlNet's file calls it
 }  # fmt: skip
 
 
