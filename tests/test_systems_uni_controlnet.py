@@ -22,7 +22,7 @@ from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.paint import paint
-from threed.diffusion.parts.clip import Clip
+from threed.diffusion.parts.clip import Clip, clip_of
 from threed.diffusion.parts.control import Control
 from threed.diffusion.parts.image_tokens import GlobalAdapter, appended
 from threed.diffusion.parts.local_adapter import Denormalise, LocalAdapter, dropped_maps
@@ -205,6 +205,49 @@ def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
     torch.save({"local_adapter.a": torch.zeros(1)}, tmp_path / "half.ckpt")
     with pytest.raises(InputError, match=r"half.ckpt holds no adapters: no names in it begin"):
         load_adapters(backbone, tmp_path / "half.ckpt")
+
+
+def test_without_content_both_halves_see_the_constant_tokens(backbone: StableDiffusion) -> None:
+    """As in the public code: content of zeros, whose tokens are the same for all."""
+    trained, shown = adapters(backbone), maps()
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
+    told, strength = uni.Knobs(global_strength=0.7), 0.7
+    assert trained.world is not None
+    constant = trained.world(torch.zeros(1, 24))
+    halves = []
+    for words in ([PROMPT] * 2, [""] * 2):
+        text = backbone.encode_text(words)
+        longer = torch.cat([text.tokens, strength * constant.expand(2, -1, -1)], 1)
+        hint = torch.cat([shown[kind] for kind in KINDS], 1).expand(2, -1, -1, -1)
+        assert trained.local is not None
+        both = replace(text, tokens=longer, residuals=(Control(backbone, trained.local, hint),))
+        halves.append(backbone.predict_noise(x, t, both))
+    ours = uni.build(backbone, [PROMPT] * 2, trained, shown, guide=Guide(6.0), knobs=told)(x, t)
+    torch.testing.assert_close(ours, torch.lerp(halves[1], halves[0], 6.0), atol=1e-4, rtol=0)
+    none = uni.Knobs(global_strength=0.0)
+    plain = uni.build(backbone, [PROMPT] * 2, trained, shown, guide=Guide(6.0), knobs=none)(x, t)
+    assert float((ours - plain).abs().max()) > 1e-3
+
+
+def test_the_content_is_left_out_of_half_of_the_examples(
+    backbone: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`keep_and_drop` of the public code: kept in 0.1, left out in 0.1, else by a coin."""
+    examples = read_examples(data(tmp_path / "data"), 32, pictures=("image",), texts=("text",))
+    seen: list[Tensor] = []
+
+    def content(text: Any, net: Any, features: Tensor, strength: float) -> Any:
+        seen.append((features == 0).all(1))
+        return text
+
+    monkeypatch.setattr("threed.diffusion.parts.uni_adapters.with_content", content)
+    for dropout, share in ((True, 0.5), (False, 0.0)):
+        options = uni.Options(part="global", dropout=dropout)
+        told = uni._condition(backbone, Lesson(examples, {}, options), clip_of(backbone))
+        seen.clear()
+        generator = torch.Generator().manual_seed(0)
+        told(None, [0, 1, 2, 3, 4] * 400, generator)
+        assert float(torch.cat(seen).float().mean()) == pytest.approx(share, abs=0.03)
 
 
 def test_denormalising_begins_as_the_norm_in_its_place() -> None:

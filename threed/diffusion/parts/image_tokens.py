@@ -36,13 +36,12 @@ class _Gate(nn.Module):
 class GlobalAdapter(nn.Module):
     """CLIP's features of a picture -> tokens beside the text's (Uni-ControlNet's).
 
-    Features of zeros, which stand for no picture, give tokens, too: the constant ones that the
-    unconditional half sees.
+    Features of zeros, which stand for no picture, give tokens, too, always the same.
     """
 
     def __init__(self, inputs: int, width: int, tokens: int = 4) -> None:
         super().__init__()
-        self.width = width
+        self.inputs, self.width = inputs, width
         self.norm1, self.norm2 = nn.LayerNorm(inputs), nn.LayerNorm(2 * inputs)
         self.ff1 = Gated(inputs, 4 * inputs, 2 * inputs, 0.1)
         self.ff2 = Gated(2 * inputs, 8 * inputs, tokens * width, 0.3)

@@ -79,8 +79,9 @@ def build(
     """Make guidance with all maps in one net beside the UNet, and a picture's content as tokens.
 
     maps: by kind, [1 or B, 3, H, W] in [0, 1], as large as the pictures; a kind that is not given
-    is black, as in training. content [1 or B, D]: CLIP's features of a picture. In the
-    unconditional half the maps stay, and the content is zeros (section 3.4).
+    is black, as in training. content [1 or B, D]: CLIP's features of a picture. Without one they
+    are zeros, whose tokens are constants, as in the public code. In the unconditional half the maps
+    stay, and the content is zeros (section 3.4).
     """
     import torch
 
@@ -92,10 +93,10 @@ def build(
     base = require_unet(backbone, NAME)
     words = [prompt] if isinstance(prompt, str) else list(prompt)
     text, other = base.encode_text(words), base.encode_text([guide.negative] * len(words))
-    if adapters.world is not None and content is not None:
-        features = content.to(base.device).expand(len(words), -1)
+    if adapters.world is not None:
+        nothing = torch.zeros(len(words), adapters.world.inputs, device=base.device)
+        features = nothing if content is None else content.to(base.device).expand_as(nothing)
         text = with_content(text, adapters.world, features, knobs.global_strength)
-        nothing = torch.zeros_like(features)
         other = with_content(other, adapters.world, nothing, knobs.global_strength)
     nets = []
     if adapters.local is not None and maps:
@@ -156,7 +157,8 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     """Train one adapter on (image, text, maps of the options' kinds); the other is not needed.
 
     Half of the texts are left out, and maps as dropped_maps says (section 3.5); without the option
-    `dropout` nothing is, which shows what it is for. The global adapter is told zeros in a tenth.
+    `dropout` nothing is, which shows what it is for. To the global adapter the content is the only
+    map: in half of the examples it is zeros.
     """
     from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.clip import clip_of
@@ -199,7 +201,7 @@ def _condition(base: Any, lesson: Lesson, clip: Any) -> Any:
         text = without_text(text, empty, chosen(n, share, generator))
         if clip is not None:
             features = clip.images(examples.pictures("image", indices))
-            zero = chosen(n, 0.2 * share, generator)[:, None].to(base.device)
+            zero = dropped_maps(n, 1, generator).to(base.device) & dropout
             return with_content(text, net, features * ~zero, 1.0)
         maps = torch.stack([examples.pictures(kind, indices) for kind in kinds], 1)
         if dropout:
