@@ -19,7 +19,6 @@ import torch
 
 from benchmarks.common import head, row
 from threed.diffusion.images import save_image
-from threed.settings.schema import describe
 from threed.systems.system import System
 from threed.systems.table import SYSTEMS
 
@@ -70,8 +69,9 @@ inverted first, and null-text optimisation makes guided sampling come back to it
 {real_picture}
 `--weigh WORD:FACTOR` gives more or less of a word. `cross_replace` and `self_replace` are the
 shares of the sampling in which the words' attention and the picture's own are the source's, and
-`--hold WORD:UNTIL` is one word's. With equally many words each stands for the one in its place;
-otherwise, or with `mode=refine`, what both prompts share is kept and the rest is new.
+`--hold WORD:UNTIL` is one word's. Shares are whole steps of the sampler: 0.8 of 30 are 24. With
+equally many words each stands for the one in its place; otherwise, or with `mode=refine`, what both
+prompts share is kept and the rest is new.
 
 Self-guidance moves (`--move WORD:DX,DY`, fractions of the picture, to the right and down), resizes
 (`--resize WORD:FACTOR`, of the area), replaces (`--source` with another word in the place of one),
@@ -137,7 +137,7 @@ def section(system: System) -> str:
         f"- `--{item.name}`{' (needed)' if item.required else ''}: {item.about}\n"
         for item in system.inputs
     )
-    knobs = ", ".join(f"`{knob.name}={knob.default}`" for knob in describe(system.knobs))
+    knobs = ", ".join(f"`{knob}`" for knob in system.said_knobs())
     picture = picture or "\n"
     return (
         f"## {system.name}\n\n{system.claim[0].upper()}{system.claim[1:]}. {system.paper}, "

@@ -27,6 +27,7 @@ from threed.diffusion.detect import edges
 from threed.diffusion.guide import Guide
 from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.clip import Clip, clip_of
+from threed.diffusion.parts.uni_adapters import load_adapters
 from threed.systems.control import controlnet, uni_controlnet
 from threed.systems.editing import instruct_pix2pix
 from threed.systems.editing.edit_pairs import Triple, likeness
@@ -114,7 +115,10 @@ def error_outside(drawn: DrawnEdit, made: Tensor) -> float:
 
 def instructions(backbone: Backbone, options: Options) -> Scores:
     """Held-out edits: how many are followed, what else changed, and the curve over s_I."""
-    unet, judge = instruct_pix2pix.load(backbone, options.weights), load_judge(WEIGHTS / "judge")
+    unet, judge = (
+        instruct_pix2pix.load_unet(backbone, options.weights),
+        load_judge(WEIGHTS / "judge"),
+    )
     rng = [np.random.default_rng([SEED, i]) for i in range(options.count)]
     edits = [random_edit(r).draw() for r in rng]
     made = edited(backbone, unet, edits, 1.5).cpu()
@@ -216,7 +220,7 @@ def painted(backbone: Backbone, prompts: Sequence[str], build: Callable[[slice],
 
 def edges_followed(backbone: Backbone, options: Options) -> Scores:
     """ControlNet: the edges of the pictures against the map, beside pictures without it."""
-    net = controlnet.load(backbone, options.weights)
+    net = controlnet.load_net(backbone, options.weights)
     prompts, views = scenes(options.count)
     wanted = maps("edges", views)
 
@@ -252,9 +256,9 @@ def restored(backbone: Backbone, pictures: Tensor) -> Tensor:
 def all_in_one(backbone: Any, options: Options) -> Scores:
     """Uni-ControlNet: two maps together and each alone; content; --other was trained on all maps.
 
-    Edges are told of the left half only and depth of the whole, so that neither says it all.
+    Edges and depth are those of the whole picture: either alone says where the outline is.
     """
-    adapters = uni_controlnet.load(backbone, options.weights)
+    adapters = load_adapters(backbone, options.weights)
     prompts, views = scenes(options.count)
     edge, near = maps("edges", views), maps("depth", views)
     outline = near.amax(1) > 0
@@ -283,7 +287,7 @@ def all_in_one(backbone: Any, options: Options) -> Scores:
             overlap(silhouettes(made), outline).mean()
         )
     if options.other is not None:
-        other = uni_controlnet.load(backbone, options.other)
+        other = load_adapters(backbone, options.other)
         for name in ("edges alone", "depth alone"):
             made = told(other, cases[name])
             rows.append(made)

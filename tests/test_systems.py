@@ -22,6 +22,7 @@ from threed.diffusion.paint import Ready, paint
 from threed.runs.job import Generate, Image
 from threed.scenes.field import Field
 from threed.settings.scenes import FieldSettings
+from threed.settings.schema import describe
 from threed.systems.table import SYSTEMS, find_system
 
 every = pytest.mark.parametrize("name", SYSTEMS)
@@ -154,6 +155,10 @@ def test_rows_say_what_the_list_shows(name: str) -> None:
     assert len(set(names)) == len(names)
     options = {*Image.model_fields, *Generate.model_fields} - {"inputs"}
     assert not options & {*names, *system.knobs.model_fields}  # options of their own
+    for knob, shown in zip(describe(system.knobs), row["knobs"]):  # nothing that does not hold
+        said = f"{knob.name} ({knob.meaning})" if knob.default is None else None
+        assert shown == (said or f"{knob.name}={knob.default}")
+        assert said is None or "if not given" in said
     assert system.claim[0].islower()
     assert not system.claim.endswith(".")
 

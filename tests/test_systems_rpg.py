@@ -104,6 +104,22 @@ def test_attention_is_the_public_codes(backbone: StableDiffusion, size: tuple[in
     assert (ours - plain(backbone, "all of it", x, 4.0)).abs().max() > 1e-3
 
 
+def test_of_sdxl_the_whole_prompts_vector_is_told(tmp_path: Path) -> None:
+    """The published code tells it the last region's, which it encodes last."""
+    xl = load_backbone(str(tiny.tiny_folder(tmp_path, "sdxl")), device="cpu")
+    told: list[Tensor] = []
+    predict = xl.predict_noise
+
+    def watched(x: Tensor, t: Tensor, condition: Any) -> Tensor:
+        told.append(condition.pooled)
+        return predict(x, t, condition)
+
+    xl.predict_noise = watched  # type: ignore[method-assign]
+    build(xl, TWO, guide=Guide(5.0, "no"))(draw(), T)
+    expected = xl.encode_text([TWO.prompt, "no"]).pooled
+    torch.testing.assert_close(torch.cat(told), expected, atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("way", ["attention", "latents"])
 def test_a_base_ratio_of_one_is_the_whole_prompt_alone(backbone: StableDiffusion, way: str) -> None:
     x = draw()

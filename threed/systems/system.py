@@ -150,11 +150,18 @@ class System:
             "system": self.name,
             "claim": self.claim,
             "inputs": [f"--{i.name}{' (needed)' if i.required else ''}" for i in self.inputs],
-            "knobs": [f"{knob.name}={knob.default}" for knob in describe(self.knobs)],
+            "knobs": self.said_knobs(),
             "trains": self.trains,
             "touches": list(self.seams),
             "paper": f"{self.paper} (arXiv:{self.arxiv})",
         }
+
+    def said_knobs(self) -> list[str]:
+        """The knobs as they are by default; of one that is not set, what then counts."""
+        return [
+            f"{k.name} ({k.meaning})" if k.default is None else f"{k.name}={k.default}"
+            for k in describe(self.knobs)
+        ]
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of its inputs and knobs, for faces that show a form."""

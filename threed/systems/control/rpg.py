@@ -9,6 +9,9 @@ over the whole picture, cut to the regions. "latents" is what the paper describe
 whole picture is predicted from each prompt, made as small as its region, and put there. Since each
 step starts from pictures that are small already, that makes them smaller and smaller; here it ends
 at `resize_until`, when it is decided what is where, and from then on the pictures are cut, too.
+
+SDXL is also told a text as one vector, for the whole picture. Here that is the whole prompt's; the
+published code leaves the last region's there, since it encodes that last.
 """
 
 from __future__ import annotations
