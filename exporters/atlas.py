@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from exporters.topology import find_distinct
 from exporters.unwrap import unwrap
 from renderers.kernels.raster import interpolate, texture
 from renderers.shading import to_linear
+from threed.core.errors import MeshWarning
 from threed.core.mesh import Material, Mesh, flip_v
 
 PAD = 4  # texels around what is shown: bilinear look-ups and two mip levels stay inside
@@ -40,16 +43,19 @@ class _Tile:
     images: dict[str, Tensor]  # [height, width, 3] or [3] by the names of a material's pictures
 
 
-def bake(mesh: Mesh, groups: Sequence[Group]) -> Mesh:
+def bake(mesh: Mesh, groups: Sequence[Group], path: Path) -> Mesh:
     """Give a mesh one map and one material that show what each group of its faces does.
 
     A group with one set of texture coordinates and one colour keeps its texels as they are, its
     picture repeated as often as its faces need; it shrinks only where the atlas would have more
-    than ALL texels. Others are painted anew, texel by texel: on the map of their picture if that
-    shows no texel twice, else on a new one.
+    than ALL texels, which a MeshWarning says of the file `path`. Others are painted anew, texel by
+    texel: on the map of their picture if that shows no texel twice, else on a new one.
     """
     texels = sum(_count_texels(group) for group in groups)
     scale = min(1.0, (ALL / texels) ** 0.5)
+    if scale < 1:
+        warnings.warn(f"{path} has so many textures that they were shrunk to {scale:.0%} of their "
+                      "sides, to fit into one", MeshWarning, stacklevel=4)  # fmt: skip
     tiles = [_make_tile(mesh, group, scale) for group in groups]
     if find_gloss(groups) is None:
         tiles = [_add_gloss(tile, group.surface) for tile, group in zip(tiles, groups)]

@@ -38,9 +38,9 @@ def join(parts: Sequence[Part], path: Path) -> Mesh:
     groups = list(_group(parts))
     if any(group.surface.layers() for group in groups):
         kept = _keep(mesh, groups[0]) if len(groups) == 1 else None
-        return kept or atlas.bake(mesh, list(_split(groups)))
+        return kept or atlas.bake(mesh, list(_split(groups)), path)
     painted = any(part.colors is not None or part.surface.color != WHITE for part in parts)
-    return _color(mesh, groups, painted=painted)
+    return _color(mesh, groups, path, painted=painted)
 
 
 def _join_shapes(parts: Sequence[Part], path: Path) -> Mesh:
@@ -111,7 +111,7 @@ def _keep(mesh: Mesh, group: Group) -> Mesh | None:
     return replace(mesh, material=replace(material, albedo=multiply(material.albedo, color)))
 
 
-def _color(mesh: Mesh, groups: Sequence[Group], *, painted: bool) -> Mesh:
+def _color(mesh: Mesh, groups: Sequence[Group], path: Path, *, painted: bool) -> Mesh:
     """The mesh with the colours of groups without pictures; `painted` says that there are any."""
     gloss, colors = atlas.find_gloss(groups), torch.empty(len(mesh.faces), 3, 3)
     for group in groups:
@@ -127,7 +127,7 @@ def _color(mesh: Mesh, groups: Sequence[Group], *, painted: bool) -> Mesh:
             return found
     flat = list(_split(groups))
     if gloss is None or all(group.plain() is not None for group in flat):
-        return atlas.bake(mesh, flat)
+        return atlas.bake(mesh, flat, path)
     rows = torch.cat([mesh.vertices[mesh.faces], colors], -1).flatten(0, 1)
     rows, index = find_distinct(rows)
     return replace(mesh, vertices=rows[:, :3], faces=index.view(-1, 3), colors=rows[:, 3:])

@@ -83,13 +83,13 @@ class Folder(Resolver):  # type: ignore[misc]
         raise NotImplementedError
 
 
-def parse(content: bytes, path: Path, kind: str | None = None) -> list[Any]:
-    """Parse the content of the file `path`; its suffix names the format, or `kind` does.
+def parse(content: bytes, path: Path) -> list[Any]:
+    """Parse the content of the file `path`; its suffix names the format.
 
     Return the meshes of trimesh's scene, each moved to its place. InputError for what trimesh
     cannot parse, and for more than MAX_FACES.
     """
-    folder, kind = Folder(path), kind or path.suffix.lower()[1:]
+    folder, kind = Folder(path), path.suffix.lower()[1:]
     with name_file(path):
         scene = trimesh.load_scene(BytesIO(content), file_type=kind, resolver=folder, process=False)
         if folder.refused is not None:
@@ -113,7 +113,6 @@ def _find_parts(scene: Any) -> list[Any]:
         original = scene.geometry[name]
         if isinstance(original, trimesh.Trimesh) and len(original.faces):
             part = original.copy()
-            part.metadata["name"] = name
             # lost in the copy: trimesh keeps the colours of a part with a material there
             color = getattr(original.visual, "vertex_attributes", {}).get("color")
             if color is not None:
@@ -132,7 +131,7 @@ def to_mesh(parts: Sequence[Any], path: Path, turn: Callable[[Tensor], Tensor]) 
 
 
 def to_part(part: Any, path: Path, turn: Callable[[Tensor], Tensor]) -> Part:
-    """Translate one mesh of trimesh; arguments and errors as for `to_mesh`."""
+    """Translate one mesh of trimesh; `turn` maps points [N, 3]. Errors as for `to_mesh`."""
     faces, place = torch.tensor(part.faces), turn(torch.tensor(part.vertices))
     found, last = getattr(part.visual, "uv", None), int(faces.max())
     uv: dict[Hashable, Tensor] = {}

@@ -86,7 +86,7 @@ def test_a_mesh_is_refined_by_the_stages_after_the_field(
         (None, "none.glb", ["cannot read", "none.glb", "no such file"]),
         (b"", "empty.stl", ["empty.stl is empty"]),
         (b"glTF\x02\0\0\0\xff\0\0\0", "cut.glb", ["cut.glb is not a whole GLB file"]),
-        (b"BLENDER", "scene.blend", ["must end in one of .glb, .obj, .ply, .stl"]),
+        (b"BLENDER", "scene.blend", ["must end in one of .glb, .gltf, .obj, .ply, .stl"]),
         (
             b"v 0 0 0\nv 1 0 0\nv 0 1 0\n",
             "points.obj",

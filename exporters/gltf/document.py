@@ -24,6 +24,7 @@ from threed.core.errors import InputError
 Array = npt.NDArray[Any]
 TYPES = {5120: "i1", 5121: "u1", 5122: "i2", 5123: "u2", 5125: "u4", 5126: "f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+MOST_TEXELS = 2**28  # of all pictures: each takes 12 bytes
 OTHERS = ("EXT_texture_webp", "EXT_texture_avif", "MSFT_texture_dds")  # pictures that Pillow reads
 
 
@@ -35,6 +36,7 @@ class Document:
     gltf: dict[str, Any]
     chunk: bytes | None  # the binary part of a GLB
     left_out: dict[str, None] = field(default_factory=dict)  # what is said of it at the end, once
+    texels: list[int] = field(default_factory=list)  # of the pictures that were read
 
     def find(self, kind: str, index: Any) -> dict[str, Any]:
         """The thing of a kind, such as "nodes", of a number; InputError if there is none."""
@@ -47,14 +49,24 @@ class Document:
     def numbers(self, index: int) -> Array:
         """Read an accessor: [count, width], integers that stand for fractions as float32."""
         about = self.find("accessors", index)
-        kind, width = np.dtype("<" + TYPES[about["componentType"]]), WIDTHS[about["type"]]
+        kind, width = self._kind(about), WIDTHS.get(about["type"])
+        if width is None:
+            raise InputError(f"{self.path} has numbers of an unknown type {about['type']!r}")
         values = self._rows(about, about["count"], kind, width)
         if "sparse" in about:
             some, values = about["sparse"], values.copy()
             few, at = some["count"], some["indices"]
-            where = self._rows(at, few, np.dtype("<" + TYPES[at["componentType"]]), 1)
+            where = self._rows(at, few, self._kind(at), 1)
             values[where[:, 0]] = self._rows(some["values"], few, kind, width)
         return to_fractions(values) if about.get("normalized") else values
+
+    def _kind(self, about: dict[str, Any]) -> Any:
+        """The type of the numbers of an accessor."""
+        name = TYPES.get(about["componentType"])
+        if name is None:
+            raise InputError(f"{self.path} has numbers of an unknown componentType "
+                             f"{about['componentType']!r}")  # fmt: skip
+        return np.dtype(f"<{name}")
 
     def _rows(self, about: dict[str, Any], count: int, kind: Any, width: int) -> Array:
         """Read count rows of a buffer view; zeros without one."""
@@ -122,15 +134,18 @@ class Document:
             self.left_out["textures of an unknown kind: " + (", ".join(others) or "none")] = None
             return None
         image = self.find("images", source)
-        name = repr(image.get("uri", image.get("name", source)))[:80]
+        name = f"its texture {image.get('uri', image.get('name', source))!r:.80}"
         try:
-            content = (
-                self.read_uri(image["uri"]) if "uri" in image else self.view(image["bufferView"])
-            )
-            return pictures.to_rgb(pictures.open_picture(BytesIO(content), name), name, ground=None)
+            own = "uri" not in image
+            content = self.view(image["bufferView"]) if own else self.read_uri(image["uri"])
+            picture = pictures.to_rgb(pictures.open_picture(BytesIO(content), name), name, None)
         except InputError as error:
-            self.left_out[f"its texture {name}: {error}"] = None
+            self.left_out[str(error)] = None
             return None
+        self.texels.append(picture.width * picture.height)
+        if sum(self.texels) > MOST_TEXELS:
+            raise InputError(f"{self.path} has textures of more than {MOST_TEXELS:,} texels in all")
+        return picture
 
 
 def to_fractions(values: Array) -> Array:

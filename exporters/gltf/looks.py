@@ -46,12 +46,13 @@ class Looks:
         albedo, color = about.get("baseColorTexture"), about.get("baseColorFactor")
         shiny = material.get("extensions", {}).get(SHINY)
         if shiny is not None:
+            self.document.left_out[f"colours of reflections ({SHINY})"] = None
             albedo, color = shiny.get("diffuseTexture"), shiny.get("diffuseFactor")
             about = {"metallicFactor": 0.0, "roughnessFactor": 1 - shiny.get("glossinessFactor", 1)}
         gloss = self._layer(about.get("metallicRoughnessTexture"), sets)
         # glTF's factors are 1 where they are not written; without a map, ours are a better guess
         plain = Material() if gloss is None else Material(metallic=1.0, roughness=1.0)
-        light = light_to_srgb(torch.tensor((color or (1, 1, 1))[:3]).float())
+        light = light_to_srgb(torch.tensor([float(part) for part in (color or (1, 1, 1))[:3]]))
         return Surface(
             color=tuple(light.tolist()),
             metallic=_clip(about.get("metallicFactor", plain.metallic)),
@@ -71,7 +72,8 @@ class Looks:
             self.document.left_out["textures of faces without coordinates for them"] = None
             return None
         (x, y), (w, h) = moved.get("offset", (0, 0)), moved.get("scale", (1, 1))
-        place: Place = (number, (x, y), moved.get("rotation", 0), (w, h))
+        turn = float(moved.get("rotation", 0))
+        place: Place = (number, (float(x), float(y)), turn, (float(w), float(h)))
         texture = self.document.find("textures", about["index"])
         if about["index"] not in self._images:
             self._images[about["index"]] = self._picture(about["index"])
@@ -80,7 +82,7 @@ class Looks:
             return None
         sampler = self.document.find("samplers", texture["sampler"]) if "sampler" in texture else {}
         wrap = (WRAPS[sampler.get("wrapS", 10497)], WRAPS[sampler.get("wrapT", 10497)])
-        return Layer(_scale_normals(image, about.get("scale", 1.0)), place, wrap)
+        return Layer(_scale_normals(image, float(about.get("scale", 1.0))), place, wrap)
 
     def _picture(self, index: int) -> Tensor | None:
         """The picture [H, W, 3] in [0, 1] of a texture."""

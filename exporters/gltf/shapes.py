@@ -19,7 +19,8 @@ from threed.core.errors import InputError
 MODES = {4: "triangles", 5: "strip", 6: "fan"}
 INSTANCING = "EXT_mesh_gpu_instancing"
 PLACES = {"translation": 3, "rotation": 4, "scale": 3, "matrix": 16}  # numbers each
-MOST_NODES = 100_000
+WIDTHS = {"POSIT": (3,), "TEXCO": (2,), "COLOR": (3, 4)}  # numbers each, by five letters
+MOST_NODES = 50_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +94,13 @@ def rewrite(document: Document) -> tuple[bytes, list[Shape]]:
 
 
 def _find_roots(document: Document) -> list[int]:
-    """The nodes of the scene; of a file without scenes, those that are nobody's children."""
-    if document.gltf.get("scenes"):
-        scene = document.find("scenes", document.gltf.get("scene", 0))
-        return list(scene.get("nodes", []))
+    """The nodes of the scene, or of a file without scenes, that are nobody's children."""
     nodes = document.gltf.get("nodes", [])
+    listed = list(range(len(nodes)))
+    if document.gltf.get("scenes"):
+        listed = document.find("scenes", document.gltf.get("scene", 0)).get("nodes", [])
     children = {child for node in nodes for child in node.get("children", [])}
-    return [number for number in range(len(nodes)) if number not in children]
+    return [number for number in listed if number not in children]
 
 
 def _walk(document: Document, roots: Sequence[int]) -> Iterator[int]:
@@ -166,6 +167,10 @@ def _read_shape(document: Document, primitive: dict[str, Any], weights: Sequence
             if weight and name in target:
                 columns[name] = columns[name] + np.float32(weight) * document.numbers(target[name])
     count = len(columns["POSITION"])
+    for name, rows in columns.items():
+        if len(rows) != count or rows.shape[1] not in WIDTHS[name[:5]]:
+            raise InputError(f"{document.path} has {name} of {rows.shape[1]} numbers in "
+                             f"{len(rows):,} rows, for {count:,} vertices")  # fmt: skip
     if faces is None:
         index = np.arange(count)
         if "indices" in primitive:

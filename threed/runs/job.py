@@ -123,7 +123,7 @@ class Generate(Faced):
     kind: ClassVar[str] = "generate"
 
     prompt: str = Field(description='what to make, such as "a red mug"', json_schema_extra=FIRST)
-    init: Path | None = Field(None, description="a mesh to refine: .glb, .obj, .ply or .stl")
+    init: Path | None = Field(None, description="a mesh to refine: .glb, .gltf, .obj, .ply or .stl")
     budget: str | None = Field(None, description="at most so much, as in faces=5000,texture=512")
     lods: int | None = Field(None, ge=0, le=LODS, description="coarser copies: asset_lod1 and on")
     knob: Words = Field((), description="NAME=VALUE of the system")
@@ -162,7 +162,9 @@ class Texture(Faced):
 
     kind: ClassVar[str] = "texture"
 
-    mesh: Path = Field(description="the mesh: .glb, .obj, .ply or .stl", json_schema_extra=FIRST)
+    mesh: Path = Field(
+        description="the mesh: .glb, .gltf, .obj, .ply or .stl", json_schema_extra=FIRST
+    )
     prompt: str = Field(
         description='what it is, such as "a dotted red mug"', json_schema_extra=SECOND
     )
@@ -186,7 +188,9 @@ class Edit3d(Start):
 
     kind: ClassVar[str] = "edit3d"
 
-    asset: Path = Field(description="the asset: .glb, .obj, .ply or .stl", json_schema_extra=FIRST)
+    asset: Path = Field(
+        description="the asset: .glb, .gltf, .obj, .ply or .stl", json_schema_extra=FIRST
+    )
     instruction: str = Field(
         description='what to do, such as "make it blue"', json_schema_extra=SECOND
     )
@@ -326,7 +330,8 @@ class Export(Job):
     kind: ClassVar[str] = "export"
 
     source: Path = Field(
-        description="a mesh (.glb, .obj, .ply, .stl), or a run's folder", json_schema_extra=FIRST
+        description="a mesh (.glb, .gltf, .obj, .ply, .stl), or a run's folder",
+        json_schema_extra=FIRST,
     )
     file: str = Field("asset.glb", description="the file to write; its ending says the format")
     budget: str | None = Field(None, description="at most so much, as in faces=5000,texture=512")

@@ -19,7 +19,8 @@ class Source(Settings):
     """What is there already."""
 
     source: Path = Field(
-        description="a mesh (.glb, .obj, .ply, .stl), or a run's folder", json_schema_extra=FIRST
+        description="a mesh (.glb, .gltf, .obj, .ply, .stl), or a run's folder",
+        json_schema_extra=FIRST,
     )
 
 
