@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from exporters import topology
-from renderers.kernels.raster import twins
 from tests import shapes
 from threed.core.mesh import Mesh
 from threed.scenes import tetrahedra
@@ -18,6 +17,7 @@ from threed.scenes.tetrahedra import (
     Marched,
     NoSurfaceError,
     consistency,
+    edges,
     grid_points,
     laplacian,
     march,
@@ -111,21 +111,51 @@ def test_a_distance_learns_the_volume_it_is_asked_for() -> None:
     assert float(volume.detach()) == pytest.approx(0.5, rel=0.05)
 
 
-def test_regularisers_know_flat_from_rough() -> None:
-    flat = shapes.cube()
-    edges = [0.0] * 6 + [1.0] * 12  # the diagonals of its sides, and its edges
-    expected = sum(edges) / len(edges)
-    seen = consistency(flat.vertices, flat.faces, twins(flat.faces))
-    assert float(seen) == pytest.approx(expected)
-    fine, coarse = shapes.sphere(0.6, 32, 48), shapes.sphere(0.6, 8, 12)
-    smooth = [consistency(m.vertices, m.faces, twins(m.faces)) for m in (fine, coarse)]
+def test_regularisers_have_closed_forms() -> None:
+    tetrahedron = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    sides = torch.tensor([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
+    assert edges(sides).tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
+    # normals point to the corners, whose directions have a cosine of -1/3
+    assert float(consistency(tetrahedron, sides, edges(sides))) == pytest.approx(4 / 3)
+    angle = torch.arange(3) * (2 * torch.pi / 3)
+    corners = torch.stack([angle.cos(), angle.sin(), torch.zeros(3)], 1)
+    pyramid = torch.cat([corners, torch.tensor([[0, 0, 0.5]])])
+    fan = edges(torch.tensor([[0, 1, 3], [1, 2, 3], [2, 0, 3]]))
+    # from a corner, the other two and the top sum up to -4 times itself, and 0.5 upwards
+    expected = (3 * math.hypot(4, 0.5) + 3 * 0.5) / 4
+    assert float(laplacian(pyramid, fan)) == pytest.approx(expected)
+    smooth = [consistency(m.vertices, m.faces, edges(m.faces))
+              for m in (shapes.sphere(0.6, 32, 48), shapes.sphere(0.6, 8, 12))]  # fmt: skip
     assert float(smooth[0]) < float(smooth[1]) / 4
-    even = Mesh(torch.tensor([[0.0, 0, 0], [1, 0, 0], [0.5, 1, 0], [0.5, 1 / 3, 0]]),
-                torch.tensor([[0, 1, 3], [1, 2, 3], [2, 0, 3]]))  # fmt: skip
-    lifted = even.vertices + torch.tensor([0, 0, 0.5]) * (torch.arange(4) == 3)[:, None]
-    apart = laplacian(lifted, even.faces) - laplacian(even.vertices, even.faces)
-    # the middle rises by 0.5; each corner shares two faces with it, one with each of the others
-    assert float(apart) == pytest.approx((0.5**2 + 3 * 0.25**2) / 4)
+
+
+def test_regularisers_are_threestudios_on_a_rough_ball() -> None:
+    # their formulas (threestudio/models/mesh.py) once more, with dense matrices
+    distance, places = ball(8, 0.6)
+    g = torch.Generator().manual_seed(0)
+    rough = distance + 0.05 * torch.randn(distance.shape, generator=g)
+    found = march(rough.double(), places.double())
+    vertices, faces = found.vertices.detach().requires_grad_(), found.faces
+    near = torch.zeros(len(vertices), len(vertices), dtype=torch.float64)
+    member = torch.zeros(len(vertices), len(faces), dtype=torch.float64)
+    for number, face in enumerate(faces.tolist()):
+        for corner in range(3):
+            member[face[corner], number] = 1
+            near[face[corner], face[corner - 1]] = near[face[corner - 1], face[corner]] = 1
+    a, b, c = vertices[faces].unbind(1)
+    normal = torch.nn.functional.normalize(member @ torch.linalg.cross(b - a, c - a), dim=1)
+    theirs = {
+        "consistency": ((1 - normal @ normal.T) * near).sum() / near.sum(),
+        "laplacian": (torch.diag(near.sum(1)) @ vertices - near @ vertices).norm(dim=1).mean(),
+    }
+    ends = edges(faces)
+    ours = {"consistency": consistency(vertices, faces, ends),
+            "laplacian": laplacian(vertices, ends)}  # fmt: skip
+    for name, expected in theirs.items():
+        torch.testing.assert_close(ours[name], expected)
+        gradients = [torch.autograd.grad(loss, vertices, retain_graph=True)[0]
+                     for loss in (ours[name], expected)]  # fmt: skip
+        torch.testing.assert_close(*gradients)
 
 
 def test_sign_changes_fade_where_both_sides_come_near_zero() -> None:

@@ -14,7 +14,7 @@ from threed.settings.stage import Stage
 
 Up = Literal["y", "z"]
 # of a surface's shape, against edits that disagree about it
-SMOOTH = {"normal_consistency": constant(1.0), "laplacian": constant(0.05)}
+SMOOTH = {"normal_consistency": constant(1.0), "laplacian": constant(0.2)}
 
 
 @dataclass(frozen=True)

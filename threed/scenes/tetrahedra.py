@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from threed.core.mesh import Mesh
+
 EDGES = tuple(itertools.combinations(range(4), 2))  # of a tetrahedron, as pairs of its corners
 MOVE = 1 / 6  # cells a point may move along each axis before a tetrahedron could turn inside out
 
@@ -67,28 +69,33 @@ def march(distance: Tensor, places: Tensor) -> Marched:
     return Marched(vertices, index, ends)
 
 
-def consistency(vertices: Tensor, faces: Tensor, twin: Tensor) -> Tensor:
-    """Mean of 1 - cos of the angle between the normals of two faces that share an edge.
+def edges(faces: Tensor) -> Tensor:
+    """[E, 2] the ends of the edges of faces [F, 3], each edge once, the smaller vertex first."""
+    ends = faces[:, [0, 1, 1, 2, 2, 0]].view(-1, 2).sort(1).values
+    count = int(faces.max()) + 1
+    keys = torch.unique(ends[:, 0] * count + ends[:, 1])
+    return torch.stack([keys // count, keys % count], 1)
 
-    twin [F, 3] is `renderers.kernels.raster.twins(faces)`. 0 for a mesh without shared edges.
+
+def consistency(vertices: Tensor, faces: Tensor, ends: Tensor) -> Tensor:
+    """Mean of 1 - cos of the angle between the normals of the two ends [E, 2] of every edge.
+
+    A vertex's normal is the sum of its faces', by area (threestudio's `normal_consistency`).
     """
-    a, b, c = vertices[faces].unbind(1)
-    normal = F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
-    edge = twin.view(-1)
-    own = torch.arange(len(edge), device=edge.device)
-    first = edge > own  # each pair once
-    cosine = (normal[own[first] // 3] * normal[edge[first] // 3]).sum(-1)
-    return (1 - cosine).sum() / first.sum().clamp(min=1)
+    normal = Mesh(vertices, faces).vertex_normals()[ends]
+    cosine: Tensor = (normal[:, 0] * normal[:, 1]).sum(-1)
+    return (1 - cosine).mean()
 
 
-def laplacian(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Mean squared distance of vertices [V, 3] from the middle of their neighbours, in units²."""
-    total, count = torch.zeros_like(vertices), vertices.new_zeros(len(vertices), 1)
-    for one, other in itertools.permutations(range(3), 2):
-        row, ones = faces[:, one], vertices.new_ones(len(faces), 1)
-        total = total.index_add(0, row, vertices[faces[:, other]])
-        count.index_add_(0, row, ones)
-    return (total / count - vertices).square().sum(-1).mean()
+def laplacian(vertices: Tensor, ends: Tensor) -> Tensor:
+    """Mean length of the sum of a vertex's edges [E, 2], as vectors from it, in units.
+
+    That is the uniform Laplacian, not divided by the number of neighbours (threestudio's).
+    """
+    along = vertices[ends[:, 1]] - vertices[ends[:, 0]]
+    total = torch.zeros_like(vertices).index_add(0, ends[:, 0], along)
+    length: Tensor = total.index_add(0, ends[:, 1], -along).norm(dim=-1)
+    return length.mean()
 
 
 def sign_changes(distance: Tensor, ends: Tensor) -> Tensor:
