@@ -145,7 +145,8 @@ def operations(stage: Stage, cost: Cost) -> float:
     calls = 2.0
     if stage.guidance in WITH_CRITIC:
         calls += 1 + 3 * stage.critic.updates  # its estimate; its lesson forwards and backwards
-    return stage.batch * (calls * cost.denoiser + cost.encoder)
+    views = sum(map(stage.batch, range(stage.steps))) / stage.steps
+    return views * (calls * cost.denoiser + cost.encoder)
 
 
 def line(name: str, run: Run, tflops: float) -> str:

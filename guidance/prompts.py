@@ -51,8 +51,10 @@ class Prompts:
         negative: str = "",
         view_words: bool = True,
         blend: Blend = "nearest",
+        front_deg: float = 45.0,
     ) -> None:
         self.backbone, self.blend, self.view_words = backbone, blend, view_words
+        self.front_deg = front_deg
         self.prompt, self.negative = prompt, negative
         texts = dict.fromkeys([prompt, *map(self._view, VIEWS), negative, ""])
         self._places = {text: place for place, text in enumerate(texts)}
@@ -79,7 +81,7 @@ class Prompts:
         if not self.view_words:
             return self.bare(cameras)
         views = self._encoded.select(self._at([self._view(name) for name in VIEWS]))
-        weights = shares(cameras.to(self.backbone.device), self.blend)
+        weights = shares(cameras.to(self.backbone.device), self.blend, self.front_deg)
 
         def mixed(values: Tensor) -> Tensor:
             mean: Tensor = torch.tensordot(weights.to(values.dtype), values, 1)

@@ -14,14 +14,14 @@ NEGATIVES = ("front", "side")
 """The views that Perp-Neg keeps away from."""
 
 
-def shares(cameras: Cameras, blend: Blend) -> Tensor:
+def shares(cameras: Cameras, blend: Blend, front_deg: float = 45.0) -> Tensor:
     """[B, 4] how much of each of VIEWS a camera is told; rows sum to 1.
 
-    nearest is one of them; the others mix the two neighbours in proportion to the azimuth (Perp-
-    Neg, arXiv:2304.04968). Cameras above 60° are told "overhead" only.
+    nearest is one of them, as `view_name` says; the others mix the two neighbours in proportion to
+    the azimuth (Perp-Neg, arXiv:2304.04968). Cameras above 60° are told "overhead" only.
     """
     azimuth, elevation = cameras.azimuth_deg, cameras.elevation_deg
-    names = [view_name(*angles) for angles in zip(azimuth.tolist(), elevation.tolist())]
+    names = [view_name(*angles, front_deg) for angles in zip(azimuth.tolist(), elevation.tolist())]
     which = torch.tensor([VIEWS.index(name) for name in names], device=azimuth.device)
     hard = torch.nn.functional.one_hot(which, len(VIEWS)).to(azimuth.dtype)
     if blend == "nearest":

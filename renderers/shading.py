@@ -28,6 +28,20 @@ class Light:
     ambient: float = 0.6  # brightness of a surface that the lamp does not reach, 0 to 1
 
 
+@dataclass(frozen=True)
+class Lamp:
+    """One far lamp that stands in the world, and an even sky."""
+
+    direction: Tensor  # [3] unit, towards the lamp
+    ambient: float  # brightness of a surface that the lamp does not reach, 0 to 1
+    textureless: bool = False  # what it lights is white, whatever its colours
+
+    def light(self, albedo: Tensor, normal: Tensor) -> Tensor:
+        """sRGB [N, 3] of surface points: albedo sRGB and unit world normals, both [N, 3]."""
+        base = torch.ones_like(albedo) if self.textureless else albedo
+        return base * lambert(normal, self.direction.to(normal.device), self.ambient)
+
+
 def lamps(light: Light, cameras: Cameras) -> Tensor:
     """[B, 3] unit world directions towards the light of each camera."""
     local = torch.tensor(light.direction, dtype=cameras.c2w.dtype, device=cameras.c2w.device)

@@ -12,12 +12,14 @@ from torch.utils.checkpoint import checkpoint
 
 from renderers import kernels
 from renderers.kernels import Samples
+from renderers.shading import Lamp
 from threed.core.cameras import Cameras
 from threed.core.render import RenderOutput
 
 RAYS = 2**17  # marched at once: what bounds the memory of the samples' positions
 BUDGET = 2**20  # samples whose colours are held at once, with everything their gradient needs
 SEEN = 0.02  # weight from which a sample's normal is worth its four density look-ups
+LIT = 0.001  # the same where a lamp needs it for the sample's brightness
 TETRAHEDRON = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
 Background = Tensor | Callable[[Tensor], Tensor]  # [3], [B, 3], or unit directions [N, 3] to [N, 3]
 
@@ -44,16 +46,19 @@ def render(
     background: Background,
     generator: torch.Generator | None = None,
     normals: bool = False,
+    lamp: Lamp | None = None,
     budget: int = BUDGET,
 ) -> RenderOutput:
     """Render the volume through the cameras; differentiable in what its functions depend on.
 
     The generator moves each ray's samples by a random part of a step; without one they stand at the
-    middles. `losses` holds `sparsity` and `opaque`, and with normals also `orientation` and
-    `smoothness`. Without normals the normal image is 0. Rays are rendered in pieces of at most
-    `budget` samples (or one ray), which do not change the picture. Where there is more than one
-    piece, a gradient's intermediate values are computed twice instead of kept.
+    middles. `losses` holds `sparsity` and `opaque`, and with normals (or a lamp, which lights each
+    sample and so needs them) also `orientation` and `smoothness`. Without normals the normal image
+    is 0. Rays are rendered in pieces of at most `budget` samples (or one ray), which do not change
+    the picture. Where there is more than one piece, a gradient's intermediate values are computed
+    twice instead of kept.
     """
+    normals = normals or lamp is not None
     shape = (len(cameras), cameras.height, cameras.width)
     origins, directions = (v.reshape(-1, 3) for v in cameras.rays())
     jitter = origins.new_full((len(origins),), 0.5)
@@ -69,7 +74,7 @@ def render(
         again = torch.is_grad_enabled() and len(pieces) + (len(origins) > RAYS) > 1
         for start, end in pieces:
             arguments = (volume, rays[1][start:end], rays[0][start:end],
-                         samples.of_rays(start, end), normals)  # fmt: skip
+                         samples.of_rays(start, end), normals, lamp)  # fmt: skip
             if again:
                 parts.append(checkpoint(_look, *arguments, use_reentrant=False))
             else:
@@ -125,7 +130,12 @@ def random_background(n: int, generator: torch.Generator, *, shared: bool = True
 
 
 def _look(
-    volume: Volume, directions: Tensor, origins: Tensor, samples: Samples, normals: bool
+    volume: Volume,
+    directions: Tensor,
+    origins: Tensor,
+    samples: Samples,
+    normals: bool,
+    lamp: Lamp | None,
 ) -> tuple[Tensor, ...]:
     """Render n rays: colour [n, 3], opacity and depth * opacity [n, 1], and with normals their sum.
 
@@ -134,11 +144,11 @@ def _look(
     """
     n = len(origins)
     points = _points(origins, directions, samples)
-    density, color = volume.density_and_color(points)
-    weights, color, opacity, depth = kernels.composite(density, color, samples, n)
+    density, albedo = volume.density_and_color(points)
+    weights, color, opacity, depth = kernels.composite(density, albedo, samples, n)
     normal, facing = torch.zeros_like(color), torch.zeros_like(opacity)
     if normals:
-        seen = (weights.detach() > SEEN).nonzero()[:, 0]
+        seen = (weights.detach() > (LIT if lamp else SEEN)).nonzero()[:, 0]
         ray = samples.ray_index[seen]
         odd = (seen - samples.packed[ray, 0]) % 2 == 1
         here = normals_at(volume.density, points[seen], volume.normal_step, odd)
@@ -146,6 +156,9 @@ def _look(
         away = (here * directions[ray]).sum(-1, keepdim=True).clamp(min=0).square()
         normal = normal.index_add(0, ray, weight * here)
         facing = facing.index_add(0, ray, weight.detach() * away)
+        if lamp:
+            lit = lamp.light(albedo, torch.zeros_like(albedo).index_copy(0, seen, here))
+            color = torch.zeros_like(color).index_add(0, samples.ray_index, weights[:, None] * lit)
     return color, opacity, depth, normal, facing
 
 

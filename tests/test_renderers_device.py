@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from renderers import kernels
 from renderers.kernels import Samples, field_reference, raster_reference
 from renderers.raster import render_mesh
+from renderers.shading import Lamp
 from tests.shapes import sphere
 from threed.core.cameras import orbit
 from threed.core.render import RenderOutput
@@ -125,7 +126,8 @@ def looked_at(
     generator = torch.Generator().manual_seed(0)
     scene.update_occupancy(0, generator)
     options = {"background": torch.tensor([0.2, 0.4, 0.6]), "generator": generator}
-    seen = scene.render(orbit(2, 40), normals=True, **options)
+    lamp = Lamp(torch.tensor([0.6, 0.0, 0.8]), 0.3)
+    seen = scene.render(orbit(2, 40), normals=True, lamp=lamp, **options)
     (seen.rgb.square().mean() + sum(seen.losses.values())).backward()
     found = [p.grad.clone() for p in scene.parameters() if p.grad is not None]
     detached = dataclasses.replace(seen, rgb=seen.rgb.detach(), opacity=seen.opacity.detach())
@@ -141,7 +143,7 @@ def test_scenes_look_the_same_and_learn_the_same(kind: str, chosen: Callable[[st
             settings = FieldSettings(levels=4, log2_table=12, max_resolution=32, samples=48)
             return Field(replace(settings, background="learned"))
         if kind == "surface":
-            return Surface(SurfaceSettings(grid=12, shading=0.5), PAINT)
+            return Surface(SurfaceSettings(grid=12), PAINT)
         scene = Textured(None, PAINT)
         scene.wrap(ball)
         return scene

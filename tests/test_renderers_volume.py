@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from renderers import volume
+from renderers.shading import Lamp
 from renderers.volume import Volume
 from threed.core.cameras import Cameras, orbit, random_views
 
@@ -99,6 +100,29 @@ def test_backgrounds() -> None:
     assert shared.shape == (3, 3)
     assert len(shared.unique(dim=0)) == 1
     assert len(volume.random_background(3, generator, shared=False).unique(dim=0)) == 3
+
+
+@pytest.mark.parametrize("textureless", [False, True])
+def test_a_lamp_lights_a_ball_as_lambert_says(textureless: bool) -> None:
+    cameras, behind = orbit(2, 24), torch.zeros(3)
+    lamp = Lamp(torch.tensor([0.6, 0.0, 0.8]), 0.1, textureless)
+    lit = volume.render(Volume(ball, everywhere(), 0.01), cameras, background=behind, lamp=lamp)
+    exact = distance_to_ball(cameras)
+    origins, directions = cameras.rays()
+    normal = (origins + exact[..., None] * directions) / RADIUS
+    facing = (normal * directions).sum(-1) < -0.6
+    cosine = (normal @ lamp.direction).clamp(min=0)[facing]
+    color = torch.ones(3) if textureless else torch.tensor([1.0, 0.5, 0.0])
+    expected = (0.1 + 0.9 * cosine)[:, None] * color
+    torch.testing.assert_close(lit.rgb[facing], expected, atol=0.06, rtol=0)
+    assert float((lit.rgb[facing] - expected).abs().mean()) < 0.02
+    even = volume.render(
+        Volume(ball, everywhere(), 0.01), cameras, background=behind,
+        lamp=Lamp(lamp.direction, 1.0),
+    )  # fmt: skip
+    plain = volume.render(Volume(ball, everywhere(), 0.01), cameras, background=behind)
+    torch.testing.assert_close(even.rgb, plain.rgb)
+    assert {"orientation", "smoothness"} <= lit.losses.keys()
 
 
 @pytest.mark.parametrize("budget", [1, 500])

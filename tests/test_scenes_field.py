@@ -179,12 +179,14 @@ def test_levels_join_one_by_one() -> None:
         field.update_occupancy(step, generator())
         used.append(int(field.active_levels))
     assert used == [4, 4, 5, 6, 6]
+    late = Field(replace(SMALL, level_from=20))
+    assert [late._levels(step) for step in (0, 20, 24, 25, 30)] == [4, 4, 4, 5, 6]
     with torch.no_grad():
         field.table.normal_()
     cameras = orbit(1, 8)
-    early, late = field.render(cameras, step=0).rgb, field.render(cameras).rgb
-    assert not torch.equal(early, late)
-    assert torch.equal(late, field.render(cameras, step=1000).rgb)
+    few, all_of_them = field.render(cameras, step=0).rgb, field.render(cameras).rgb
+    assert not torch.equal(few, all_of_them)
+    assert torch.equal(all_of_them, field.render(cameras, step=1000).rgb)
     assert int(field.active_levels) == 6  # looking does not change the field
     field.render(cameras, step=0).rgb.sum().backward()
     assert field.table.grad is not None
@@ -236,16 +238,17 @@ def test_cpu_and_reference_kernels_give_the_same_picture_and_gradient() -> None:
 
 def test_the_learned_background_learns_a_tenth_as_fast() -> None:
     field = Field(replace(SMALL, background="learned"))
-    table, networks = field.param_groups(0.5)
-    assert (table["lr"], networks["lr"]) == (0.5, 0.05)
-    assert [id(p) for p in table["params"]] == [id(field.table)]
-    ours = {id(p) for p in networks["params"]}
-    assert ours == {id(p) for p in field.parameters()} - {id(field.table)}
+    assert field.background is not None
+    for share in (0.1, 1.0):
+        field.settings = replace(field.settings, net_rate=share)
+        groups = field.param_groups(0.5)
+        assert [group["lr"] for group in groups] == [0.5, 0.5 * share, 0.05]
+        parts = [[field.table], [*field.mlp.parameters()], [*field.background.parameters()]]
+        assert [[*map(id, group["params"])] for group in groups] == [[*map(id, p)] for p in parts]
     picture = field.render(orbit(1, 8)).rgb
     corner = picture[0, 0, 0]
     assert not torch.equal(corner, torch.ones(3))
     corner.sum().backward()
-    assert field.background is not None
     assert all(p.grad is not None for p in field.background.parameters())
     red = torch.tensor([1.0, 0, 0])
     torch.testing.assert_close(field.render(orbit(1, 8), background=red).rgb[0, 0, 0], red)

@@ -22,6 +22,7 @@ from threed.scenes.textured import Textured
 from threed.settings.asset import AssetSettings
 from threed.settings.base import replace
 from threed.settings.scenes import PaintSettings, TexturedSettings
+from threed.settings.stage import LampSettings
 
 PAINT = PaintSettings(levels=2, log2_table=10, max_resolution=16, hidden=16)
 GLOSSY = TexturedSettings(shading=1.0, gloss=True)
@@ -90,11 +91,12 @@ def test_a_known_roughness_is_recovered_from_pictures() -> None:
     optimizer = torch.optim.Adam(scene.parameters(), lr=0.03, betas=(0.9, 0.99))
     for step in range(120):
         cameras = orbit(2, 16, start_deg=37 * step)
-        seeds = [torch.Generator().manual_seed(step) for _ in range(2)]
-        known = shown.glossy(lambda p: truth.expand(len(p), 5), 1.0, cameras, seeds[0])
+        seed = torch.Generator().manual_seed(step)
+        lamp = shown.draw_lamp(LampSettings(), 1.0, cameras, step, seed)
+        known = shown.glossy(lambda p: truth.expand(len(p), 5), lamp)
         wanted = render(mesh.vertices, mesh.faces, cameras, shade=known).rgb
         optimizer.zero_grad()
-        seen = scene.render(cameras, generator=seeds[1]).rgb
+        seen = scene.render(cameras, lamp=lamp).rgb
         F.mse_loss(seen, wanted).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     found = torch.cat([scene.color(mesh.vertices, mesh.vertices),

@@ -8,19 +8,24 @@ import pytest
 import torch
 
 from exporters import topology
+from renderers.shading import Lamp
 from tests import shapes
 from threed.core.cameras import orbit
 from threed.core.errors import InputError
 from threed.core.mesh import Material, Mesh
+from threed.core.schedule import Schedule
 from threed.scenes.paint import Spots, colors_of
 from threed.scenes.placement import Placement
+from threed.scenes.shown import draw_lamp
 from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
 from threed.settings.base import replace
 from threed.settings.scenes import SURFACE_LOSSES, PaintSettings, SurfaceSettings, TexturedSettings
+from threed.settings.stage import LampSettings
 
 PAINT = PaintSettings(levels=4, log2_table=12, max_resolution=32, hidden=16, copy_steps=80)
 SMALL = SurfaceSettings(grid=16)
+LAMP = Lamp(torch.tensor([0.6, 0.0, 0.8]), 0.3)
 
 
 def ball(**changes: float) -> Surface:
@@ -79,14 +84,51 @@ def test_outlines_teach_it_a_radius() -> None:
 def test_a_lamp_teaches_the_shape_where_there_is_no_outline() -> None:
     cameras = orbit(1, 24, fov_y_deg=12.0)  # so near that the ball fills the picture
     taught = []
-    for shading in (0.0, 1.0):
-        scene = ball(shading=shading)
-        seen = scene.render(cameras, generator=torch.Generator().manual_seed(1))
+    for lamp in (None, LAMP):
+        scene = ball()
+        seen = scene.render(cameras, lamp=lamp)
         assert float(seen.opacity.detach().min()) == 1.0
         seen.rgb.sum().backward()
         assert scene.distance.grad is not None
         taught.append(float(scene.distance.grad.abs().sum()))
     assert taught[0] < 1e-3 * taught[1]
+
+
+def drawn(settings: LampSettings, shading: float = 1.0, step: int = 0) -> list[Lamp | None]:
+    generator, view = torch.Generator().manual_seed(0), orbit(1, 8)
+    return [draw_lamp(settings, shading, view, step, generator) for _ in range(600)]
+
+
+def test_lamps_are_drawn_as_often_and_as_the_settings_say() -> None:
+    late = Schedule(((0, 0.0), (2000, 0.0), (2001, 0.75)))
+    settings = LampSettings(share=late, textureless=0.5, soft=False, place="normal")
+    assert drawn(settings, step=2000) == [None] * 600
+    on = [lamp for lamp in drawn(settings, 0.9, 2001) if lamp]
+    assert len(on) == pytest.approx(450, abs=40)
+    assert sum(lamp.textureless for lamp in on) == pytest.approx(len(on) / 2, abs=40)
+    assert {round(lamp.ambient, 6) for lamp in on} == {0.1}
+    soft = [lamp.ambient for lamp in drawn(LampSettings(), 0.8) if lamp]
+    assert len(soft) == 600
+    assert 0.2 <= min(soft) < 0.25 < 0.95 < max(soft) < 1
+    assert sum(soft) / 600 == pytest.approx(0.6, abs=0.03)
+
+
+@pytest.mark.parametrize(("place", "widest"), [("cone", 60.0), ("normal", 180.0)])
+def test_lamps_stand_around_the_camera(place: str, widest: float) -> None:
+    towards = torch.nn.functional.normalize(orbit(1, 8).position[0], dim=0)
+    directions = [lamp.direction for lamp in drawn(LampSettings(place=place)) if lamp]
+    torch.testing.assert_close(torch.stack(directions).norm(dim=1), torch.ones(600))
+    angles = torch.rad2deg((torch.stack(directions) @ towards).clamp(-1, 1).acos())
+    assert float(angles.max()) <= widest + 1e-3
+    # 2.9 away from the origin, a noise of 1 along each axis turns by 25 degrees on the average
+    mean = 39.2 if place == "cone" else 25.0
+    assert float(angles.mean()) == pytest.approx(mean, abs=2)
+
+
+def test_without_shading_no_chance_is_taken() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert draw_lamp(LampSettings(), 0.0, orbit(1, 8), 0, generator) is None
+    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(0).get_state())
 
 
 def test_losses_are_there_while_it_learns_only() -> None:
@@ -104,16 +146,15 @@ def test_losses_are_there_while_it_learns_only() -> None:
 
 @pytest.mark.parametrize("kind", ["surface", "textured"])
 def test_pieces_change_neither_picture_nor_gradient(kind: str) -> None:
-    scene: Surface | Textured = ball(shading=1.0)
+    scene: Surface | Textured = ball()
     if kind == "textured":
-        scene = Textured(TexturedSettings(shading=1.0), PAINT)
+        scene = Textured(None, PAINT)
         scene.wrap(shapes.sphere())
     behind = torch.rand(3, 3)
     found = []
     for budget in (10**6, 16 * 16):
         scene.zero_grad()
-        generator = torch.Generator().manual_seed(2)
-        seen = scene.render(orbit(3, 16), background=behind, generator=generator, budget=budget)
+        seen = scene.render(orbit(3, 16), background=behind, lamp=LAMP, budget=budget)
         (seen.rgb * torch.linspace(0, 1, 16)[:, None]).sum().backward()
         grads = [p.grad.clone() for p in scene.parameters() if p.grad is not None]
         found.append((seen.rgb.detach(), seen.normal.detach(), grads))

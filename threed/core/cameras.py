@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 VIEWS = ("front", "side", "back", "overhead")
+DistanceBy = Literal["sin", "tan", "none"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,25 @@ def at(
     return Cameras(c2w, torch.deg2rad(fov_y_deg), size, size)
 
 
+def looking(eye: Tensor, target: Tensor, up: Tensor) -> Tensor:
+    """[B, 4, 4] camera to world at `eye`, looking at `target`, `up` upwards; all [B, 3]."""
+    back = F.normalize(eye - target, dim=-1)
+    right = F.normalize(torch.linalg.cross(up, back), dim=-1)
+    c2w = torch.eye(4, dtype=eye.dtype, device=eye.device).repeat(len(eye), 1, 1)
+    c2w[:, :3] = torch.stack([right, torch.linalg.cross(back, right), back, eye], -1)
+    return c2w
+
+
+def distance_of(zoom: Tensor, fov_y_deg: Tensor, by: DistanceBy) -> Tensor:
+    """World units [B] that a zoom [B] means at a field of view [B].
+
+    By "sin" the unit ball just fits at zoom 1, by "tan" a disc of radius 1 that faces the camera
+    (MVDream); by "none" the zoom is the distance.
+    """
+    half = torch.deg2rad(fov_y_deg) / 2
+    return zoom if by == "none" else zoom / (half.tan() if by == "tan" else half.sin())
+
+
 def orbit(
     n: int,
     size: int,
@@ -130,13 +150,14 @@ def random_views(
     elevation_deg: Sequence[float] = (-10.0, 45.0),
     fov_y_deg: Sequence[float] = (35.0, 45.0),
     zoom: Sequence[float] = (0.9, 1.1),
+    distance_by: DistanceBy = "sin",
     views: int = 1,
 ) -> Cameras:
     """n cameras, in n / views groups of `views` that share all but the azimuth.
 
     Azimuths of a group are 360 / views degrees apart with a random offset; groups are stratified
-    over that range. distance = zoom / sin(fov / 2): at zoom 1 the unit ball just fits the picture.
-    Elevation, field of view and zoom are uniform in their (low, high).
+    over that range. Elevation, field of view and zoom (`distance_of`) are uniform in their (low,
+    high).
     """
     if n % views:
         raise ValueError(f"n must be a multiple of views, got n={n}, views={views}")
@@ -151,13 +172,39 @@ def random_views(
     offset = offset[torch.randperm(groups, generator=generator)] * (360.0 / views)
     azimuth = (offset[:, None] + torch.arange(views) * (360.0 / views)).flatten()
     elevation, fov = uniform(elevation_deg), uniform(fov_y_deg)
-    distance = uniform(zoom) / torch.sin(torch.deg2rad(fov) / 2)
+    distance = distance_of(uniform(zoom), fov, distance_by)
     return at((azimuth + 180) % 360 - 180, elevation, distance, fov, size)
 
 
-def view_name(azimuth_deg: float, elevation_deg: float) -> str:
-    """One of VIEWS: overhead above 60°, front within 45° of azimuth 0, back within 45° of 180."""
+def shaken(
+    cameras: Cameras,
+    generator: torch.Generator,
+    *,
+    jitter: float,
+    aim: float,
+    up: float,
+    views: int = 1,
+) -> Cameras:
+    """Move cameras a little, every `views` neighbours alike (DreamFusion, arXiv:2209.14988, A.2).
+
+    jitter is the furthest along each axis, in world units; aim and up are standard deviations, of
+    the point that they look at and of the direction that is up. All 0 change and draw nothing.
+    """
+    if not (jitter or aim or up):
+        return cameras
+    groups = len(cameras) // views
+
+    def normal(spread: float) -> Tensor:
+        return spread * torch.randn(groups, 3, generator=generator).repeat_interleave(views, 0)
+
+    move = jitter * (2 * torch.rand(groups, 3, generator=generator) - 1)
+    eye = cameras.position + move.repeat_interleave(views, 0)
+    return replace(cameras, c2w=looking(eye, normal(aim), torch.eye(3)[2] + normal(up)))
+
+
+def view_name(azimuth_deg: float, elevation_deg: float, front_deg: float = 45.0) -> str:
+    """One of VIEWS: overhead above 60°, front and back within front_deg of azimuth 0 and 180."""
     if elevation_deg > 60:
         return "overhead"
     around = abs(math.remainder(azimuth_deg, 360.0))
-    return "front" if around <= 45 else "back" if around >= 135 else "side"
+    return "front" if around <= front_deg else "back" if around >= 180 - front_deg else "side"

@@ -67,9 +67,9 @@ def _check_edit(stage: Stage, known: Facts, *, mesh: bool, editor: bool) -> None
     """InputError unless the pictures of a mesh can be edited."""
     if not mesh:
         raise InputError("guidance=edit changes an asset: use threed edit3d, or give one by --init")
-    if stage.random_background:
+    if any(share for _, share in stage.random_background.points):
         raise InputError("random_background must be 0 with guidance=edit, whose pictures are over "
-                         f"white, got {stage.random_background:g}")  # fmt: skip
+                         f"white, got {stage.random_background.plain()}")  # fmt: skip
     if not editor:
         known.require_unet("guidance=edit")
 
@@ -81,9 +81,10 @@ def _check_guidance(stage: Stage, known: Facts) -> None:
         kind, right = ("multi-view", "mvdream") if many else ("single-view", "sds")
         raise InputError(f"the backbone {known.name!r} is {kind}, but guidance is "
                          f"{stage.guidance!r}: use guidance={right}, or its preset")  # fmt: skip
-    if stage.batch % known.views:
-        raise InputError(f"batch must be a multiple of the {known.views} views of "
-                         f"{known.name!r}, got {stage.batch}")  # fmt: skip
+    for _, batch in stage.batch.points:
+        if batch % known.views:
+            raise InputError(f"batch must be a multiple of the {known.views} views of "
+                             f"{known.name!r}, got {batch:g}")  # fmt: skip
 
 
 def _check_system(run: Run, stage: Stage, known: Facts) -> None:

@@ -30,9 +30,9 @@ def around(stage: Stage) -> Cameras:
     low, high = where.elevation_deg
     elevation = low + (high - low) * ((steps * GOLDEN + 0.5) % 1)
     fov, zoom = (sum(bounds) / 2 for bounds in (where.fov_y_deg, where.zoom))
-    distance = zoom / torch.sin(torch.deg2rad(torch.tensor(fov)) / 2)
+    distance = cameras.distance_of(one * zoom, one * fov, where.distance_by)
     size = round(stage.resolution(0))
-    return cameras.at(steps * (360 / count), elevation, one * distance, one * fov, size)
+    return cameras.at(steps * (360 / count), elevation, distance, one * fov, size)
 
 
 def album(mesh: Mesh, stage: Stage) -> Album:

@@ -74,11 +74,11 @@ def make_prompts(stage: Stage, backbone: Backbone, run: Run, prompt: str) -> Pro
     if run.system == SystemSettings():
         return Prompts(
             backbone, prompt, negative=run.negative, view_words=stage.view_words,
-            blend=stage.view_blend,
+            blend=stage.view_blend, front_deg=stage.front_deg,
         )  # fmt: skip
     return Steered(
         backbone, prompt, run.system, scale=stage.guidance_scale, negative=run.negative,
-        view_words=stage.view_words,
+        view_words=stage.view_words, front_deg=stage.front_deg,
     )  # fmt: skip
 
 

@@ -26,8 +26,12 @@ from threed.runs.memory import Chunk, is_short
 from threed.runs.progress import Listener
 from threed.runs.stages import Scene
 from threed.runs.watch import Keeper
+from threed.scenes.shown import draw_lamp
 from threed.scenes.tetrahedra import NoSurfaceError
 from threed.settings.stage import NEED_NORMALS, Stage
+
+BETAS, EPS = (0.9, 0.99), 1e-15
+DECAY = 0.01  # of AdamW, times the learning rate
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,7 @@ def optimise(
     """Change the scene until it looks as the guide wants it, from its beginning or a checkpoint."""
     stage, scene = part.stage, part.scene
     last = stage.steps if part.until is None else min(part.until, stage.steps)
-    optimizer = torch.optim.Adam(
-        scene.param_groups(stage.lr(0)), betas=(0.9, 0.99), eps=1e-15, fused=True
-    )
+    optimizer = make_optimizer(stage, scene)
     with _patient_interrupt() as interrupted:
         keeper = Keeper(part.folder, part.index, scene, part.guide, optimizer, progress)
         step = keeper.begin(start)
@@ -92,6 +94,14 @@ def optimise(
                 keeper.stop(step)
                 raise KeyboardInterrupt
         keeper.save(step)
+
+
+def make_optimizer(stage: Stage, scene: Scene) -> torch.optim.Optimizer:
+    """Make the optimizer that a stage names, of all that the scene learns."""
+    groups = scene.param_groups(stage.lr(0))
+    if stage.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=BETAS, eps=EPS, weight_decay=DECAY, fused=True)
+    return torch.optim.Adam(groups, betas=BETAS, eps=EPS, fused=True)
 
 
 def teach_in_memory(
@@ -144,21 +154,27 @@ def step_generator(seed: int, stage: int, step: int, attempt: int = 0) -> torch.
 def random_cameras(stage: Stage, step: int, views: int, generator: torch.Generator) -> Cameras:
     """The cameras of a step, in groups of `views`."""
     where = stage.cameras
-    return cameras.random_views(
-        stage.batch, round(stage.resolution(step)), generator, elevation_deg=where.elevation_deg,
-        fov_y_deg=where.fov_y_deg, zoom=where.zoom, views=views,
+    drawn = cameras.random_views(
+        round(stage.batch(step)), round(stage.resolution(step)), generator,
+        elevation_deg=where.elevation_deg, fov_y_deg=where.fov_y_deg, zoom=where.zoom,
+        distance_by=where.distance_by, views=views,
     )  # fmt: skip
+    return cameras.shaken(
+        drawn, generator, jitter=where.jitter, aim=where.aim, up=where.up, views=views
+    )
 
 
 def look(part: StageRun, step: int, views: Cameras, generator: torch.Generator) -> RenderOutput:
     """The scene as the guide sees it in a step."""
     stage, background = part.stage, None
-    if float(torch.rand((), generator=generator)) < stage.random_background:
-        background = random_background(stage.batch, generator)
+    if float(torch.rand((), generator=generator)) < stage.random_background(step):
+        background = random_background(len(views), generator)
+    lamp = draw_lamp(stage.lamp, part.folder.run.shading_of(stage), views, step, generator)
     normals = any(name in stage.losses and stage.losses[name](step) > 0 for name in NEED_NORMALS)
     return part.scene.render(
-        views, background=background, generator=generator, normals=normals, budget=part.chunk.size
-    )
+        views, background=background, generator=generator, normals=normals, lamp=lamp,
+        budget=part.chunk.size,
+    )  # fmt: skip
 
 
 def weighted(

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from threed.core.errors import InputError
+from threed.core.schedule import Schedule
 from threed.diffusion.facts import Facts
 from threed.runs.backbones import Backbones
 from threed.runs.memory import LARGEST, SMALLEST
@@ -100,7 +101,8 @@ def plan_stage(index: int, models: Backbones) -> StageMemory:
 
     chunk = _fitting(peak, _limit(models))
     name = f"{index}: {stage.scene}"
-    return StageMemory(name, round(_highest(stage)), stage.batch, chunk, peak(chunk))
+    size, views = round(_most(stage.resolution)), round(_most(stage.batch))
+    return StageMemory(name, size, views, chunk, peak(chunk))
 
 
 def _limit(models: Backbones) -> int:
@@ -130,17 +132,23 @@ def _fitting(peak: Callable[[int], int], limit: int) -> int:
     return chunk
 
 
-def _highest(stage: Stage) -> float:
-    return max(value for _, value in stage.resolution.points)
+def _most(schedule: Schedule) -> float:
+    return max(value for _, value in schedule.points)
+
+
+def _pixels(stage: Stage) -> float:
+    """Pixels of all pictures of a step, at most."""
+    steps = {step for step, _ in stage.batch.points + stage.resolution.points}
+    return max(stage.batch(step) * stage.resolution(step) ** 2 for step in steps)
 
 
 def _rendered(run: Run, stage: Stage) -> tuple[float, float]:
     """Bytes of a sample or pixel with its gradient, and how many there are at most in a step."""
-    pixels = stage.batch * _highest(stage) ** 2
+    pixels = _pixels(stage)
     if stage.scene == "field":
         f = run.field
         looked = _looked_up(f.levels * f.features, f.hidden)
-        normals = any(name in stage.losses for name in NEED_NORMALS)
+        normals = f.shading > 0 or any(name in stage.losses for name in NEED_NORMALS)
         return looked * (1 + 4 * SEEN * normals), pixels * f.samples * HIT
     p = run.paint
     drawn = FLOAT * 90  # buffer, picture, its blended twin, and their gradients
@@ -154,7 +162,7 @@ def _looked_up(features: int, hidden: int) -> float:
 
 def _rays(stage: Stage) -> float:
     """Bytes of the rays of a field's pictures."""
-    return FLOAT * 12 * stage.batch * _highest(stage) ** 2 if stage.scene == "field" else 0.0
+    return FLOAT * 12 * _pixels(stage) if stage.scene == "field" else 0.0
 
 
 def _scene(run: Run, stage: Stage) -> float:
@@ -172,7 +180,7 @@ def _scene(run: Run, stage: Stage) -> float:
 
 def _guide(stage: Stage, known: Facts) -> float:
     """Bytes that looking at a step's pictures takes: a VAE with gradient, a denoiser without."""
-    size, batch = known.image_size, stage.batch
+    size, batch = known.image_size, _most(stage.batch)
     vae, net = known.vae, known.net
     kept = sum(vae.config["layers_per_block"] * c * (size / 2**k) ** 2
                for k, c in enumerate(vae.config["block_out_channels"]))  # fmt: skip

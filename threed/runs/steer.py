@@ -113,8 +113,11 @@ class Steered(Prompts):
         scale: float,
         negative: str = "",
         view_words: bool = True,
+        front_deg: float = 45.0,
     ) -> None:
-        super().__init__(backbone, prompt, negative=negative, view_words=view_words)
+        super().__init__(
+            backbone, prompt, negative=negative, view_words=view_words, front_deg=front_deg
+        )
         self.system, request = read_steering(said, prompt)
         request = replace(request, guide=Guide(scale, negative), size=backbone.image_size)
         self.request = self.system.settle(request)
@@ -159,7 +162,7 @@ class Steered(Prompts):
         same = (cameras.c2w - there.c2w).abs().amax((1, 2)) < 1e-4
         same &= (cameras.fov_y - there.fov_y).abs() < 1e-4
         angles = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist())
-        return [PICTURED if pictured else view_name(*angle)
+        return [PICTURED if pictured else view_name(*angle, self.front_deg)
                 for pictured, angle in zip(same.tolist(), angles)]  # fmt: skip
 
     def _view_score(self, view: str, scale: float) -> Score | None:

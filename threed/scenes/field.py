@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from renderers import kernels, volume
+from renderers.shading import Lamp
 from threed.core.cameras import Cameras
 from threed.core.render import RenderOutput
 from threed.scenes import hashgrid
@@ -103,13 +103,14 @@ class Field(nn.Module):
         step: int | None = None,
         generator: torch.Generator | None = None,
         normals: bool = False,
+        lamp: Lamp | None = None,
         budget: int = volume.BUDGET,
     ) -> RenderOutput:
         """Pictures over a background [3] or [B, 3] (None: the learned one, else white).
 
         A generator moves the samples along the rays; None puts them at the middles. `losses`:
-        sparsity, opaque; with normals also orientation and smoothness. `step` uses the levels of
-        that step; None those in use.
+        sparsity, opaque; with normals or a lamp also orientation and smoothness. `step` uses the
+        levels of that step; None those in use.
         """
         levels = int(self.active_levels) if step is None else self._levels(step)
 
@@ -131,19 +132,22 @@ class Field(nn.Module):
         )
         return volume.render(
             seen, cameras.to(self.table.device), background=behind, generator=generator,
-            normals=normals, budget=budget,
+            normals=normals, lamp=lamp, budget=budget,
         )  # fmt: skip
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Groups for an optimizer: the table learns at lr, the networks at a tenth of it."""
-        networks: Iterator[nn.Parameter] = (
-            p for name, p in self.named_parameters() if name != "table"
-        )
-        return [{"params": [self.table], "lr": lr}, {"params": list(networks), "lr": lr / 10}]
+        """Groups for an optimizer: the table at lr, the net at net_rate times that, sky at .1."""
+        groups = [
+            {"params": [self.table], "lr": lr},
+            {"params": list(self.mlp.parameters()), "lr": lr * self.settings.net_rate},
+        ]
+        if self.background is not None:
+            groups.append({"params": list(self.background.parameters()), "lr": lr / 10})
+        return groups
 
     def _levels(self, step: int) -> int:
         s = self.settings
-        return min(s.levels, s.start_levels + step // s.level_every)
+        return min(s.levels, s.start_levels + max(0, step - s.level_from) // s.level_every)
 
 
 class Sky(nn.Module):

@@ -52,10 +52,10 @@ class Paint(nn.Module):
         return torch.sigmoid(torch.cat([self.mlp(part) for part in torch.split(features, PIECE)]))
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Groups for an optimizer: the table learns at lr, the network at a tenth of it."""
+        """Groups for an optimizer: the table learns at lr, the network at net_rate times it."""
         return [
             {"params": [self.table], "lr": lr},
-            {"params": list(self.mlp.parameters()), "lr": lr / 10},
+            {"params": list(self.mlp.parameters()), "lr": lr * self.settings.net_rate},
         ]
 
     def copy(self, spots: Spots, colors: Tensor, *, seed: int = 0) -> None:

@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from renderers.raster import Shade, render
-from renderers.shading import lambert, physical
+from renderers.shading import Lamp, physical
 from threed.core.cameras import Cameras
 from threed.core.render import RenderOutput
+from threed.settings.stage import LampSettings
 
 BUDGET = 2**21  # pixels drawn at once, with everything their gradient needs
 CONE = math.pi / 3  # widest angle between a lamp and where the cameras stand (Magic3D)
@@ -56,59 +57,59 @@ def show(
     return RenderOutput(rgb, opacity, depth, normal)
 
 
-def lit(
-    paint: Callable[[Tensor], Tensor],
-    shading: float,
-    cameras: Cameras,
-    generator: torch.Generator | None,
-) -> Shade:
-    """Make a shade that shows the paint, with a generator under a lamp.
-
-    The lamp is new at each call: its direction lies within CONE of the cameras' mean position, and
-    the share of the brightness that it decides is uniform in [0, shading] (soft shading). So a
-    shape learns from all of its pictures, not from their outlines alone.
-    """
-    if generator is None or shading == 0:
-        return lambda points, normals, towards: paint(points)
-    strength, lamp = _light(shading, cameras, generator)
+def lit(paint: Callable[[Tensor], Tensor], lamp: Lamp | None) -> Shade:
+    """Make a shade that shows the paint, under a lamp if there is one."""
 
     def shade(points: Tensor, normals: Tensor, towards: Tensor) -> Tensor:
-        light = lambert(normals, lamp.to(normals.device), 1 - strength)
-        return paint(points) * light
+        return lamp.light(paint(points), normals) if lamp else paint(points)
 
     return shade
 
 
-def glossy(
-    paint: Callable[[Tensor], Tensor],
-    shading: float,
-    cameras: Cameras,
-    generator: torch.Generator | None,
-) -> Shade:
+def glossy(paint: Callable[[Tensor], Tensor], lamp: Lamp | None) -> Shade:
     """Make a shade as `lit` does, for a paint [N, 5] of colour, roughness and metallic."""
-    if generator is None:
-        return lambda points, normals, towards: paint(points)[:, :3]
-    strength, lamp = _light(shading, cameras, generator)
 
     def shade(points: Tensor, normals: Tensor, towards: Tensor) -> Tensor:
-        own, light = paint(points), lamp.to(normals.device).expand_as(normals)
-        return physical(own[:, :3], own[:, 3:], normals, towards, light, 1 - strength)
+        own = paint(points)
+        albedo, gloss = own[:, :3], own[:, 3:]
+        if lamp is None or lamp.textureless:
+            return lamp.light(albedo, normals) if lamp else albedo
+        light = lamp.direction.to(normals.device).expand_as(normals)
+        return physical(albedo, gloss, normals, towards, light, lamp.ambient)
 
     return shade
 
 
-def _light(shading: float, cameras: Cameras, generator: torch.Generator) -> tuple[float, Tensor]:
-    """Draw how strong a lamp is, up to `shading`, and the unit direction [3] towards it."""
-    strength = shading * float(torch.rand((), generator=generator))
-    return strength, _near(cameras.position.mean(0), generator)
+def draw_lamp(
+    settings: LampSettings, shading: float, cameras: Cameras, step: int, generator: Generator
+) -> Lamp | None:
+    """Draw the lamp of a step, or None if it is off.
+
+    Its direction is as the settings say of the cameras' mean position, and the part of the
+    brightness that it decides is shading, or with soft uniform up to that. So a shape learns from
+    all of its pictures, not from their outlines alone. Without shading nothing is drawn.
+    """
+
+    def chance() -> float:
+        return float(torch.rand((), generator=generator))
+
+    if shading == 0 or chance() >= settings.share(step):
+        return None
+    strength = shading * (chance() if settings.soft else 1.0)
+    middle = cameras.position.mean(0).cpu()
+    if settings.place == "cone":
+        direction = _near(middle, generator)
+    else:
+        direction = F.normalize(middle + torch.randn(3, generator=generator), dim=0)
+    return Lamp(direction, 1 - strength, chance() < settings.textureless)
 
 
-def _near(direction: Tensor, generator: torch.Generator) -> Tensor:
+def _near(direction: Tensor, generator: Generator) -> Tensor:
     """Draw a unit vector within CONE of a direction [3], evenly on that part of the sphere."""
     height, turn = torch.rand(2, generator=generator).tolist()
     z = 1 - height * (1 - math.cos(CONE))
     side = math.sqrt(max(0.0, 1 - z * z))
-    axis = F.normalize(direction.cpu() + 1e-6, dim=0)
+    axis = F.normalize(direction + 1e-6, dim=0)
     across = F.normalize(torch.linalg.cross(axis, torch.eye(3)[axis.abs().argmin()]), dim=0)
     third = torch.linalg.cross(axis, across)
     angle = 2 * math.pi * turn

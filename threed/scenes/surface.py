@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from renderers.kernels.raster import twins
+from renderers.shading import Lamp
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.mesh import Mesh
@@ -82,16 +82,16 @@ class Surface(nn.Module):
         background: Tensor | None = None,
         generator: torch.Generator | None = None,
         normals: bool = False,
+        lamp: Lamp | None = None,
         budget: int = shown.BUDGET,
     ) -> RenderOutput:
         """Pictures over a background [3] or [B, 3] (None: white).
 
-        A generator may light them (`shading`). Where gradients are on, `losses` holds
-        SURFACE_LOSSES, the laplacian in cells². normals and budget as in `Field.render`; normals
-        are always there.
+        Where gradients are on, `losses` holds SURFACE_LOSSES, lengths in world units. The rest as
+        in `Field.render`; normals are always there, and nothing is left to the generator.
         """
         found = self.march()
-        shade = shown.lit(self.paint, self.settings.shading, cameras, generator)
+        shade = shown.lit(self.paint, lamp)
         seen = shown.show(found.vertices, found.faces, cameras, shade, background, budget)
         if torch.is_grad_enabled():
             return RenderOutput(seen.rgb, seen.opacity, seen.depth, seen.normal,
@@ -99,10 +99,10 @@ class Surface(nn.Module):
         return seen
 
     def _losses(self, found: tetrahedra.Marched) -> Mapping[str, Tensor]:
-        in_cells = found.vertices * (self.settings.grid / 2)
+        ends = tetrahedra.edges(found.faces)
         losses = (
-            tetrahedra.consistency(found.vertices, found.faces, twins(found.faces)),
-            tetrahedra.laplacian(in_cells, found.faces),
+            tetrahedra.consistency(found.vertices, found.faces, ends),
+            tetrahedra.laplacian(found.vertices, ends),
             tetrahedra.sign_changes(self._distance(), found.ends),
             found.vertices.new_zeros(()) if found.deviation is None else found.deviation,
         )

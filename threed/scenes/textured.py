@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from renderers.shading import Lamp
 from threed.core.cameras import Cameras
 from threed.core.mesh import Mesh
 from threed.core.render import RenderOutput
@@ -67,11 +68,11 @@ class Textured(nn.Module):
         background: Tensor | None = None,
         generator: torch.Generator | None = None,
         normals: bool = False,
+        lamp: Lamp | None = None,
         budget: int = shown.BUDGET,
     ) -> RenderOutput:
-        """Pictures over a background [3] or [B, 3] (None: white); a generator may light them."""
-        light = shown.glossy if self.settings.gloss else shown.lit
-        shade = light(self.paint, self.settings.shading, cameras, generator)
+        """Pictures over a background [3] or [B, 3] (None: white), as `Surface.render`."""
+        shade = (shown.glossy if self.settings.gloss else shown.lit)(self.paint, lamp)
         return shown.show(self.vertices, self.faces, cameras, shade, background, budget)
 
     @torch.no_grad()

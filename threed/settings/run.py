@@ -82,6 +82,12 @@ class Run(Settings):
         """The name of what guides a stage."""
         return stage.backbone or self.backbone
 
+    def shading_of(self, stage: Stage) -> float:
+        """The shading of what a stage optimises."""
+        if stage.scene == "field":
+            return self.field.shading
+        return (self.surface if stage.scene == "surface" else self.textured).shading
+
     def to_yaml(self) -> str:
         """Every setting; `load_run` reads it back to an equal run."""
         text: str = yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)

@@ -12,6 +12,9 @@ from threed.settings.base import Settings, Share
 SURFACE_LOSSES = ("normal_consistency", "laplacian", "sign_changes", "deviation")
 
 
+SHADING = "most of a picture's brightness that a lamp, new each step, decides"
+
+
 class GridSettings(Settings):
     """What a hash grid is made of, and the net that reads it."""
 
@@ -21,6 +24,7 @@ class GridSettings(Settings):
     base_resolution: int = Field(8, ge=1, description="cells a side of the coarsest grid")
     max_resolution: int = Field(128, ge=1, description="cells a side of the finest grid")
     hidden: int = Field(32, ge=1, description="neurons of the one hidden layer")
+    net_rate: float = Field(0.1, gt=0, le=10, description="rate of the net, as a multiple of lr")
 
     @model_validator(mode="after")
     def _check_resolutions(self) -> GridSettings:
@@ -35,6 +39,7 @@ class FieldSettings(GridSettings):
     """What a Field is made of. The defaults suit pictures of 64 to 128 pixels on a CPU."""
 
     start_levels: int = Field(6, ge=1, description="grids in use at step 0")
+    level_from: int = Field(0, ge=0, description="step from which the others begin to join")
     level_every: int = Field(40, ge=1, description="steps until the next grid joins")
     blob_bias: float = Field(
         10.0, description="density begins as bias * (1 - |x| / blob_radius), before its softplus"
@@ -47,9 +52,7 @@ class FieldSettings(GridSettings):
     occupancy_alpha: Share = Field(2e-3, description="a cell is empty if a step is less opaque")
     samples: int = Field(96, ge=1, description="samples along the unit ball's diameter")
     background: Literal["white", "learned"] = Field("white", description="what is behind the ball")
-
-
-SHADING = "most of a picture's brightness that a lamp, new each step, decides"
+    shading: Share = Field(0.0, description=SHADING)
 
 
 class SurfaceSettings(Settings):

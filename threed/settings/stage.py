@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -15,7 +16,7 @@ from threed.settings.scenes import SURFACE_LOSSES
 
 Elevation = Annotated[float, Field(ge=-89, le=89)]
 Angle = Annotated[float, Field(ge=5, le=120)]
-NoiseLevel = Annotated[Schedule, Within(0, 1)]
+Shares = Annotated[Schedule, Within(0, 1)]
 Zoom = Annotated[float, Field(ge=0.5, le=4)]
 GuidanceName = Literal["sds", "mvdream", "vsd", "dreamflow", "csd", "nfsd", "ism", "edit"]
 WITH_CRITIC = ("vsd", "dreamflow")  # guidances that train a net of their own
@@ -40,14 +41,33 @@ class CameraSettings(Settings):
     zoom: tuple[Zoom, Zoom] = Field(
         (0.9, 1.1), description="distance, from and to; at 1 the unit ball just fits"
     )
+    distance_by: Literal["sin", "tan", "none"] = Field(
+        "sin",
+        description="function of half the field of view that divides zoom; none: world units",
+    )
+    jitter: float = Field(0.0, ge=0, le=0.5, description="how far a camera may be moved, an axis")
+    aim: float = Field(0.0, ge=0, le=0.5, description="spread of the point that it looks at")
+    up: float = Field(0.0, ge=0, le=0.5, description="spread of the direction that is up for it")
 
     @model_validator(mode="after")
     def _check(self) -> CameraSettings:
         """InputError for a low above its high."""
-        for name, (low, high) in self:
+        for name in ("elevation_deg", "fov_y_deg", "zoom"):
+            low, high = getattr(self, name)
             if low > high:
                 raise InputError(f"{name} must go from low to high, got {low:g} to {high:g}")
         return self
+
+
+class LampSettings(Settings):
+    """When a lamp lights the scene, whose `shading` says how much of the brightness is its own."""
+
+    share: Shares = Field(constant(1.0), description="share of steps with the lamp on, by step")
+    textureless: Share = Field(0.0, description="share of those that show white, not the colours")
+    soft: bool = Field(True, description="draw its part of the brightness anew, up to shading")
+    place: Literal["cone", "normal"] = Field(
+        "cone", description="within 60 degrees of the cameras, or their place and as much noise"
+    )
 
 
 class CriticSettings(Settings):
@@ -79,12 +99,17 @@ class Stage(Settings):
     backbone: str | None = Field(None, description="what guides; null: the run's own backbone")
     steps: int = Field(400, ge=1, le=1_000_000, description="optimisation steps")
     particles: int = Field(1, ge=1, le=16, description="scenes that learn with one critic")
-    batch: int = Field(4, ge=1, le=256, description="views a step")
+    batch: Annotated[Schedule, Within(1, 256)] = Field(
+        constant(4), description="views a step, by step; it changes from one step to the next"
+    )
     resolution: Annotated[Schedule, Within(8, 2048)] = Field(
         constant(64), description="pixels a side of a view, by step"
     )
     lr: Annotated[Schedule, Within(above=0, high=1)] = Field(
-        constant(0.01), description="learning rate of the table, by step; nets have a tenth of it"
+        constant(0.01), description="learning rate of the table, by step; of nets see net_rate"
+    )
+    optimizer: Literal["adam", "adamw"] = Field(
+        "adam", description="adamw also lets all weights decay, by lr / 100 a step"
     )
     guidance: GuidanceName = Field("mvdream", description="what judges the pictures")
     look: Literal["colours", "normals"] = Field(
@@ -93,8 +118,8 @@ class Stage(Settings):
     guidance_scale: float = Field(
         10.0, ge=0, le=1000, description="guidance towards the prompt; 1 is unguided"
     )
-    t_min: NoiseLevel = Field(constant(0.02), description="least noise level, by step")
-    t_max: NoiseLevel = Field(constant(0.98), description="greatest noise level, by step")
+    t_min: Shares = Field(constant(0.02), description="least noise level, by step")
+    t_max: Shares = Field(constant(0.98), description="greatest noise level, by step")
     rescale: Share = Field(0.5, description="how far to give x0 its unguided spread")
     weighting: Literal["sigma2", "uniform", "x0"] = Field(
         "x0", description="weight of each noise level, but for dreamflow"
@@ -109,7 +134,13 @@ class Stage(Settings):
     view_blend: Literal["nearest", "linear", "perp_neg"] = Field(
         "nearest", description="how a view between two words is told of both"
     )
-    random_background: Share = Field(0.5, description="share of steps before a random colour")
+    front_deg: float = Field(
+        45.0, ge=5, le=90, description="degrees from its middle to which a view is front or back"
+    )
+    random_background: Shares = Field(
+        constant(0.5), description="share of steps before a random colour, by step"
+    )
+    lamp: LampSettings = Field(LampSettings(), description="when a lamp lights the scene")
     losses: Mapping[str, Schedule] = Field({}, description="weights of losses, by name")
     cameras: CameraSettings = Field(CameraSettings(), description="where cameras stand")
 
@@ -120,6 +151,10 @@ class Stage(Settings):
             if self.t_min(step) > self.t_max(step):
                 raise InputError(f"t_min must not exceed t_max, got {self.t_min(step):g} and "
                                  f"{self.t_max(step):g} at step {step}")  # fmt: skip
+        for (step, views), (then, others) in pairwise((*self.batch.points, self.batch.points[-1])):
+            if views % 1 or (then > step + 1 and views != others):
+                raise InputError("batch must be whole numbers, and change from one step to the "
+                                 f"next, got {self.batch.plain()}")  # fmt: skip
         if self.look == "normals" and self.scene != "surface":
             raise InputError(f"look must be colours for a {self.scene}: only a surface has normals "
                              "that learn from pictures of them")  # fmt: skip
