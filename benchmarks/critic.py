@@ -1,9 +1,9 @@
 """How soon a critic knows a scene that stands still: `python benchmarks/critic.py`.
 
-The scene is a real toy seen from 96 sides. Critics of several ranks and rates learn from four of
-them a step, as in a run of `toybox-vsd`, and are asked about the same 96 noised pictures: the
-squared error of their noise, summed over a picture's latents. The frozen model's own error is where
-all begin.
+The scene is a real toy seen from 96 places, near and far. Critics of several ranks and rates learn
+from four of them a step, as in a run of `toybox-vsd`, and are asked about the same 96 noised
+pictures: the squared error of their noise, summed over a picture's latents. The frozen model's own
+error is where all begin.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ BATCH = 4
 
 
 def scene(size: int) -> tuple[Tensor, Cameras]:
-    """[96, 3, size, size] a dotted red chair from three heights, and the cameras."""
+    """[96, 3, size, size] a dotted red chair from three heights and two distances; the cameras."""
     toy = random_toy(np.random.default_rng(0), "chair", "red", "dotted")
-    rings = [orbit(32, size, elevation_deg=height) for height in (0.0, 15.0, 30.0)]
+    rings = [orbit(16, size, elevation_deg=height, distance=distance, start_deg=start)
+             for height in (0.0, 15.0, 30.0)
+             for distance, start in ((2.5, 0.0), (3.4, 11.25))]  # fmt: skip
     white = np.ones((2, 3), np.float32)
     pictures = torch.cat([pixels(draw_set(toy, ring, Light(), white)) for ring in rings])
     c2w, fov = (torch.cat([getattr(ring, name) for ring in rings]) for name in ("c2w", "fov_y"))

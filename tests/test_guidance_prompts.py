@@ -84,6 +84,15 @@ def test_without_view_words_all_views_are_told_the_prompt(backbone: Backbone) ->
 PLACES = [(az, 10.0) for az in (0.0, 30.0, 60.0, 90.0, 120.0, 150.0, 180.0, -120.0)]
 
 
+def test_a_front_is_as_wide_as_asked(backbone: Backbone) -> None:
+    narrow, there = (
+        Prompts(backbone, "a red mug", front_deg=30),
+        cameras((35.0, 20.0), (25.0, 20.0)),
+    )
+    side, front = backbone.encode_text(["a red mug, side view", "a red mug, front view"]).tokens
+    torch.testing.assert_close(narrow.text(there).tokens, torch.stack([side, front]))
+
+
 def test_between_two_views_their_embeddings_are_mixed(backbone: Backbone) -> None:
     prompts = Prompts(backbone, "a red mug", blend="linear")
     tokens = prompts.text(cameras(*PLACES, (100.0, 70.0))).tokens

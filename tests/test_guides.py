@@ -66,11 +66,13 @@ def make_run(backbone: str, guidance: Any, **changes: Any) -> Run:
 def test_settings_reach_the_guidance(folders: dict[str, str], kind: str) -> None:
     backbone = load(folders, kind)
     critic = CriticSettings(rank=3, learning_rate=2e-3, warmup=7, updates=2, dropout=0.3)
-    run = make_run(folders[kind], "vsd", critic=critic, view_blend="perp_neg", guidance_scale=7.5)
+    run = make_run(folders[kind], "vsd", critic=critic, view_blend="perp_neg", front_deg=30,
+                   guidance_scale=7.5)  # fmt: skip
     guide = make_guide(run.stages[0], backbone, run, "a red mug")
     assert isinstance(guide, VSD)
     assert guide.updates == 2
     assert (guide.pull.guidance_scale, guide.prompts.blend) == (7.5, "perp_neg")
+    assert guide.prompts.front_deg == 30
     made = make_critic(run.stages[0], guide.prompts, run)
     assert (made.learning_rate, made.warmup, made.dropout) == (2e-3, 7, 0.3)
     assert {p.shape[0] for k, p in made.lora.parameters.items() if "lora_A" in k} == {3}

@@ -27,7 +27,7 @@ from threed.runs.folder import RunFolder, RunWarning
 from threed.runs.generate import generate, resume, texture
 from threed.runs.given import GivenMesh, read_given
 from threed.runs.memory import SMALLEST, Chunk
-from threed.runs.optimise import StageRun, optimise
+from threed.runs.optimise import StageRun, make_optimizer, optimise, random_cameras
 from threed.runs.stages import begin, check_mesh, follow
 from threed.runs.start import for_mesh
 from threed.scenes.surface import Surface
@@ -37,7 +37,7 @@ from threed.settings.base import replace
 from threed.settings.presets import load_run
 from threed.settings.run import Run
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings, TexturedSettings
-from threed.settings.stage import Stage
+from threed.settings.stage import CameraSettings, Stage
 
 PAINT = PaintSettings(levels=3, log2_table=10, max_resolution=24, hidden=16, copy_steps=5)
 CPU = torch.device("cpu")
@@ -393,3 +393,24 @@ def test_the_coarse_stage_of_toybox_is_its_own_preset() -> None:
         refined = load_run(name).stages[-1]
         assert (refined.resolution(0), refined.weighting) == (512, "sigma2")
         assert (refined.t_min(0), refined.t_max(3000)) == (0.02, 0.5)
+
+
+def test_a_step_has_as_many_views_and_as_far_as_its_stage_says() -> None:
+    cameras = CameraSettings(zoom=(1.5, 1.5), distance_by="none", jitter=0.1)
+    stage = Stage(batch={0: 8, 4: 8, 5: 4}, cameras=cameras)
+    for step, views in ((0, 8), (4, 8), (5, 4), (99, 4)):
+        drawn = random_cameras(stage, step, 4, torch.Generator().manual_seed(step))
+        assert len(drawn) == views
+        assert ((drawn.distance - 1.5).abs() <= 0.1 * 3**0.5).all()
+
+
+@pytest.mark.parametrize(("name", "kept"), [("adam", 1.0), ("adamw", 0.999)])
+def test_adamw_alone_lets_weights_decay(name: str, kept: float) -> None:
+    scene = Surface(SurfaceSettings(grid=8), PaintSettings(levels=2, log2_table=4))
+    before = [p.detach().clone() for p in scene.paint.mlp.parameters()]
+    optimizer = make_optimizer(Stage(optimizer=name, lr=1.0, resolution=16), scene)
+    for parameter in scene.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for old, new in zip(before, scene.paint.mlp.parameters()):
+        torch.testing.assert_close(new.detach(), old * kept)
