@@ -300,7 +300,7 @@ def print_row(name: str, index: int, run: Run, backbone: StableDiffusion, asked:
     """Measure a stage and say what was found; an error is a row too."""
     stage = run.stages[0]
     start = {"preset": name, "stage": f"{index}: {stage.scene}, {stage.guidance}",
-             "pixels": f"{stage.resolution(0):g}²", "views": round(stage.batch(0))}  # fmt: skip
+             "pixels": f"{stage.resolution(0):g}²", "views": stage.batch(0)}  # fmt: skip
     try:
         found = measured(run, backbone, asked)
         say(row(*start.values(), *found.cells()))

@@ -12,7 +12,6 @@ from torch import Generator, Tensor, nn
 from guidance.distill import draw_noise
 from guidance.prompts import Prompts
 from threed.core.cameras import Cameras
-from threed.diffusion.models.multiview import camera_vector
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.noise import diffuse
 from threed.diffusion.parts.adapters import Lora
@@ -44,9 +43,10 @@ class Critic(Protocol):
 class LoraCritic:
     """The frozen model itself with a LoRA and a camera, as in ProlificDreamer (arXiv:2305.16213).
 
-    It is told the prompt without view words; the camera goes through a small net into the time
-    embedding, besides to a multi-view model the way it knows. It begins as the frozen model
-    exactly. Several scenes may share one (particles): it learns from whatever it is shown.
+    It is told the prompt without view words; the camera, its c2w with the distance, goes through a
+    small net into the time embedding, besides to a multi-view model the way it knows. The net's
+    last layer begins as 0 (not so in the published code), so that the critic begins as the frozen
+    model exactly. Several scenes may share one (particles): it learns from whatever it is shown.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class LoraCritic:
     def noise(self, x: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
         """Its estimate of the noise in x [B, C, h, w] at levels t [B], seen by B cameras."""
         with torch.no_grad():
-            return self._noise(x, t, cameras, camera_vector(cameras.to(self.backbone.device)))
+            return self._noise(x, t, cameras, cameras.c2w.flatten(1).to(self.backbone.device))
 
     def learn(
         self, z: Tensor, t: Tensor, cameras: Cameras, step: int, generator: Generator
@@ -90,7 +90,7 @@ class LoraCritic:
         seen = diffuse(z, t, draw_noise(z, generator), backbone.alphas_cumprod)
         kept = torch.rand(len(z) // backbone.views, 1, generator=generator) >= self.dropout
         kept = kept.repeat_interleave(backbone.views, 0).to(z)
-        vector = camera_vector(cameras.to(backbone.device)) * kept
+        vector = cameras.c2w.flatten(1).to(backbone.device) * kept
         with torch.enable_grad():
             error = self._noise(seen.x, seen.t, cameras, vector) - seen.noise
             if backbone.prediction == "v_prediction":

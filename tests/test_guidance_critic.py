@@ -77,8 +77,28 @@ def test_it_sees_where_the_camera_is(load: Load, kind: Kind) -> None:
     for step in range(3):
         critic.learn(x, t, orbit(4, 32), step, generator)
     same = x[:1].expand(4, -1, -1, -1)
-    here, there = (critic.noise(same, t, orbit(4, 32, start_deg=a)) for a in (0.0, 45.0))
-    assert float((here - there).abs().max()) > 1e-5
+    here, turned, far = (critic.noise(same, t, orbit(4, 32, start_deg=a, distance=d))
+                         for a, d in ((0.0, 2.9), (45.0, 2.9), (0.0, 5.0)))  # fmt: skip
+    assert float((here - turned).abs().max()) > 1e-5
+    assert float((here - far).abs().max()) > 1e-5
+
+
+@pytest.mark.parametrize("rank", [2, 8])
+def test_it_starts_as_published_and_is_told_the_whole_camera(load: Load, rank: int) -> None:
+    # diffusers' LoRALinearLayer: down is normal with a spread of 1 / rank, up is 0
+    critic = make_critic(load("sd15"), rank=rank, dropout=0.0)
+    weights = critic.lora.parameters
+    down = torch.cat([p.detach().flatten() for key, p in weights.items() if "lora_A" in key])
+    assert float(down.std()) == pytest.approx(1 / rank, rel=0.05)
+    assert float(down.abs().max()) > 2.5 / rank, "normal, not uniform"
+    assert not any(p.any() for key, p in weights.items() if "lora_B" in key)
+    seen: list[Tensor] = []
+    critic.camera.register_forward_hook(lambda _, args, __: seen.append(args[0]))
+    around, (x, t, generator) = orbit(4, 32, distance=3.5), inputs()
+    critic.noise(x, t, around)
+    critic.learn(x, t, around, 0, generator)
+    for told in seen:
+        assert torch.equal(told.view(4, 4, 4), around.c2w)
 
 
 def test_without_cameras_it_is_told_none(load: Load) -> None:

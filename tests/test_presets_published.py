@@ -117,7 +117,7 @@ field.samples: 296                  # renderer.num_samples_per_ray: 512, radius 
 field.net_rate: 0.1                 # optimizer.params.geometry.feature_network.lr: 0.001
 field.shading: 0                    # material_type: no-material
 stages.0.steps: 10000               # trainer.max_steps
-stages.0.batch: {0: 8, 4999: 8, 5000: 4}            # data.batch_size, resolution_milestones
+stages.0.batch: {0: 8, 5000: 4}                     # data.batch_size, resolution_milestones
 stages.0.resolution: {0: 64, 4999: 64, 5000: 256}   # data.width, resolution_milestones
 stages.0.lr: 0.01                   # optimizer.params.geometry.encoding.lr
 stages.0.optimizer: adamw           # optimizer.name

@@ -14,7 +14,6 @@ from threed.core.errors import InputError
 from threed.settings.base import plain, read, replace
 from threed.settings.presets import load_run, presets
 from threed.settings.run import Run, SystemSettings
-from threed.settings.scenes import FieldSettings, SurfaceSettings
 from threed.settings.schema import describe, follow
 from threed.settings.stage import Stage
 
@@ -76,9 +75,11 @@ def test_limits_of_the_schema_are_those_that_are_checked(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, part in LEAVES.items() if "enum" in part])
 def test_choices_of_the_schema_are_those_that_are_checked(name: str) -> None:
-    kind = {"stages": Stage, "surface": SurfaceSettings, "field": FieldSettings}
-    owner, _, last = name.rpartition(".")
-    allowed = get_args(kind.get(owner.partition(".")[0], Run).model_fields[last].annotation)
+    *owners, last = name.split(".")
+    owner: Any = Run()
+    for step in owners:
+        owner = owner[int(step)] if isinstance(owner, tuple) else getattr(owner, step)
+    allowed = get_args(type(owner).model_fields[last].annotation)
     assert tuple(LEAVES[name]["enum"]) == allowed
     with pytest.raises(InputError, match=f"^{name} must be one of .*mean '{allowed[0]}'"):
         read(Run, nested(name, allowed[0] + "x"))
@@ -95,8 +96,14 @@ def test_digests_of_runs_stay_what_they_were() -> None:
         Run(stages=(Stage(losses={"opaque": load_run("dreamflow").stages[0].lr}),)),
         system=SystemSettings(name="rpg", inputs={"split": ("1,1",)}, knobs=("base_ratio=0.3",)),
     )
-    found = {load_run(name).digest() for name in ("toybox-mvdream", "dreamflow")}
-    assert found == {"40f372cc51c1", "657a38495dcc"}
+    found = {name: load_run(f"toybox-{name}").digest()
+             for name in ("mvdream", "dreamflow", "edit", "texture", "vsd", "sds")}  # fmt: skip
+    assert found == {
+        "mvdream": "40f372cc51c1", "dreamflow": "9028fe9d31a9", "edit": "37599879f93f",
+        "texture": "10d57403d649", "vsd": "ef39a0bd3174", "sds": "ae98a6412344",
+    }  # fmt: skip
+    changed = load_run("toybox-mvdream", ["field.shading=0.5"])
+    assert changed.digest() != found["mvdream"]
     assert read(Run, json.loads(json.dumps(plain(told)))).digest() == told.digest()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from pydantic_core import core_schema
 
@@ -38,11 +38,11 @@ class Schedule:
             s0, v0 = s1, v1
         return v0
 
-    @staticmethod
-    def read(data: Any) -> Schedule:
+    @classmethod
+    def read(cls, data: Any) -> Self:
         """Make one of a number, or of numbers by step; ValueError for anything else."""
         if isinstance(data, Schedule):
-            return data
+            return cls(data.points)
         points = data if isinstance(data, Mapping) else {0: data}
         if any(isinstance(x, bool) for pair in points.items() for x in pair):
             raise ValueError("true and false are no numbers")
@@ -52,7 +52,7 @@ class Schedule:
             raise ValueError(str(error)) from error
         if any(step < 0 for step, _ in found):
             raise ValueError("steps count from 0")
-        return Schedule(tuple(found))
+        return cls(tuple(found))
 
     def plain(self) -> float | dict[int, float]:
         """The data that `read` turns into this schedule again."""
@@ -71,13 +71,41 @@ class Schedule:
         return json_schema({})
 
 
+class Counts(Schedule):
+    """Whole numbers that change with the step: each holds until the next point.
+
+    In YAML and JSON `4`, or `{0: 8, 5000: 4}`.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse fractions, too."""
+        super().__post_init__()
+        if any(value % 1 for _, value in self.points):
+            raise ValueError(f"counts are whole numbers, got {dict(self.points)}")
+
+    def __call__(self, step: int) -> int:
+        """The value at a step."""
+        found = [value for start, value in self.points if start <= step]
+        return int(found[-1] if found else self.points[0][1])
+
+    def plain(self) -> int | dict[int, float]:
+        """The data that `read` turns into these counts again."""
+        points = {step: int(value) for step, value in self.points}
+        return points[0] if tuple(points) == (0,) else dict(points)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _source: Any, _handler: Any) -> dict[str, Any]:
+        """Tell pydantic the JSON schema of them."""
+        return json_schema({}, "integer")
+
+
 def constant(value: float) -> Schedule:
     """Make a schedule that never changes."""
     return Schedule(((0, float(value)),))
 
 
-def json_schema(limits: Mapping[str, float]) -> dict[str, Any]:
+def json_schema(limits: Mapping[str, float], kind: str = "number") -> dict[str, Any]:
     """The JSON schema of a Schedule; `limits` such as {"minimum": 0} hold for all its values."""
-    number = {"type": "number", **limits}
+    number = {"type": kind, **limits}
     by_step = {"type": "object", "patternProperties": {r"^\d+$": number}}
     return {"anyOf": [number, {**by_step, "additionalProperties": False, "minProperties": 1}]}

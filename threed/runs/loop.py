@@ -263,7 +263,7 @@ def _explained_memory(run: Run) -> Iterator[None]:
         if not is_short(error):
             raise
         stage = run.stages[0]
-        raise InputError(f"out of memory: lower batch (now {stage.batch(0):g}), resolution (now "
+        raise InputError(f"out of memory: lower batch (now {stage.batch(0)}), resolution (now "
                          f"{stage.resolution(0):g}) or field.samples (now {run.field.samples}), "
                          f"or use --device cpu; threed generate --plan says what a run "
                          f"needs") from error  # fmt: skip

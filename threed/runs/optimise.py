@@ -155,7 +155,7 @@ def random_cameras(stage: Stage, step: int, views: int, generator: torch.Generat
     """The cameras of a step, in groups of `views`."""
     where = stage.cameras
     drawn = cameras.random_views(
-        round(stage.batch(step)), round(stage.resolution(step)), generator,
+        stage.batch(step), round(stage.resolution(step)), generator,
         elevation_deg=where.elevation_deg, fov_y_deg=where.fov_y_deg, zoom=where.zoom,
         distance_by=where.distance_by, views=views,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import inf, isfinite
 from os import PathLike, fspath
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -57,6 +57,9 @@ class Settings(BaseModel):
         coerce_numbers_to_str=True,
         protected_namespaces=(),
     )
+
+    # names of settings that older runs do not have: their digests are those of the defaults
+    ADDED: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, /, **data: Any) -> None:
         """InputError in one sentence for an unknown name or a value that is not allowed."""
@@ -107,9 +110,9 @@ class Within:
         """Tell pydantic to check the limits of what it read."""
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
-    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> JsonSchema:
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> JsonSchema:
         """Tell pydantic the JSON schema of a schedule within the limits."""
-        return schedule.json_schema(self._limits())
+        return schedule.json_schema(self._limits(), handler(schema)["anyOf"][0]["type"])
 
     def _limits(self) -> dict[str, float]:
         named = {"minimum": self.low, "maximum": self.high, "exclusiveMinimum": self.above}
@@ -179,16 +182,21 @@ def override(instance: S, words: Sequence[str]) -> S:
     return read(type(instance), data)
 
 
-def plain(value: Any) -> Any:
-    """Return the data for YAML that `read` would turn into this value again."""
+def plain(value: Any, *, brief: bool = False) -> Any:
+    """Return the data for YAML that `read` would turn into this value again.
+
+    brief leaves out what was ADDED to its settings later and is as it is by default.
+    """
     if isinstance(value, Schedule):
         return value.plain()
-    if isinstance(value, BaseModel):
-        return {name: plain(item) for name, item in value}
+    if isinstance(value, Settings):
+        idle = {name for name in value.ADDED if brief
+                and getattr(value, name) == type(value).model_fields[name].default}  # fmt: skip
+        return {name: plain(item, brief=brief) for name, item in value if name not in idle}
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, brief=brief) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [plain(item) for item in value]
+        return [plain(item, brief=brief) for item in value]
     return fspath(value) if isinstance(value, PathLike) else value
 
 

@@ -95,5 +95,5 @@ class Run(Settings):
 
     def digest(self) -> str:
         """12 hexadecimal digits that change when any setting does."""
-        text = json.dumps(plain(self), sort_keys=True)
+        text = json.dumps(plain(self, brief=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

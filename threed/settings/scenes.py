@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,8 @@ SHADING = "most of a picture's brightness that a lamp, new each step, decides"
 
 class GridSettings(Settings):
     """What a hash grid is made of, and the net that reads it."""
+
+    ADDED: ClassVar = frozenset({"net_rate"})
 
     levels: int = Field(10, ge=1, description="grids of different resolution")
     features: int = Field(2, ge=1, description="numbers a grid point holds")
@@ -37,6 +39,8 @@ class GridSettings(Settings):
 
 class FieldSettings(GridSettings):
     """What a Field is made of. The defaults suit pictures of 64 to 128 pixels on a CPU."""
+
+    ADDED: ClassVar = frozenset({"net_rate", "level_from", "shading"})
 
     start_levels: int = Field(6, ge=1, description="grids in use at step 0")
     level_from: int = Field(0, ge=0, description="step from which the others begin to join")

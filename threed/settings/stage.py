@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from threed.core.errors import InputError
-from threed.core.schedule import Schedule, constant
+from threed.core.schedule import Counts, Schedule, constant
 from threed.core.words import did_you_mean
 from threed.settings.base import Settings, Share, Within
 from threed.settings.scenes import SURFACE_LOSSES
@@ -31,6 +30,8 @@ LOSSES: dict[str, tuple[str, ...]] = {
 
 class CameraSettings(Settings):
     """Where the random cameras of a step stand; azimuths are always all around."""
+
+    ADDED: ClassVar = frozenset({"distance_by", "jitter", "aim", "up"})
 
     elevation_deg: tuple[Elevation, Elevation] = Field(
         (-10.0, 45.0), description="degrees over the horizon, from and to"
@@ -95,12 +96,14 @@ class EditSettings(Settings):
 class Stage(Settings):
     """One optimisation of one scene."""
 
+    ADDED: ClassVar = frozenset({"optimizer", "front_deg", "lamp"})
+
     scene: Literal["field", "surface", "textured"] = Field("field", description="what is optimised")
     backbone: str | None = Field(None, description="what guides; null: the run's own backbone")
     steps: int = Field(400, ge=1, le=1_000_000, description="optimisation steps")
     particles: int = Field(1, ge=1, le=16, description="scenes that learn with one critic")
-    batch: Annotated[Schedule, Within(1, 256)] = Field(
-        constant(4), description="views a step, by step; it changes from one step to the next"
+    batch: Annotated[Counts, Within(1, 256)] = Field(
+        Counts(((0, 4),)), description="views a step, by step"
     )
     resolution: Annotated[Schedule, Within(8, 2048)] = Field(
         constant(64), description="pixels a side of a view, by step"
@@ -151,10 +154,6 @@ class Stage(Settings):
             if self.t_min(step) > self.t_max(step):
                 raise InputError(f"t_min must not exceed t_max, got {self.t_min(step):g} and "
                                  f"{self.t_max(step):g} at step {step}")  # fmt: skip
-        for (step, views), (then, others) in pairwise((*self.batch.points, self.batch.points[-1])):
-            if views % 1 or (then > step + 1 and views != others):
-                raise InputError("batch must be whole numbers, and change from one step to the "
-                                 f"next, got {self.batch.plain()}")  # fmt: skip
         if self.look == "normals" and self.scene != "surface":
             raise InputError(f"look must be colours for a {self.scene}: only a surface has normals "
                              "that learn from pictures of them")  # fmt: skip

@@ -17,9 +17,10 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 class Lora:
     """A LoRA (arXiv:2106.09685) in all attentions of a UNet, under a name of its own.
 
-    The weights are float32 whatever the UNet's are, and begin as no change. The UNet computes with
-    it only where Condition.adapters names it. Made again under the same name, it takes the place
-    of the one before.
+    The weights are float32 whatever the UNet's are, and begin as no change: A is normal with a
+    spread of 1 / rank, as in diffusers' LoRA layers, and B is 0. The UNet computes with it only
+    where Condition.adapters names it. Made again under the same name, it takes the place of the
+    one before.
     """
 
     def __init__(self, unet: nn.Module, name: str, *, rank: int, seed: int) -> None:
@@ -29,7 +30,9 @@ class Lora:
         for layer in _layers(unet):
             layer.delete_adapter(name)
         others = {key: value.requires_grad for key, value in unet.named_parameters()}
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS))
+        config = LoraConfig(
+            r=rank, lora_alpha=rank, target_modules=list(TARGETS), init_lora_weights="gaussian"
+        )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several may live
             torch.manual_seed(seed)
