@@ -25,9 +25,9 @@ WRITERS = {
 READERS = {
     ".glb": "exporters.gltf.read",
     ".gltf": "exporters.gltf.read",
-    ".obj": "exporters.obj",
-    ".ply": "exporters.ply",
-    ".stl": "exporters.stl",
+    ".obj": "exporters.obj_read",
+    ".ply": "exporters.ply_read",
+    ".stl": "exporters.stl_read",
 }
 
 

@@ -8,27 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exporters import axes, parse, pictures
+from exporters import axes, pictures
 from exporters.corners import unit_normals
 from exporters.glb import Extras
 from threed.core import files
 from threed.core.mesh import Mesh, flip_v
-
-
-def find_problem(content: bytes) -> str | None:
-    """Say why this is not the content of an OBJ file with faces; None if it is one."""
-    if b"\0" in content[:100_000]:
-        return "it is not a text"
-    lines = content.splitlines()
-    return None if any(line[:2] == b"f " for line in lines) else "it holds no face"
-
-
-def read(content: bytes, path: Path) -> Mesh:
-    """Read the mesh in the content of an OBJ file, with the MTL and pictures beside `path`.
-
-    InputError, naming `path`, where that fails.
-    """
-    return parse.to_mesh(parse.parse(content, path), path, axes.from_y_up)
 
 
 def save(mesh: Mesh, path: Path, extras: Extras) -> None:

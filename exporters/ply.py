@@ -8,23 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporters import axes, parse, pictures
+from exporters import axes, pictures
 from exporters.glb import Extras
 from renderers.kernels.raster import texture
 from threed.core import files
 from threed.core.mesh import Mesh
-
-
-def find_problem(content: bytes) -> str | None:
-    """Say why this is not the content of a PLY file with a whole header; None if it is one."""
-    if content[:3] != b"ply":
-        return "it does not begin as one"
-    return None if b"end_header" in content[:100_000] else "its header does not end"
-
-
-def read(content: bytes, path: Path) -> Mesh:
-    """Read the mesh in the content of a PLY file; InputError, naming `path`, where that fails."""
-    return parse.to_mesh(parse.parse(content, path), path, axes.from_z_up)
 
 
 def save(mesh: Mesh, path: Path, extras: Extras) -> None:

@@ -8,28 +8,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from exporters import axes, parse
+from exporters import axes
 from exporters.glb import Extras
 from threed.core import files
 from threed.core.mesh import Mesh
-
-
-def find_problem(content: bytes) -> str | None:
-    """Say why this is not the content of a whole STL file, binary or text; None if it is one."""
-    if content[:5].lower() == b"solid" and b"facet" in content[:1000]:
-        return None if b"endsolid" in content[-1000:] else "its end is missing"
-    if len(content) < 84:
-        return f"it has only {len(content)} bytes"
-    count = int.from_bytes(content[80:84], "little")
-    expected = 84 + 50 * count
-    if expected != len(content):
-        return f"{count:,} triangles need {expected:,} bytes, and it has {len(content):,}"
-    return None
-
-
-def read(content: bytes, path: Path) -> Mesh:
-    """Read the mesh in the content of an STL file; InputError, naming `path`, where that fails."""
-    return parse.to_mesh(parse.parse(content, path), path, axes.from_z_up)
 
 
 def save(mesh: Mesh, path: Path, extras: Extras) -> None:

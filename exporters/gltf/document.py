@@ -122,7 +122,7 @@ class Document:
         """Read what a URI says itself, or a file beside the document."""
         if uri.startswith("data:"):
             return base64.b64decode(uri.partition(",")[2] + "==")
-        return parse.Folder(self.path).get(unquote(uri))
+        return parse.read_beside(self.path, unquote(uri))
 
     def picture(self, index: int) -> Image | None:
         """Decode the picture of a texture; None, and said, where that cannot be."""
