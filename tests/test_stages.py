@@ -27,9 +27,10 @@ from threed.runs.folder import RunFolder, RunWarning
 from threed.runs.generate import generate, resume, texture
 from threed.runs.given import GivenMesh, read_given
 from threed.runs.memory import SMALLEST, Chunk
-from threed.runs.optimise import StageRun, make_optimizer, optimise, random_cameras
+from threed.runs.optimise import StageRun, look, make_optimizer, optimise, random_cameras
 from threed.runs.stages import begin, check_mesh, follow
 from threed.runs.start import for_mesh
+from threed.scenes.field import Field
 from threed.scenes.surface import Surface
 from threed.scenes.textured import Textured
 from threed.settings.asset import AssetSettings
@@ -37,7 +38,7 @@ from threed.settings.base import replace
 from threed.settings.presets import load_run
 from threed.settings.run import Run
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings, TexturedSettings
-from threed.settings.stage import CameraSettings, Stage
+from threed.settings.stage import CameraSettings, LampSettings, Stage
 
 PAINT = PaintSettings(levels=3, log2_table=10, max_resolution=24, hidden=16, copy_steps=5)
 CPU = torch.device("cpu")
@@ -414,3 +415,35 @@ def test_adamw_alone_lets_weights_decay(name: str, kept: float) -> None:
     optimizer.step()
     for old, new in zip(before, scene.paint.mlp.parameters()):
         torch.testing.assert_close(new.detach(), old * kept)
+
+
+@pytest.mark.parametrize("kind", ["field", "surface", "textured"])
+def test_the_lamp_of_a_stage_lights_each_kind_of_scene_from_its_step_on(
+    kind: str, tmp_path: Path
+) -> None:
+    late = {0: 0, 4: 0, 5: 1}
+    stage = Stage(scene=kind, steps=9, batch=1, resolution=24, random_background=0,
+                  lamp=LampSettings(share=late, textureless=1.0))  # fmt: skip
+    field = FieldSettings(levels=4, log2_table=8, max_resolution=16, shading=1.0)
+    surface, textured = SurfaceSettings(grid=12, shading=1.0), TexturedSettings(shading=1.0)
+    run = Run(device="cpu", field=field, surface=surface, textured=textured, paint=PAINT,
+              stages=(stage,))  # fmt: skip
+    scene: Field | Surface | Textured = Field(field)
+    if kind != "field":
+        scene = Surface(surface, PAINT) if kind == "surface" else Textured(textured, PAINT)
+    if isinstance(scene, Textured):
+        scene.wrap(shapes.sphere(0.6, 8, 12))
+    folder = RunFolder.create(tmp_path / "run", "a mug", run)
+    part = StageRun(folder, 0, scene, Frozen(), 1)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in scene.parameters():  # colours that are no grey
+            parameter += 0.3 * torch.linspace(0, 1, parameter.numel()).view_as(parameter)
+
+    def spread(step: int) -> float:
+        generator = torch.Generator().manual_seed(step)
+        with torch.no_grad():
+            rgb = look(part, step, random_cameras(stage, step, 1, generator), generator).rgb
+        return float((rgb.amax(-1) - rgb.amin(-1)).max())
+
+    assert spread(4) > 1e-3
+    assert spread(5) < 1e-4

@@ -58,7 +58,7 @@ def show(
 
 
 def lit(paint: Callable[[Tensor], Tensor], lamp: Lamp | None) -> Shade:
-    """Make a shade that shows the paint, under a lamp if there is one."""
+    """Make a shade that shows a paint, [N, 3] -> sRGB [N, 3], under a lamp if there is one."""
 
     def shade(points: Tensor, normals: Tensor, towards: Tensor) -> Tensor:
         return lamp.light(paint(points), normals) if lamp else paint(points)
