@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from exporters import topology
 from exporters.bake import find_texels
 from exporters.mapping import measure_use
 from exporters.normals import find_frames
-from exporters.surfaces import Group, Layer, Surface, Wrap, light_to_srgb, multiply
+from exporters.pictures import fit_ball
+from exporters.surfaces import Group, Layer, Surface, Wrap, light_to_srgb, move, multiply
 from exporters.topology import find_distinct
 from exporters.unwrap import unwrap
 from renderers.kernels.raster import interpolate, texture
@@ -24,8 +26,10 @@ from threed.core.mesh import Material, Mesh, flip_v
 
 PAD = 4  # texels around what is shown: bilinear look-ups and two mip levels stay inside
 MOST = 4096  # texels a side of what one material becomes
-ALL = 2**25  # texels of the atlas
+ALL = (MOST + 2 * PAD) ** 2  # texels of the atlas
 SIDE = 1024  # texels a side of the map of a material without a picture
+LEAST = 256  # texels a side of a new map, however small its pictures
+NOTHING = 1e-9  # area of the surface in a unit ball of which no map is made
 SHARED = 1e-3  # of a map: so much may be shown twice by faces of different colours
 NEUTRAL = {
     "albedo": (1.0, 1.0, 1.0),
@@ -83,8 +87,11 @@ def _count_texels(group: Group) -> float:
     uv = group.laid()
     if uv is None or group.plain() is None:
         return height * width
-    span = (uv.amax((0, 1)) - uv.amin((0, 1))) * torch.tensor([width, height])
-    return float((span.clamp(max=MOST) + 2 * PAD).prod())
+    span = uv.amax((0, 1)) - uv.amin((0, 1))
+    if float(span.max()) > MOST:
+        return (2 * PAD) ** 2
+    texels = (span * torch.tensor([width, height])).clamp(max=MOST)
+    return float((texels + 2 * PAD).prod())
 
 
 def _find_size(group: Group) -> tuple[int, int]:
@@ -177,8 +184,8 @@ def _paint(mesh: Mesh, group: Group, scale: float) -> _Tile:
     """Paint what a group shows anew, texel by texel."""
     side = max(1, round(max(_find_size(group)) * scale))
     used, index = torch.unique(mesh.faces[group.rows], return_inverse=True)
-    bare = Mesh(mesh.vertices[used], index)
-    flat = _find_map(bare, group, side)
+    bare = fit_ball(Mesh(mesh.vertices[used], index))
+    flat, side = _find_map(bare, group, side)
     texels = find_texels(flat, side)
     names = torch.arange(3 * len(index)).view(-1, 3)
 
@@ -187,7 +194,10 @@ def _paint(mesh: Mesh, group: Group, scale: float) -> _Tile:
         return interpolate(corners.flatten(0, 1).float(), texels.hits, names)[0, :, 0]
 
     layers = group.surface.layers()
-    found = {name: _look_up(one, across(group.uv[one.uv])) for name, one in layers.items()}
+    found = {
+        name: _look_up(one, across(move(group.uv[one.uv], one.wrap)))
+        for name, one in layers.items()
+    }
     color = light_to_srgb(across(to_linear(group.colors)))
     found["albedo"] = multiply(found["albedo"], color) if "albedo" in found else color
     if "normal" in found:
@@ -201,15 +211,22 @@ def _paint(mesh: Mesh, group: Group, scale: float) -> _Tile:
     return _Tile(flat.uv[flat.uv_faces] * side + PAD, (side + 2 * PAD,) * 2, images)
 
 
-def _find_map(bare: Mesh, group: Group, side: int) -> Mesh:
-    """The faces of a group with a map that shows no place twice: its own, else a new one."""
-    uv = group.laid()
-    if uv is not None and bool(((uv >= 0) & (uv <= 1)).all()):
-        mesh = add_map(bare, uv)
-        coverage, shared = measure_use(*mesh.opengl_map(), side)
-        if coverage > 0 and shared < SHARED:
-            return mesh
-    return unwrap(bare, side)
+def _find_map(bare: Mesh, group: Group, side: int) -> tuple[Mesh, int]:
+    """The faces of a group with a map that shows no place twice, and its texels a side.
+
+    The map is one of its own if that will do, else a new one.
+    """
+    for name in dict.fromkeys([one.uv for one in group.surface.layers().values()] or group.uv):
+        uv = group.uv[name]
+        if bool(((uv >= 0) & (uv <= 1)).all()):
+            mesh = add_map(bare, uv)
+            coverage, shared = measure_use(*mesh.opengl_map(), side)
+            if coverage > 0 and shared < SHARED:
+                return mesh, side
+    if float(topology.areas(bare).sum()) < NOTHING:
+        return add_map(bare, torch.zeros(len(bare.faces), 3, 2, dtype=torch.float64)), 1
+    side = max(side, LEAST)
+    return unwrap(bare, side), side
 
 
 def add_map(mesh: Mesh, uv: Tensor) -> Mesh:

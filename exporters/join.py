@@ -18,6 +18,7 @@ from threed.core.mesh import Material, Mesh
 
 EXACT = 2.0**-18  # of a mesh's size: as much may float32 round off before it is moved
 WHITE = Surface().color
+MOST_TILES = 2.0**30  # that a corner may lie beyond a picture
 SAME = 1.5 / 255  # so far may colours of one vertex be apart
 PALETTE = 4096  # colours of faces that become texels, one each
 
@@ -83,10 +84,15 @@ def _group(parts: Sequence[Part]) -> Iterator[Group]:
 
 
 def _coordinates(part: Part, name: object) -> Tensor:
-    """The texture coordinates [F, 3, 2] of a name; zeros for what is missing or no number."""
+    """The texture coordinates [F, 3, 2] of a name; zeros for what is missing or no number.
+
+    Beyond MOST_TILES pictures there is no telling where in one a corner lies.
+    """
     found = part.uv.get(name)
     blank = torch.zeros(len(part.faces), 3, 2, dtype=torch.float64)
-    return blank if found is None else torch.nan_to_num(found.double(), 0.0, 0.0, 0.0)
+    if found is None:
+        return blank
+    return torch.nan_to_num(found.double(), 0.0, 0.0, 0.0).clamp(-MOST_TILES, MOST_TILES)
 
 
 def _corner_colors(part: Part, surface: Surface) -> Tensor:
@@ -144,9 +150,12 @@ def _color_vertices(mesh: Mesh, corners: Tensor) -> Mesh | None:
 def _split(groups: Sequence[Group]) -> Iterator[Group]:
     """Part groups without a picture whose faces have one colour each by these, if they are few."""
     for group in groups:
-        colors, index = find_distinct(group.colors[:, 0])
         flat = bool((group.colors == group.colors[:, :1]).all())
-        if group.surface.layers() or not flat or len(colors) > PALETTE:
+        if group.surface.layers() or not flat or group.plain() is not None:
+            yield group
+            continue
+        colors, index = find_distinct(group.colors[:, 0])
+        if len(colors) > PALETTE:
             yield group
             continue
         for mine in index.argsort(stable=True).split(index.bincount().tolist()):

@@ -88,17 +88,22 @@ class Group:
         if len(names) > 1 or name not in self.uv:
             return None
         uv = self.uv[name]
-        outside = ((uv < 0) | (uv > 1)).any(1, keepdim=True)
-        if not bool(outside.any()):
+        if bool(((uv >= 0) & (uv <= 1)).all()):
             return uv
-        if len(wraps) > 1:
-            return None
-        ways = next(iter(wraps), ("repeat", "repeat"))
-        period = torch.tensor([PERIOD[way] for way in ways], dtype=torch.float64)
-        tile = ((uv.amin(1, keepdim=True) + EDGE) / period.clamp(min=1)).floor() * period
-        moved = torch.where(outside, uv - tile, uv)
-        within = moved.clamp(0, 1)
-        return torch.where((moved - within).abs() <= EDGE, within, moved)
+        return None if len(wraps) > 1 else move(uv, next(iter(wraps), Layer.wrap))
+
+
+def move(uv: Tensor, wrap: tuple[Wrap, Wrap]) -> Tensor:
+    """Move texture coordinates [n, 3, 2] of faces outside a picture to it, by whole pictures.
+
+    A corner that is hardly beyond the border then comes to lie on it.
+    """
+    outside = ((uv < 0) | (uv > 1)).any(1, keepdim=True)
+    period = torch.tensor([PERIOD[way] for way in wrap], dtype=torch.float64)
+    tile = ((uv.amin(1, keepdim=True) + EDGE) / period.clamp(min=1)).floor() * period
+    moved = torch.where(outside, uv - tile, uv)
+    within = moved.clamp(0, 1)
+    return torch.where((moved - within).abs() <= EDGE, within, moved)
 
 
 def multiply(first: Tensor, second: Tensor) -> Tensor:

@@ -240,3 +240,23 @@ def test_texture_coordinates_without_a_picture_are_kept_and_make_no_picture() ->
 def test_what_is_no_mesh_is_refused(part: Part, message: str) -> None:
     with pytest.raises(InputError, match=f"toy.glb {message}"):
         join([part], HERE)
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, 1e300, 1e12])
+@pytest.mark.parametrize("colors", [None, SHADED[FACES]])
+def test_coordinates_of_any_size_give_a_picture(scale: float, colors: Tensor | None) -> None:
+    parts = [replace(square(layered(), WIDE * scale), colors=colors), square(layered(), at=2)]
+    mesh = join(parts, HERE)
+    assert mesh.material.albedo is not None
+    assert bool(((mesh.material.albedo >= 0) & (mesh.material.albedo <= 1)).all())
+    assert mesh.uv is not None
+    assert 0 <= float(mesh.uv.min()) <= float(mesh.uv.max()) <= 1
+
+
+def test_faces_without_an_area_are_kept_beside_others() -> None:
+    flat = replace(square(Surface(), colors=SHADED), vertices=CORNERS * torch.tensor([1.0, 0, 0]))
+    mesh = join([square(layered(), at=2), flat], HERE)
+    assert len(mesh.faces) == 4
+    share = shares()
+    wanted = meant(square(layered()), share)
+    assert (shown(mesh, share)[:2] - wanted).abs().max() < 0.002

@@ -90,7 +90,8 @@ def _place(plain: bytes) -> Iterator[tuple[int, Tensor, Tensor]]:
         mesh = scene.geometry[name]
         vertices, faces = np.array(mesh.vertices), np.array(mesh.faces)
         if not np.array_equal(matrix, np.eye(4)):
-            vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
+            with np.errstate(all="ignore"):  # what is no number is refused by `join`
+                vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
         if np.linalg.det(matrix[:3, :3]) < 0:  # what is mirrored turns its faces round
             faces = faces[:, ::-1].copy()
         yield int(name), axes.from_y_up(torch.from_numpy(vertices)), torch.from_numpy(faces)
