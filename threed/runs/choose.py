@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +16,7 @@ from threed.core.cameras import orbit
 from threed.core.files import write
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.fronts import VIEWS, Fronts, chart, find_fronts
+from threed.diffusion.images import save_image
 from threed.diffusion.models.latent import LatentModel
 from threed.diffusion.parts.clip import Clip, clip_of
 from threed.runs.stages import Single
@@ -56,7 +55,7 @@ def check_fronts(scene: Single, backbone: Backbone, prompt: str, folder: Path) -
     found = find_fronts(backbone, prompt, pictures)
     if (found.count or 0) > 1:
         small = F.interpolate(pictures.cpu(), (128, 128), mode="bilinear", antialias=True)
-        save(chart(small, found), folder / PICTURE)
+        save_image(chart(small, found), folder / PICTURE)
     return found
 
 
@@ -73,14 +72,6 @@ def best(candidates: Sequence[Candidate]) -> Candidate:
     """The one nearest to the prompt by CLIP, of those without several fronts if there are any."""
     single = [one for one in candidates if (one.fronts or 0) < 2]
     return max(single or candidates, key=lambda one: one.clip)
-
-
-def save(picture: Tensor, path: Path) -> None:
-    """Write [3, H, W] in [0, 1] as PNG, whole or not at all."""
-    array = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    data = io.BytesIO()
-    Image.fromarray(array).save(data, "PNG")
-    write(path, data.getvalue())
 
 
 def note(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -94,11 +94,6 @@ def _files(folder: Path) -> tuple[Path, ...]:
 
 
 DOERS: dict[str, Callable[[Any, Path, Listener | None], Result]] = {
-    "generate": _generate,
-    "texture": _texture,
-    "edit3d": _edit3d,
-    "resume": _resume,
-    "image": _image,
-    "train": _train,
-    "export": _export,
-}
+    "generate": _generate, "texture": _texture, "edit3d": _edit3d, "resume": _resume,
+    "image": _image, "train": _train, "export": _export,
+}  # fmt: skip

@@ -17,7 +17,6 @@ from threed.core.mesh import Mesh
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.sampler import make_scheduler, sample
-from threed.runs.given import GivenMesh
 from threed.settings.run import Run
 from threed.settings.stage import Stage
 from threed.systems.editing import instruct_pix2pix
@@ -53,6 +52,8 @@ def instructed(backbone: Backbone, instruction: str, run: Run, stage: Stage) -> 
     weights = run.system.inputs.get("weights")
     unet = instruct_pix2pix.find_unet(backbone, Path(weights[0]) if weights else None)
     size = (backbone.image_size, backbone.image_size)
+    guide = Guide(stage.guidance_scale, run.negative)
+    knobs = instruct_pix2pix.Knobs(image_scale=stage.edit.image_scale)
 
     def fitted(picture: Tensor) -> Tensor:
         picture = picture.to(backbone.device)
@@ -63,17 +64,14 @@ def instructed(backbone: Backbone, instruction: str, run: Run, stage: Stage) -> 
 
     @torch.no_grad()
     def edit(before: Tensor, now: Tensor, level: float, generator: Generator) -> Tensor:
-        guided = instruct_pix2pix.build(
-            backbone, instruction, fitted(before), unet,
-            guide=Guide(stage.guidance_scale, run.negative),
-            knobs=instruct_pix2pix.Knobs(image_scale=stage.edit.image_scale),
-        )  # fmt: skip
+        picture = fitted(before)
+        score = instruct_pix2pix.build(
+            backbone, instruction, picture, unet, guide=guide, knobs=knobs
+        )
         clean = backbone.encode_image(fitted(now))
-        made = sample(
-            guided, make_scheduler("ddim", backbone.scheduler_config),
-            draw_noise(clean, generator), steps=stage.edit.passes, clean=clean,
-            strength=level,
-        )  # fmt: skip
+        scheduler = make_scheduler("ddim", backbone.scheduler_config)
+        made = sample(score, scheduler, draw_noise(clean, generator), steps=stage.edit.passes,
+                      clean=clean, strength=level)  # fmt: skip
         edited = backbone.decode_latents(made)
         if edited.shape[-2:] == now.shape[-2:]:
             return edited
@@ -82,21 +80,7 @@ def instructed(backbone: Backbone, instruction: str, run: Run, stage: Stage) -> 
     return edit
 
 
-def make_edits(
-    stage: Stage,
-    backbone: Backbone,
-    run: Run,
-    prompt: str,
-    given: GivenMesh | None,
-    edit: Edit | None,
-) -> DatasetUpdate:
-    """Make the guidance that edits the pictures of a mesh: by a function, or as the prompt says.
-
-    The settings have been checked (`threed.runs.check`). InputError if nothing can edit.
-    """
-    assert given is not None
-    editor = edit or instructed(backbone, prompt, run, stage)
-    shown = album(given.mesh, stage)
-    return DatasetUpdate(
-        shown, editor, every=stage.edit.every, t_min=stage.t_min, t_max=stage.t_max
-    )
+def make_edits(stage: Stage, mesh: Mesh, edit: Edit) -> DatasetUpdate:
+    """Make the guidance that edits the pictures of a mesh."""
+    when = {"t_min": stage.t_min, "t_max": stage.t_max}
+    return DatasetUpdate(album(mesh, stage), edit, every=stage.edit.every, **when)

@@ -132,8 +132,8 @@ class RunFolder:
     def files(self) -> dict[str, bytes]:
         """What the folder was created with besides the prompt and the configuration, by name."""
         paths = [self.path / INIT, *sorted((self.path / INPUTS).glob("*"))]
-        return {path.relative_to(self.path).as_posix(): path.read_bytes()
-                for path in paths if path.exists()}  # fmt: skip
+        there = filter(Path.exists, paths)
+        return {path.relative_to(self.path).as_posix(): path.read_bytes() for path in there}
 
     @property
     def log_path(self) -> Path:
@@ -168,14 +168,10 @@ class RunFolder:
 
     def save_preview(self, stage: int, step: int, views: Tensor) -> Path:
         """Write views [B, H, W, 3], sRGB in [0, 1], side by side; return where."""
-        import torch
-        from PIL import Image
+        from threed.diffusion.images import grid, save_image
 
-        strip = torch.cat(list(views), 1).clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
-        data = io.BytesIO()
-        Image.fromarray(strip.numpy()).save(data, "PNG")
         path = self.preview_path(stage, step)
-        write(path, data.getvalue())
+        save_image(grid(views.permute(0, 3, 1, 2), columns=len(views)), path)
         return path
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -197,9 +193,7 @@ class RunFolder:
         A damaged one is warned about and the previous one taken; InputError if no one is whole.
         """
         problems = []
-        for path in (self.path / name for name in CHECKPOINTS):
-            if not path.exists():
-                continue
+        for path in filter(Path.exists, (self.path / name for name in CHECKPOINTS)):
             try:
                 checkpoint = read_checkpoint(path, self.run.digest())
             except InputError as error:

@@ -139,8 +139,7 @@ def _make(
     prompt = check_prompt(prompt)
     path = Path(out) if out is not None else default_folder(prompt)
     refuse_used(path)
-    if start is not None:
-        run = for_mesh(run)
+    run = run if start is None else for_mesh(run)
     check_run(run, mesh=start is not None, editor=edit is not None)
     if run.system != SystemSettings():
         from threed.runs.steer import settled

@@ -16,19 +16,15 @@ from guidance.variants import Classifier, Interval, NoiseFree
 from guidance.vsd import VSD
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
-from threed.runs.edit import make_edits
+from threed.runs.edit import instructed, make_edits
 from threed.runs.given import GivenMesh
 from threed.runs.steer import Pictured, Steered
 from threed.settings.run import Run, SystemSettings
 from threed.settings.stage import Stage
 
 FROZEN: dict[str, Callable[[Prompts, Pull], Guidance]] = {
-    "sds": SDS,
-    "mvdream": MultiView,
-    "csd": Classifier,
-    "nfsd": NoiseFree,
-    "ism": Interval,
-}
+    "sds": SDS, "mvdream": MultiView, "csd": Classifier, "nfsd": NoiseFree, "ism": Interval,
+}  # fmt: skip
 """Guidances without a net of their own."""
 
 
@@ -49,7 +45,8 @@ def make_guide(
     what only a loaded model can tell: inputs that a system cannot follow, weights that are missing.
     """
     if stage.guidance == "edit":
-        return make_edits(stage, backbone, run, prompt, given, edit)
+        assert given is not None  # the run has been checked
+        return make_edits(stage, given.mesh, edit or instructed(backbone, prompt, run, stage))
     prompts = make_prompts(stage, backbone, run, prompt)
     pull = Pull(
         guidance_scale=stage.guidance_scale, weighting=stage.weighting, t_min=stage.t_min,
@@ -63,9 +60,8 @@ def make_guide(
         if stage.guidance == "vsd":
             guide = VSD(prompts, pull, critic, updates)
         else:
-            guide = DreamFlow(
-                prompts, pull, critic, updates, levels=stage.noise_levels, steps=stage.steps
-            )
+            levels, steps = stage.noise_levels, stage.steps
+            guide = DreamFlow(prompts, pull, critic, updates, levels=levels, steps=steps)
     return Pictured(guide) if isinstance(prompts, Steered) and prompts.pictured else guide
 
 

@@ -22,7 +22,7 @@ from threed.diffusion.images import grid, make_images, save_image
 from threed.diffusion.paint import paint
 from threed.runs.folder import RunWarning
 from threed.runs.job import SINGLE, Image
-from threed.runs.progress import Listener, Progress
+from threed.runs.progress import Listener, sayer
 from threed.systems.system import Request, System
 from threed.systems.table import find_system
 
@@ -93,13 +93,12 @@ def _make(job: Image, report: Listener | None) -> tuple[Tensor, Backbone]:
         system.check_backbone(known)
     if job.views not in (None, known.views):
         raise InputError(f"--views {job.views}: backbone {name!r} sees {known.views} at once")
-    if report is not None:
-        report(Progress(f"loading {name}"))
+    say = sayer(report)
+    say(f"loading {name}")
     model = load_backbone(name, device=job.device)
     for warning in prompt_warnings(model, text):
         warnings.warn(warning, RunWarning, stacklevel=3)
-    if report is not None:
-        report(Progress("sampling"))
+    say("sampling")
     if system is None:
         return _by_backbone(job, model, text), model
     return _by_system(job, model, system, replace(request, prompt=text)), model
@@ -112,16 +111,9 @@ def _by_backbone(job: Image, model: Backbone, text: str) -> Tensor:
             raise InputError(f"--size: backbone {model.name!r} makes square views")
         n = model.views
         cameras = orbit(n, size or model.image_size).to(model.device)
-    return make_images(
-        model,
-        text,
-        n=n,
-        steps=job.steps,
-        seed=job.seed,
-        size=size,
-        cameras=cameras,
-        guide=Guide(job.guidance, job.negative),
-    )
+    guide = Guide(job.guidance, job.negative)
+    return make_images(model, text, n=n, steps=job.steps, guide=guide, seed=job.seed, size=size,
+                       cameras=cameras)  # fmt: skip
 
 
 def _by_system(job: Image, model: Backbone, system: System, request: Request) -> Tensor:

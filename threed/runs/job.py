@@ -30,6 +30,7 @@ SINGLE = "toybox"  # the backbone of systems, which guide single views, if none 
 FIRST: dict[str, Any] = {"argument": 1}  # fields that are typed without their names
 SECOND: dict[str, Any] = {"argument": 2}
 LAST: dict[str, Any] = {"argument": 9}
+BACKBONE = "a name of `threed list backbones`, a hub id, or a folder"
 Words = tuple[str, ...]
 Inputs = Mapping[str, Words]
 Task = Literal["make", "refine", "texture", "edit"]
@@ -80,9 +81,7 @@ class Asset(Told):
         (), description="NAME=VALUE settings; see `threed list settings`", json_schema_extra=LAST
     )
     preset: str | None = Field(None, description="a name of `threed list presets`, or a YAML file")
-    backbone: str | None = Field(
-        None, description="a name of `threed list backbones`, a hub id, or a folder"
-    )
+    backbone: str | None = Field(None, description=BACKBONE)
     seed: int | None = Field(None, ge=0, le=SEEDS, description="decides every random number")
     device: str | None = Field(None, description="auto, cpu, cuda or cuda:N")
 
@@ -90,8 +89,8 @@ class Asset(Told):
         """The run of the preset that is named or suits the task, changed by NAME=VALUE words."""
         backbone = self.backbone or (SINGLE if self.system and not self.preset else None)
         named = {"backbone": backbone, "seed": self.seed, "device": self.device, **named}
-        words = [f"{name}={json.dumps(value)}" for name, value in named.items()
-                 if value is not None]  # fmt: skip
+        said = {name: value for name, value in named.items() if value is not None}
+        words = [f"{name}={json.dumps(value)}" for name, value in said.items()]
         preset = self.preset or preset_for(backbone or DEFAULT_BACKBONE, task)
         return load_run(preset, [*settings, *words])
 
@@ -232,9 +231,7 @@ class Image(Told):
         json_schema_extra=LAST,
     )  # fmt: skip
     file: str = Field("picture.png", description="the picture's name: .png, .jpg or .webp")
-    backbone: str | None = Field(
-        None, description="a name of `threed list backbones`, a hub id, or a folder"
-    )
+    backbone: str | None = Field(None, description=BACKBONE)
     views: int | None = Field(
         None, ge=1, description="4: sides of one thing, by toybox-multiview if not said"
     )
@@ -292,9 +289,7 @@ class Train(Job):
         description="a training folder (docs/training.md), or toybox: drawn as needed"
     )
     resume: bool = Field(False, description="go on where a run stopped")
-    backbone: str = Field(
-        SINGLE, description="a name of `threed list backbones`, a hub id, or a folder"
-    )
+    backbone: str = Field(SINGLE, description=BACKBONE)
     weights: str | None = Field(
         None,
         description="go on from what was learned before: a training's folder, an official file, or "
@@ -344,9 +339,8 @@ class Export(Job):
             Budget.parse(self.budget)
 
 
-JOBS: dict[str, type[Job]] = {
-    kind.kind: kind for kind in (Generate, Texture, Edit3d, Resume, Image, Train, Export)
-}
+_KINDS: tuple[type[Job], ...] = (Generate, Texture, Edit3d, Resume, Image, Train, Export)
+JOBS = {kind.kind: kind for kind in _KINDS}
 
 
 def read_job(data: Mapping[str, Any], where: str = "job") -> Job:

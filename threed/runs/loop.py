@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from threed.core.errors import InputError
 from threed.core.files import write
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.guide import Guide
-from threed.diffusion.images import grid, make_images
+from threed.diffusion.images import grid, make_images, save_image
 from threed.runs import choose as choice
 from threed.runs.asset import Asset, build_asset
 from threed.runs.backbones import Backbones, looks_for_fronts
@@ -99,7 +99,7 @@ def begin(
     work = Work(RunFolder.create(path, prompt, own, files), models, progress, edit, guide)
     if preview:
         views = sample_views(backbone, prompt, run)
-        choice.save(grid(views, columns=4), path / VIEWS)
+        save_image(grid(views, columns=4), path / VIEWS)
         work.say(f"what the backbone makes of the prompt: {path / VIEWS}")
     return work
 
@@ -127,13 +127,11 @@ def optimise_stages(work: Work, until: int | None = None) -> Scene:
     start, scene = work.folder.latest_checkpoint(), None
     if start is None:
         work.folder.cut_log(0)
-    for index in range(len(work.folder.run.stages)):
-        if start is not None and index < start.stage:
-            continue
+    begun = 0 if start is None else start.stage
+    last = len(work.folder.run.stages) if until is None else begun + 1
+    for index in range(begun, last):
         scene = _optimise_stage(work, index, scene, start, until)
         start = None
-        if until is not None:
-            break
     assert scene is not None  # a run has a stage
     return scene
 
@@ -176,8 +174,8 @@ def _choose_seed(work: Work) -> Work:
         trial = replace(run, seed=(run.seed + number) % 2**31, best_of=1)
         path = folder.path / SEEDS / str(trial.seed)
         begun = (path / "config.yaml").exists()
-        one = (RunFolder.open(path) if begun
-               else RunFolder.create(path, folder.prompt, trial, folder.files()))  # fmt: skip
+        make = partial(RunFolder.create, prompt=folder.prompt, run=trial, files=folder.files())
+        one = RunFolder.open(path) if begun else make(path)
         work.say(f"seed {trial.seed}")
         attempt = dataclasses.replace(work, folder=one, guide=work.take_guide())
         scene = each(optimise_stages(attempt, until))[0]
@@ -212,37 +210,24 @@ def sample_views(backbone: Backbone, prompt: str, run: Run) -> Tensor:
     A multi-view backbone draws one thing; another is asked for each view by its words.
     """
     cameras = orbit(4, backbone.image_size).to(backbone.device)
+    make = partial(make_images, backbone, seed=run.seed, guide=Guide(7.5, run.negative))
     if backbone.views > 1:
-        return make_images(
-            backbone, prompt, n=4, seed=run.seed, cameras=cameras, guide=Guide(7.5, run.negative)
-        )
+        return make(prompt, n=4, cameras=cameras)
     names = [view_name(azimuth, 15.0) for azimuth in cameras.azimuth_deg.tolist()]
-    return torch.cat(
-        [
-            make_images(
-                backbone, f"{prompt}, {name} view", seed=run.seed, guide=Guide(7.5, run.negative)
-            )
-            for name in names
-        ]
-    )
+    return torch.cat([make(f"{prompt}, {name} view") for name in names])
 
 
 def _build_assets(work: Work, scene: Scene) -> Asset:
     """Write the asset of a scene; of particles each one's, the first in the run's own folder."""
     folder, run, scenes = work.folder, work.folder.run, each(scene)
     placement = None if work.given is None else work.given.placement
+    backbones = ", ".join(dict.fromkeys(map(run.backbone_of, run.stages)))
+    asked: dict[str, str | int | float] = {"prompt": folder.prompt, "seed": run.seed}
+    asked |= {"backbone": backbones, "config": run.digest(), "version": __version__}
     made = []
     for number, one in enumerate(scenes if run.particle_assets == "all" else scenes[:1], 1):
         path = folder.path / f"particle{number}" if number > 1 else folder.path
-        provenance: dict[str, str | int | float] = {
-            "prompt": folder.prompt,
-            "seed": run.seed,
-            "backbone": ", ".join(dict.fromkeys(map(run.backbone_of, run.stages))),
-            "config": run.digest(),
-            "version": __version__,
-        }
-        if len(scenes) > 1:
-            provenance["particle"] = number
+        provenance = asked | ({"particle": number} if len(scenes) > 1 else {})
         path.mkdir(exist_ok=True)
         made.append(build_asset(one, path, run.asset, provenance, work.say, placement))
     return made[0]

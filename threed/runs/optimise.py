@@ -192,10 +192,9 @@ def weighted(
         if name not in known:
             raise InputError(f"losses.{name}: there is no loss of that name; there are "
                              f"{', '.join(sorted(known))}")  # fmt: skip
-    terms = [loss * weights[name](step) if name in weights else loss
-             for name, loss in losses.items()]  # fmt: skip
-    terms += [picture.losses[name] * schedule(step) for name, schedule in weights.items()
-              if name in picture.losses]  # fmt: skip
+    scales = {name: schedule(step) for name, schedule in weights.items()}
+    terms = [loss * scales[name] if name in scales else loss for name, loss in losses.items()]
+    terms += [picture.losses[name] * scales[name] for name in scales if name in picture.losses]
     return torch.stack(terms).sum()
 
 

@@ -66,11 +66,10 @@ class MemoryPlan:
         """InputError if it cannot fit, even in the smallest chunks."""
         for stage in self.stages:
             if stage.peak > self.limit:
-                raise InputError(
-                    f"stage {stage.name} needs about {stage.peak / GIB:.1f} GiB on {self.device}, "
-                    f"even in chunks of {stage.chunk}, and {self.limit / GIB:.1f} may be used: "
-                    "lower its batch or resolution, or raise memory"
-                )
+                needs = f"about {stage.peak / GIB:.1f} GiB on {self.device}"
+                raise InputError(f"stage {stage.name} needs {needs}, even in chunks of "
+                                 f"{stage.chunk}, and {self.limit / GIB:.1f} may be used: lower "
+                                 "its batch or resolution, or raise memory")  # fmt: skip
 
 
 def plan_run(run: Run, models: Backbones | None = None) -> MemoryPlan:

@@ -8,7 +8,7 @@ side there is no left and right; a picture holds for the camera that took it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,8 @@ class Steered(Prompts):
         names = self.views(cameras)
         parts: list[tuple[Tensor, Score]] = []
         for name in dict.fromkeys(names):
-            rows = torch.tensor([i for i, other in enumerate(names) if other == name])
-            rows = rows.to(self.backbone.device)
+            same = [i for i, other in enumerate(names) if other == name]
+            rows = torch.tensor(same, device=self.backbone.device)
             own = self._view_score(name, scale)
             parts.append((rows, own or super().score(cameras[rows], scale)))
 
@@ -171,30 +171,25 @@ class Steered(Prompts):
             words = "front" if view == PICTURED else view
             tail = f", {words} view" if self.view_words else ""
             asked = self.system.of_view(self.request, View(view, tail))
-            ready = None
+            self._scores[view, scale] = None
             if asked is not None:
-                guide = replace(asked.guide, scale=scale)
-                ready = self.system.prepare(
-                    self.backbone, replace(asked, guide=guide), self.weights
-                )
-            self._scores[view, scale] = ready.alone() if ready else None
+                asked = replace(asked, guide=replace(asked.guide, scale=scale))
+                ready = self.system.prepare(self.backbone, asked, self.weights)
+                self._scores[view, scale] = ready.alone()
         return self._scores[view, scale]
 
 
+@dataclass(frozen=True)
 class Pictured:
     """A guidance whose first view of every step is the one that the given pictures show."""
 
-    def __init__(self, guide: Guidance) -> None:
-        self.guide = guide
+    guide: Guidance
 
     def cameras(self, step: int, drawn: Cameras) -> Cameras:
         """The cameras that chance has drawn, the first in the place of the reference."""
-        there = reference(drawn.height)
-        return replace(
-            drawn,
-            c2w=torch.cat([there.c2w.to(drawn.c2w), drawn.c2w[1:]]),
-            fov_y=torch.cat([there.fov_y.to(drawn.fov_y), drawn.fov_y[1:]]),
-        )
+        there = reference(drawn.height).to(drawn.c2w.device)
+        c2w = torch.cat([there.c2w, drawn.c2w[1:]])
+        return replace(drawn, c2w=c2w, fov_y=torch.cat([there.fov_y, drawn.fov_y[1:]]))
 
     def __call__(
         self, image: Tensor, cameras: Cameras, step: int, generator: Generator

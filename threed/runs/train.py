@@ -18,7 +18,7 @@ from threed.learning import loop
 from threed.learning.data import Find, read_examples
 from threed.learning.recipe import Recipe
 from threed.runs.job import Train
-from threed.runs.progress import Listener, Progress
+from threed.runs.progress import Listener, sayer
 from threed.settings.base import Settings, plain, read_words
 from threed.systems.system import Lesson, Training
 from threed.systems.table import find_training
@@ -42,15 +42,15 @@ def train_job(job: Train, out: Path, report: Listener | None = None) -> None:
     given = None if job.weights is None else Path(job.weights)
     start = None if given is None else find_trained(given, model.folder, job.system)
     recipe, small = choose_recipe(training, model, job)
-    lesson = _lesson(job, training, options, model, small, report)
+    lesson = _lesson(job, training, options, model, small, _folder(training, job, report))
     torch.manual_seed(recipe.seed)  # what a new net begins with
     task = training.learn(model, lesson)
     if start is not None:
         filled(task.net, training.load(model, start, options).state_dict(), str(start))
     count = sum(p.numel() for p in task.net.parameters() if p.requires_grad)
-    _say(report, f"{job.system}: {count / 1e6:.1f} M parameters, {len(lesson.examples)} examples, "
-                 f"{recipe.steps} steps of {recipe.batch * recipe.accumulate} on "
-                 f"{model.device}")  # fmt: skip
+    seen = f"{len(lesson.examples)} examples, {recipe.steps} steps"
+    sayer(report)(f"{job.system}: {count / 1e6:.1f} M parameters, {seen} of "
+                  f"{recipe.batch * recipe.accumulate} on {model.device}")  # fmt: skip
     loop.train(task, recipe, out / training.folder(options), device=model.device,
                resume=job.resume, minutes=job.minutes)  # fmt: skip
 
@@ -85,19 +85,14 @@ def choose_recipe(training: Training, model: Backbone, job: Train) -> tuple[Reci
 
 
 def _lesson(
-    job: Train, training: Training, options: Settings, model: Backbone, small: bool,
-    report: Listener | None,
-) -> Lesson:  # fmt: skip
+    job: Train, training: Training, options: Settings, model: Backbone, small: bool, folder: Path
+) -> Lesson:
     """What the training is told: its examples, and what settings.json says of it."""
-    roles = training.pictures(options)
-    examples = read_examples(
-        _folder(training, job, report), job.size or model.image_size, pictures=roles,
-        texts=training.texts, found=found_for(roles),
-    )  # fmt: skip
-    about = {"system": job.system, "backbone": model.name, "data": job.data,
-             "size": str(examples.size)}  # fmt: skip
-    if job.weights is not None:
-        about["weights"] = job.weights
+    roles, size = training.pictures(options), job.size or model.image_size
+    examples = read_examples(folder, size, pictures=roles, texts=training.texts,
+                             found=found_for(roles))  # fmt: skip
+    about = {"system": job.system, "backbone": model.name, "data": job.data}
+    about |= {"size": str(examples.size)} | ({"weights": job.weights} if job.weights else {})
     about |= {name: str(value) for name, value in plain(options).items()}
     return Lesson(examples, about, options, debias=small)
 
@@ -116,12 +111,9 @@ def _folder(training: Training, job: Train, report: Listener | None) -> Path:
         return Path(job.data).expanduser()
     from threed.toybox.family.examples import draw_examples
 
-    return draw_examples(
-        training.data, WORK.expanduser() / training.data, job.drawn, DATA_SEED,
-        progress=lambda done: _say(report, f"drawn {done} of {job.drawn} examples"),
-    )  # fmt: skip
+    say, place = sayer(report), WORK.expanduser() / training.data
 
+    def drawn(done: int) -> None:
+        say(f"drawn {done} of {job.drawn} examples")
 
-def _say(report: Listener | None, message: str) -> None:
-    if report is not None:
-        report(Progress(message))
+    return draw_examples(training.data, place, job.drawn, DATA_SEED, progress=drawn)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -17,7 +18,7 @@ from threed.core import cameras
 from threed.core.errors import InputError
 from threed.core.render import RenderOutput
 from threed.runs.folder import Checkpoint, RunFolder
-from threed.runs.progress import Listener, Progress
+from threed.runs.progress import Listener, Progress, sayer
 from threed.runs.stages import Scene, each
 from threed.settings.stage import Stage
 
@@ -45,9 +46,8 @@ class Reading:
         with torch.no_grad():
             opacity = picture.opacity.mean()
             values = {"loss": total, **losses, "opacity": opacity}
-            return Reading(
-                tuple(values), torch.stack([v.detach().float() for v in values.values()])
-            )
+            stacked = torch.stack([value.detach().float() for value in values.values()])
+            return Reading(tuple(values), stacked)
 
     def numbers(self) -> dict[str, float]:
         """The values by name; waits for the device."""
@@ -80,26 +80,21 @@ class Watchdog:
             raise Failure("the scene is empty" if empty else "the scene is full of fog")
 
 
+@dataclass(eq=False)
 class Keeper:
     """What happens beside an optimisation: log, pictures, checkpoints, watchdog, rollback."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        index: int,
-        scene: Scene,
-        guide: Guidance,
-        optimizer: torch.optim.Optimizer,
-        progress: Listener | None,
-    ) -> None:
-        self.folder = folder
-        self.index = index  # of the stage
-        self.scene = scene
-        self.guide = guide
-        self.optimizer = optimizer
-        self.progress = progress
-        self.attempt = 0
-        self._scenes = each(scene)
+    folder: RunFolder
+    index: int  # of the stage
+    scene: Scene
+    guide: Guidance
+    optimizer: torch.optim.Optimizer
+    progress: Listener | None
+    attempt: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin with nothing seen."""
+        self._scenes = each(self.scene)
         self._watchdog = Watchdog(len(self._scenes))
         self._pending: list[tuple[int, float, Reading]] = []
         self._last_time = time.perf_counter()
@@ -147,17 +142,10 @@ class Keeper:
     def save(self, step: int) -> None:
         """Write a checkpoint after a step."""
         self._flush()
-        folder = self.folder
-        self._good = Checkpoint(
-            stage=self.index,
-            step=step,
-            attempt=self.attempt,
-            log_bytes=folder.log_bytes(),
-            scene={name: value.cpu().clone() for name, value in self.scene.state_dict().items()},
-            optimizer=_copied(self.optimizer.state_dict()),
-            guide=_copied(self.guide.state_dict()),
-        )
-        folder.save_checkpoint(self._good)
+        learned = (self.scene, self.optimizer, self.guide)
+        states = (_copied(part.state_dict()) for part in learned)
+        self._good = Checkpoint(self.index, step, self.attempt, self.folder.log_bytes(), *states)
+        self.folder.save_checkpoint(self._good)
 
     def stop(self, step: int) -> None:
         """Write a checkpoint before time, unless the scene looks bad: then the last one counts."""
@@ -201,15 +189,12 @@ class Keeper:
         if failure is not None:
             raise failure
         if records and self.progress is not None:
-            self.progress(Progress(
-                "optimising", self.index, pending[-1][0], self.stage.steps, numbers,
-                memory, self._preview,
-            ))  # fmt: skip
+            done = (self.index, pending[-1][0], self.stage.steps)
+            self.progress(Progress("optimising", *done, numbers, memory, self._preview))
 
     def _draw(self, step: int) -> None:
         with torch.no_grad():
-            size = round(self.stage.resolution(step))
-            around = cameras.orbit(4, size)
+            around = cameras.orbit(4, round(self.stage.resolution(step)))
             views = torch.cat([scene.render(around).rgb for scene in self._scenes])
         self._preview = self.folder.save_preview(self.index, step, views)
 
@@ -229,9 +214,8 @@ class Keeper:
         self._restore(good)
         self.folder.log([{"event": "rollback", "stage": self.index, "step": good.step,
                               "attempt": self.attempt, "reason": str(failure)}])  # fmt: skip
-        if self.progress is not None:
-            self.progress(Progress(f"{failure} near step {step}: back to step {good.step} with "
-                                   f"another seed"))  # fmt: skip
+        say = sayer(self.progress)
+        say(f"{failure} near step {step}: back to step {good.step} with another seed")
         return good.step
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -241,7 +225,7 @@ class Keeper:
         self._good = checkpoint
 
 
-def _copied(state: Mapping[str, object]) -> dict[str, object]:
+def _copied(state: Mapping[str, object]) -> dict[str, Any]:
     """A state_dict whose tensors nobody else changes, on the CPU."""
 
     def copied(value: object) -> object:

@@ -69,8 +69,8 @@ def convert_mvdream(source: Path, like: Path, out: Path) -> None:
     if "camera_embed.0.weight" not in unet:
         raise InputError(f"{source} holds no MVDream UNet: there is no camera_embed in it")
     config = unet_config(read_json(like / "unet/config.json"), unet)
-    renamed = {diffusers_name(name, config["layers_per_block"]): value.contiguous()
-               for name, value in unet.items()}  # fmt: skip
+    layers = config["layers_per_block"]
+    renamed = {diffusers_name(name, layers): unet[name].contiguous() for name in unet}
     with torch.device("meta"):
         blank = UNet2DConditionModel.from_config(config)
     check_shapes(blank, renamed, source)
@@ -139,12 +139,9 @@ def averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def unet_config(base: Mapping[str, Any], unet: Mapping[str, Tensor]) -> dict[str, Any]:
     """The base's config with cameras, at half its size: MVDream was trained at 256 of 512."""
-    return {
-        **base,
-        "class_embed_type": "projection",
-        "projection_class_embeddings_input_dim": unet["camera_embed.0.weight"].shape[1],
-        "sample_size": base["sample_size"] // 2,
-    }
+    width = unet["camera_embed.0.weight"].shape[1]
+    cameras = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": width}
+    return {**base, **cameras, "sample_size": base["sample_size"] // 2}
 
 
 def diffusers_name(name: str, layers: int) -> str:
@@ -222,8 +219,7 @@ def check_shapes(net: nn.Module, state: Mapping[str, Tensor], source: Path | str
     """InputError if a tensor is missing, superfluous or of another shape than the net's."""
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys()
-                   if expected.get(name) != found.get(name))  # fmt: skip
+    wrong = sorted(name for name, _ in expected.items() ^ found.items())
     if wrong:
         raise InputError(f"{source} does not fit: {wrong[0]} is {found.get(wrong[0])}, and "
                          f"{expected.get(wrong[0])} was expected")  # fmt: skip

@@ -43,8 +43,7 @@ class FlowDiffusion(LatentModel):
         for number, kind in zip(("", "_2", "_3"), kinds):
             if has_part(self.index, f"text_encoder{number}"):
                 self.encoders.append(self.net(kind, f"text_encoder{number}"))
-                tokenizer = AutoTokenizer.from_pretrained(folder / f"tokenizer{number}")
-                self.tokenizers.append(tokenizer)
+                self.tokenizers.append(AutoTokenizer.from_pretrained(folder / f"tokenizer{number}"))
         if len(self.encoders) < 2:
             raise InputError(f"backbone {name!r} has no two CLIP text encoders, as Stable "
                              "Diffusion 3 needs")  # fmt: skip
@@ -68,9 +67,8 @@ class FlowDiffusion(LatentModel):
         width = self.transformer.config.joint_attention_dim
         both = torch.cat(clips, -1)
         both = torch.nn.functional.pad(both, (0, width - both.shape[-1]))
-        last = both.new_zeros(len(both), LENGTH, width)
-        if len(self.encoders) > 2:
-            last = self.encoded(2, prompts, LENGTH)[0]
+        empty = both.new_zeros(len(both), LENGTH, width)
+        last = self.encoded(2, prompts, LENGTH)[0] if len(self.encoders) > 2 else empty
         return Condition(torch.cat([both, last], 1), torch.cat(pooled, -1))
 
     def predict_noise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

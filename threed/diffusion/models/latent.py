@@ -76,8 +76,7 @@ class LatentModel:
 
         words: further ones for these prompts, as of with_words. Gradients reach their rows.
         """
-        model = self.with_words(words) if words else self
-        return model.read_text(list(prompts))
+        return (self.with_words(words) if words else self).read_text(list(prompts))
 
     def read_text(self, prompts: list[str]) -> Condition:
         """What the text encoders make of prompts together."""
@@ -86,8 +85,8 @@ class LatentModel:
     def encoded(self, number: int, prompts: list[str], length: int, **options: Any) -> Any:
         """What one text encoder makes of prompts, cut or filled up to a length."""
         tokenizer = self.tokenizers[number]
-        ids = [filled_up(ids_of(tokenizer, prompt, self.words), tokenizer, length)
-               for prompt in prompts]  # fmt: skip
+        read = (ids_of(tokenizer, prompt, self.words) for prompt in prompts)
+        ids = [filled_up(one, tokenizer, length) for one in read]
         rows = [word[number] for word in self.words.values()]
         return encode(self.encoders[number], torch.tensor(ids, device=self.device), rows, **options)
 
@@ -144,14 +143,9 @@ def load_net(kind: Any, part: Path, *, device: torch.device, dtype: torch.dtype)
     _, variant, safe = weights(part, half=dtype != torch.float32)
     option = "dtype" if kind.__module__.startswith("transformers") else "torch_dtype"
     try:
+        options = {"use_safetensors": safe, "local_files_only": True, option: dtype}
         with _quiet():
-            net: nn.Module = kind.from_pretrained(
-                part,
-                variant=variant,
-                use_safetensors=safe,
-                local_files_only=True,
-                **{option: dtype},
-            )
+            net: nn.Module = kind.from_pretrained(part, variant=variant, **options)
     except Exception as error:  # any damage there is: wrong shapes, bad JSON, forbidden pickles
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise InputError(f"{part} cannot be loaded as a {kind.__name__}: {reason}") from error

@@ -39,10 +39,8 @@ class MultiViewDiffusion(StableDiffusion):
         if cameras is None:
             labels = x.new_zeros(len(x), 16)
         elif len(cameras) != len(x) or len(x) % self.views:
-            raise ValueError(
-                f"a batch of {len(x)} needs as many cameras, in groups of {self.views}, "
-                f"got {len(cameras)}"
-            )
+            needed = f"a batch of {len(x)} needs as many cameras, in groups of {self.views}"
+            raise ValueError(f"{needed}, got {len(cameras)}")
         else:
             labels = camera_vector(cameras).to(x)
             # innermost, so that edits still see views one by one, and of all rows

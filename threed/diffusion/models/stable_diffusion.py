@@ -47,17 +47,14 @@ class StableDiffusion(LatentModel):
         for number, kind in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection)):
             if has_part(self.index, f"text_encoder{number}", default=not number):
                 self.encoders.append(self.net(kind, f"text_encoder{number}"))
-                tokenizer = CLIPTokenizer.from_pretrained(folder / f"tokenizer{number}")
-                self.tokenizers.append(tokenizer)
+                self.tokenizers.append(CLIPTokenizer.from_pretrained(folder / f"tokenizer{number}"))
 
         self.image_size = self.unet.config.sample_size * self.factor
         self.scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
         self.prediction = self.scheduler_config.get("prediction_type", "epsilon")
         if self.prediction not in ("epsilon", "v_prediction"):
-            raise InputError(
-                f"backbone {name!r} predicts {self.prediction!r}, "
-                "where epsilon or v_prediction is needed"
-            )
+            needed = "where epsilon or v_prediction is needed"
+            raise InputError(f"backbone {name!r} predicts {self.prediction!r}, {needed}")
         self.alphas_cumprod = DDIMScheduler.from_config(self.scheduler_config).alphas_cumprod
         if float(self.alphas_cumprod.min()) <= 0:
             raise InputError(
@@ -87,10 +84,8 @@ class StableDiffusion(LatentModel):
     def predict_noise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Epsilon for x [B, C, h, w] at t [B]; v-predictions are converted."""
         if not len(x) == len(t) == len(condition):
-            raise ValueError(
-                f"x, t and the condition must have one batch, got {len(x)}, {len(t)} and "
-                f"{len(condition)}"
-            )
+            got = f"{len(x)}, {len(t)} and {len(condition)}"
+            raise ValueError(f"x, t and the condition must have one batch, got {got}")
         if condition.cameras is not None and self.views == 1:
             raise ValueError(f"backbone {self.name!r} sees one picture and cannot be told cameras")
         given = x if condition.channels is None else torch.cat([x, condition.channels], 1)
@@ -98,13 +93,9 @@ class StableDiffusion(LatentModel):
         extras = self.extras(x, t, condition)
         hooks = skip_hooks(self.unet, condition.skips), norm_hooks(self.unet, condition.norms)
         with adapted(self.unet, condition.adapters), hooked([*hooks[0], *hooks[1]]):
-            out: Tensor = self.unet(
-                given.to(dtype),
-                t,
-                encoder_hidden_states=condition.tokens.to(dtype),
-                return_dict=False,
-                **extras,
-            )[0].to(x.dtype)
+            tokens = condition.tokens.to(dtype)
+            raw = self.unet(given.to(dtype), t, tokens, return_dict=False, **extras)[0]
+        out: Tensor = raw.to(x.dtype)
         if self.prediction == "epsilon":
             return out
         alpha, sigma = alpha_sigma(self.alphas_cumprod, t)
@@ -114,18 +105,14 @@ class StableDiffusion(LatentModel):
         """The UNet's further arguments for a call with x [B, C, h, w] and t [B]."""
         extras: dict[str, Any] = {}
         if condition.attention:
-            extras["cross_attention_kwargs"] = {
-                "edits": condition.attention,
-                "size": tuple(x.shape[-2:]),
-            }
+            told = {"edits": condition.attention, "size": tuple(x.shape[-2:])}
+            extras["cross_attention_kwargs"] = told
         if condition.pooled is not None:
             height, width = (n * self.factor for n in x.shape[-2:])
             last = [SCORE] if self.scored else [height, width]
             ids = torch.tensor([height, width, 0, 0, *last], device=x.device)
-            extras["added_cond_kwargs"] = {
-                "text_embeds": condition.pooled,
-                "time_ids": ids.to(condition.pooled.dtype).repeat(len(x), 1),
-            }
+            times = ids.to(condition.pooled.dtype).repeat(len(x), 1)
+            extras["added_cond_kwargs"] = {"text_embeds": condition.pooled, "time_ids": times}
         added = residuals_of(condition.residuals, x, t, condition)
         if added is not None:
             extras["down_block_additional_residuals"] = tuple(added[0])

@@ -23,6 +23,9 @@ from threed.core.errors import InputError
 Change = Callable[[Tensor], Tensor]
 """Attention weights [B, heads, L, S] -> the same shape."""
 
+Bias = Tensor | None
+Via = Change | None
+
 PLACES = ("down", "mid", "up")
 
 
@@ -51,9 +54,8 @@ class Attend(Protocol):
     """Attention with the heads side by side in the last axis."""
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *,
-        bias: Tensor | None = None, change: Change | None = None,
-    ) -> Tensor:  # fmt: skip
+        self, q: Tensor, k: Tensor, v: Tensor, *, bias: Bias = None, change: Via = None
+    ) -> Tensor:
         """Q [B, L, C], k and v [B, S, C] -> [B, L, C].
 
         bias, broadcastable to [B, heads, L, S], is added to the logits; attention stays fused.
@@ -96,10 +98,7 @@ def edited(edits: Sequence[AttentionEdit], site: Site, attend: Attend) -> Attend
 def plain(heads: int) -> Attend:
     """Softmax attention of so many heads: fused, or with its weights in the open for change."""
 
-    def attend(
-        q: Tensor, k: Tensor, v: Tensor, *,
-        bias: Tensor | None = None, change: Change | None = None,
-    ) -> Tensor:  # fmt: skip
+    def attend(q: Tensor, k: Tensor, v: Tensor, *, bias: Bias = None, change: Via = None) -> Tensor:
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
         bias = None if bias is None else bias.to(q.dtype)
         if change is None and not _slow_fused(q):
@@ -137,16 +136,14 @@ class Views:
         if site.layer.cross or self.count == 1:
             return attend
 
+        def join(x: Tensor) -> Tensor:
+            return x.reshape(-1, self.count * x.shape[1], x.shape[2])
+
         def joined(
-            q: Tensor, k: Tensor, v: Tensor, *,
-            bias: Tensor | None = None, change: Change | None = None,
-        ) -> Tensor:  # fmt: skip
+            q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None
+        ) -> Tensor:
             if bias is not None:
                 raise ValueError("a bias within one view does not say what holds between views")
-
-            def join(x: Tensor) -> Tensor:
-                return x.reshape(-1, self.count * x.shape[1], x.shape[2])
-
             return attend(join(q), join(k), join(v), change=change).reshape(q.shape)
 
         return joined
@@ -165,9 +162,8 @@ class Rewrite:
             return attend
 
         def rewritten(
-            q: Tensor, k: Tensor, v: Tensor, *,
-            bias: Tensor | None = None, change: Change | None = None,
-        ) -> Tensor:  # fmt: skip
+            q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None
+        ) -> Tensor:
             def both(weights: Tensor) -> Tensor:
                 weights = self.change(weights)
                 return weights if change is None else change(weights)
@@ -196,9 +192,8 @@ class Record:
             return attend
 
         def recorded(
-            q: Tensor, k: Tensor, v: Tensor, *,
-            bias: Tensor | None = None, change: Change | None = None,
-        ) -> Tensor:  # fmt: skip
+            q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None
+        ) -> Tensor:
             def keep(weights: Tensor) -> Tensor:
                 mean = weights.mean(1)
                 self.kept[site.layer] = mean.unflatten(1, (site.rows, site.columns))
@@ -237,14 +232,14 @@ class Processor:
             raise ValueError("attention masks are not supported: use an edit")
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         attend = self.plain
+
+        def project(context: Tensor) -> tuple[Tensor, Tensor]:
+            return attn.to_k(context), attn.to_v(context)
+
         if edits:
-            site = Site(
-                self.layer, *self.layer.shape(*size), hidden_states,
-                project=lambda context: (attn.to_k(context), attn.to_v(context)),
-            )  # fmt: skip
+            site = Site(self.layer, *self.layer.shape(*size), hidden_states, project)
             attend = edited(edits, site, attend)
-        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        out: Tensor = attn.to_out[0](attend(q, k, v))
+        out: Tensor = attn.to_out[0](attend(attn.to_q(hidden_states), *project(context)))
         return out
 
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from threed.diffusion.parts.attention import Attend, AttentionEdit, Change, Site, edited
+from threed.diffusion.parts.attention import Attend, AttentionEdit, Bias, Site, Via, edited
 from threed.diffusion.parts.norms import Norm, Normalise, NormEdit, normalised
 from threed.diffusion.parts.skips import Joint, SkipEdit
 
@@ -87,10 +87,7 @@ class AttentionApart(Apart[AttentionEdit]):
         if all(one is attend for one in each):
             return attend
 
-        def apart(
-            q: Tensor, k: Tensor, v: Tensor, *,
-            bias: Tensor | None = None, change: Change | None = None,
-        ) -> Tensor:  # fmt: skip
+        def apart(q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None) -> Tensor:
             if bias is not None or change is not None:
                 raise ValueError("edits around those of several conditions are not supported")
             rows = zip(each, *(x.split(self.counts) for x in (q, k, v)))

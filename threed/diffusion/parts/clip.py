@@ -28,17 +28,15 @@ class Clip:
         from transformers import CLIPModel, CLIPTokenizer
 
         try:
-            self.model: Any = CLIPModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
-            )
+            options = {"use_safetensors": True, "local_files_only": True, "dtype": torch.float32}
+            self.model: Any = CLIPModel.from_pretrained(folder, **options)
         except Exception as error:  # any damage there is
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise InputError(f"{folder} cannot be loaded as a CLIP: {reason}") from error
         self.model.to(device).eval().requires_grad_(False)
-        named = any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json"))
-        self.tokenizer = CLIPTokenizer.from_pretrained(
-            folder if named else folder.parent / "tokenizer"
-        )
+        own = any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json"))
+        texts = folder if own else folder.parent / "tokenizer"
+        self.tokenizer = CLIPTokenizer.from_pretrained(texts)
         path = folder / "preprocessor_config.json"
         config = read_json(path) if path.is_file() else {}
         half = [0.5] * 3
@@ -61,10 +59,9 @@ class Clip:
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """B texts -> [B, D], of any length."""
-        ids = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, return_tensors="pt",
-            max_length=self.model.config.text_config.max_position_embeddings,
-        ).input_ids  # fmt: skip
+        most = self.model.config.text_config.max_position_embeddings
+        options = {"padding": "max_length", "truncation": True, "max_length": most}
+        ids = self.tokenizer(list(prompts), return_tensors="pt", **options).input_ids
         read = self.model.text_model(input_ids=ids.to(self.device))
         vectors: Tensor = self.model.text_projection(read[1])
         return vectors
@@ -80,7 +77,6 @@ def find_clip(folder: Path) -> Path:
 
     It is fetched if need be.
     """
-    beside = folder / "clip"
-    if beside.is_dir():
+    if (beside := folder / "clip").is_dir():
         return beside
     return find_trained(OFFICIAL, folder, "CLIP", ("*.json", "*.txt", "model.safetensors"))

@@ -48,24 +48,17 @@ class Control:
 
     def select(self, index: Tensor) -> Control:
         """The items of index ([N] int64)."""
-        tokens = self.tokens
-        return replace(
-            self,
-            hint=self.hint[index.to(self.hint.device)],
-            tokens=None if tokens is None else tokens[index.to(tokens.device)],
-        )
+        tokens = None if self.tokens is None else self.tokens[index.to(self.tokens.device)]
+        return replace(self, hint=self.hint[index.to(self.hint.device)], tokens=tokens)
 
     def join(self, others: Sequence[Any]) -> Control | None:
         """One call of the net for all, if it is the same net with the same weights."""
         all_of_them = [self, *others]
         if not all(isinstance(o, Control) and o._kind() == self._kind() for o in others):
             return None
+        hint = torch.cat([o.hint for o in all_of_them])
         tokens = [o.tokens for o in all_of_them if o.tokens is not None]
-        return replace(
-            self,
-            hint=torch.cat([o.hint for o in all_of_them]),
-            tokens=torch.cat(tokens) if tokens else None,
-        )
+        return replace(self, hint=hint, tokens=torch.cat(tokens) if tokens else None)
 
     def _kind(self) -> tuple[Any, ...]:
         """What has to be the same for one call."""
@@ -102,9 +95,8 @@ class Around:
     ) -> tuple[Sequence[Tensor], Tensor]:
         """Its outputs, in its own dtype."""
         dtype = self.net.dtype
-        skips, middle = self.net(
-            x.to(dtype), t, tokens.to(dtype), hint.to(dtype), return_dict=False, **extras
-        )
+        x, tokens, hint = (v.to(dtype) for v in (x, tokens, hint))
+        skips, middle = self.net(x, t, tokens, hint, return_dict=False, **extras)
         return skips, middle
 
 

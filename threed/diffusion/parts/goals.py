@@ -21,6 +21,8 @@ ROWS = 2  # original, edited
 
 
 Vector = tuple[float, float]
+Moves = Sequence[tuple[str, Vector]]
+Pictures = Sequence[tuple[str, Tensor]]  # words with pictures [1, 3, H, W]
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,7 @@ class Goals:
         self.pictures: list[Tensor] = []  # latents
         self.edited: list[str] = []  # words of the prompt
 
-    def edit(
-        self, move: Sequence[tuple[str, Vector]], resize: Sequence[tuple[str, float]], aim: Weights
-    ) -> None:
+    def edit(self, move: Moves, resize: Sequence[tuple[str, float]], aim: Weights) -> None:
         """Words that go somewhere, or grow, and look as they did."""
         shifts, factors = dict(move), dict(resize)
         for word, (dx, dy) in shifts.items():
@@ -79,19 +79,12 @@ class Goals:
             if not 0.05 <= factor <= 20:
                 raise InputError(f"resize {word}: a factor in 0.05..20 is needed, got {factor:g}")
         for word in dict.fromkeys([*shifts, *factors]):
-            here = self._tokens(self.prompt, word)
-            there = self._tokens(self.source, word)
-            self.terms.append(
-                Term(here, there, 0, aim, shifts.get(word, (0.0, 0.0)), factors.get(word, 1.0))
-            )
+            here, there = self._tokens(self.prompt, word), self._tokens(self.source, word)
+            shift, factor = shifts.get(word, (0.0, 0.0)), factors.get(word, 1.0)
+            self.terms.append(Term(here, there, 0, aim, shift, factor))
             self.edited.append(word)
 
-    def copy(
-        self,
-        appearance: Sequence[tuple[str, Tensor]],
-        layout: Sequence[tuple[str, Tensor]],
-        aim: Weights,
-    ) -> None:
+    def copy(self, appearance: Pictures, layout: Pictures, aim: Weights) -> None:
         """Words that look, or stand, like their namesakes in pictures [1, 3, H, W] in [0, 1]."""
         look, stand = Weights(look=aim.look), replace(aim, look=0.0)
         for pairs, weights in ((appearance, look), (layout, stand)):
@@ -150,8 +143,7 @@ class Wrong:
             models += [self._see(self._noised(z, times), times, 1) for z in self.pictures]
         edited = self._see(x[1::ROWS], times, 1)
         energy = x.new_zeros(len(times))
-        for term in self.terms:
-            energy = energy + _off(term, edited, models[term.picture])
+        energy = sum((_off(term, edited, models[term.picture]) for term in self.terms), energy)
         energy = self.strength * x[0].numel() * energy
         return torch.stack([torch.zeros_like(energy), energy], 1).flatten()
 
@@ -194,7 +186,7 @@ def _off(term: Term, edited: Seen, model: Seen) -> Tensor:
         wanted = energies.moved(energies.shape(there), term.shift, term.factor)
         energy = energy + w.shape * (energies.shape(here) - wanted).abs().mean((1, 2))
     if w.look:
-        looks = [energies.appearance(m, seen.features)
-                 for m, seen in ((here, edited), (there, model))]  # fmt: skip
-        energy = energy + w.look * (looks[0] - looks[1]).abs().mean(1)
+        wanted = energies.appearance(there, model.features)
+        look = energies.appearance(here, edited.features)
+        energy = energy + w.look * (look - wanted).abs().mean(1)
     return energy

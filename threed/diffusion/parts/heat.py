@@ -59,10 +59,8 @@ class Heat:
         """
         mean = (self.total / max(self.calls, 1))[row]
         spans = zip(prompt.split(), word_spans(backbone, prompt))
-        maps = {
-            word: mean[..., [k for k in span if k < mean.shape[-1] - 1]].sum(-1)
-            for word, span in spans
-        }
+        read = mean[..., :-1]  # the last token read is the end
+        maps = {word: read[..., span.start : span.stop].sum(-1) for word, span in spans}
         most = max(float(value.max()) for value in maps.values())
         return {word: value / max(most, 1e-12) for word, value in maps.items()}
 

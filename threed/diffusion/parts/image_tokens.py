@@ -12,9 +12,8 @@ class Gated(nn.Module):
 
     def __init__(self, inputs: int, inner: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            _Gate(inputs, inner), nn.Dropout(dropout), nn.Linear(inner, outputs)
-        )
+        layers = _Gate(inputs, inner), nn.Dropout(dropout), nn.Linear(inner, outputs)
+        self.net = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] -> [B, outputs]."""

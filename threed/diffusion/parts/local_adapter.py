@@ -7,6 +7,7 @@ what each resolution's first resnet has normalised (arXiv:2305.16322, section 3.
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any
 
 import torch
@@ -66,9 +67,8 @@ class Extractor(nn.Module):
             for inputs, outputs in zip((c, *injected), injected)
         )
         self.zero_convs = nn.ModuleList(nn.Conv2d(n, n, 3, padding=1) for n in injected)
-        for conv in self.zero_convs:
-            for parameter in conv.parameters():
-                nn.init.zeros_(parameter)
+        for parameter in self.zero_convs.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, maps: Tensor) -> list[Tensor]:
         """[B, channels, H, W] -> a tensor for each resolution, from fine to coarse."""
@@ -103,9 +103,9 @@ class LocalAdapter(nn.Module):
         self._norms: list[tuple[Denormalise, Denormalise]] = []
         for block, width in zip(self.body.down_blocks, injected):
             first: Any = block.resnets[0]
-            first.norm1, first.norm2 = (Denormalise(norm, width)
-                                        for norm in (first.norm1, first.norm2))  # fmt: skip
-            self._norms.append((first.norm1, first.norm2))
+            norms = Denormalise(first.norm1, width), Denormalise(first.norm2, width)
+            first.norm1, first.norm2 = norms
+            self._norms.append(norms)
 
     def forward(
         self, x: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, extras: dict[str, Any]
@@ -116,12 +116,10 @@ class LocalAdapter(nn.Module):
         for norms, features in zip(self._norms, self.features(hint)):
             for norm in norms:
                 norm.features = features
-        skips, middle = self.body(
-            x.to(dtype), t, tokens.to(dtype), hint, return_dict=False, **extras
-        )
-        for norms in self._norms:
-            for norm in norms:
-                norm.features = None  # of this call, and no other's
+        x, tokens = x.to(dtype), tokens.to(dtype)
+        skips, middle = self.body(x, t, tokens, hint, return_dict=False, **extras)
+        for norm in chain(*self._norms):
+            norm.features = None  # of this call, and no other's
         return list(skips), middle
 
 

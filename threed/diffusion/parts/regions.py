@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from threed.diffusion.condition import Condition
 from threed.diffusion.noise import alpha_sigma
-from threed.diffusion.parts.attention import Attend, Change, Site
+from threed.diffusion.parts.attention import Attend, Bias, Site, Via
 from threed.diffusion.parts.plans import Region
 from threed.diffusion.score import Combine
 
@@ -40,14 +40,12 @@ class Regions:
         size, prompts = (site.rows, site.columns), len(self.regions) + 1
 
         def regional(
-            q: Tensor, k: Tensor, v: Tensor, *,
-            bias: Tensor | None = None, change: Change | None = None,
-        ) -> Tensor:  # fmt: skip
+            q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None
+        ) -> Tensor:
             biases = [None] * prompts if bias is None else bias.chunk(prompts, -1)
-            whole, *parts = (
-                attend(q, key, value, bias=own, change=change).unflatten(1, size)
-                for key, value, own in zip(k.chunk(prompts, 1), v.chunk(prompts, 1), biases)
-            )
+            each = zip(k.chunk(prompts, 1), v.chunk(prompts, 1), biases)
+            seen = (attend(q, k, v, bias=own, change=change) for k, v, own in each)
+            whole, *parts = (out.unflatten(1, size) for out in seen)
             out: Tensor = whole.clone()
             for region, part in zip(self.regions, parts):
                 rows, columns = region.pixels(*size)
@@ -77,10 +75,9 @@ def resized(
             rows, columns = region.pixels(*x.shape[-2:])
             here = (..., rows, columns)
             cut = part[here]
-            if cut.numel() == 0:
-                continue
-            small = F.interpolate(part, cut.shape[-2:], mode="bilinear", antialias=True)
-            clean[here] = torch.lerp(torch.where(early, small, cut), whole[here], base_ratio)
+            if cut.numel() > 0:
+                small = F.interpolate(part, cut.shape[-2:], mode="bilinear", antialias=True)
+                clean[here] = torch.lerp(torch.where(early, small, cut), whole[here], base_ratio)
         return (x - alpha * clean) / sigma
 
     return combine

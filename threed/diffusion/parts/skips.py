@@ -32,10 +32,8 @@ def skip_hooks(unet: Any, edits: Sequence[SkipEdit]) -> list[RemovableHandle]:
     """Let the edits act on a UNet2DConditionModel in their order, until the hooks are removed."""
     if not edits:
         return []
-    return [
-        resnet.register_forward_pre_hook(_before(joint, width, edits))
-        for joint, width, resnet in _joints(unet)
-    ]
+    hooks = ((resnet, _before(joint, width, edits)) for joint, width, resnet in _joints(unet))
+    return [resnet.register_forward_pre_hook(hook) for resnet, hook in hooks]
 
 
 def _joints(unet: Any) -> Iterator[tuple[Joint, int, Any]]:

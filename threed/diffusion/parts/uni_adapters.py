@@ -61,9 +61,7 @@ def load_adapters(backbone: Backbone, path: Path) -> Adapters:
     if path.is_dir():
         there = [part for part in PARTS if (path / part / "config.json").is_file()]
         if not there:
-            raise InputError(
-                f"{path} holds no adapters: neither {PARTS[0]} nor {PARTS[1]} is in it"
-            )
+            raise InputError(f"{path} holds no adapters: neither local nor global is in it")
         kinds: tuple[str, ...] = ()
         nets: dict[str, Any] = {}
         for part in there:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -42,10 +43,9 @@ def word_tokens(backbone: Backbone, prompt: str, phrase: str) -> list[int]:
     starts = range(len(words)) if wanted else range(0)
     places = [i for i in starts if bare[i : i + len(wanted)] == wanted]
     if not places:
-        raise InputError(
-            f"there is no word {phrase!r} in the prompt {prompt!r}; its words are: "
-            f"{', '.join(word for word in bare if word)}"
-        )
+        said = ", ".join(filter(None, bare))
+        raise InputError(f"there is no word {phrase!r} in the prompt {prompt!r}; its words are: "
+                         f"{said}")  # fmt: skip
     spans = word_spans(backbone, prompt)
     found: list[int] = []
     for i in (i + k for i in places for k in range(len(wanted))):
@@ -64,12 +64,8 @@ def word_tokens(backbone: Backbone, prompt: str, phrase: str) -> list[int]:
 
 def word_spans(backbone: Backbone, prompt: str) -> list[range]:
     """The places of the tokens of each word, words being what blanks part."""
-    spans, place = [], 1
-    for word in prompt.split():
-        count = _count(backbone, word)
-        spans.append(range(place, place + count))
-        place += count
-    return spans
+    ends = accumulate((_count(backbone, word) for word in prompt.split()), initial=1)
+    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def _count(backbone: Backbone, word: str) -> int:

@@ -138,9 +138,9 @@ def check_spans(hold: Sequence[tuple[str, Span]]) -> None:
 
 def prepare(backbone: Backbone, request: Request, weights: None = None) -> Ready:
     """Make the pair's Score; with a picture, the source is that picture, inverted."""
-    from threed.diffusion.images import latent_shape, load_image
+    from threed.diffusion.images import load_image
     from threed.diffusion.inversion import invert_picture
-    from threed.diffusion.paint import Ready
+    from threed.diffusion.paint import Ready, latent_shape
     from threed.diffusion.parts.prompt_edits import ROWS
 
     guide, knobs = request.guide, request.knobs or Knobs()
