@@ -9,6 +9,7 @@ the same name, does too.
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from bisect import bisect_right
@@ -142,9 +143,8 @@ class Mixed:
 
     def pictures(self, role: str, indices: Sequence[int]) -> Tensor:
         """[B, 3, H, W] in [0, 1] of given examples."""
-        return torch.cat(
-            [source.pictures(role, [index]) for source, index in map(self._find, indices)]
-        )
+        found = map(self._find, indices)
+        return torch.cat([source.pictures(role, [index]) for source, index in found])
 
     def _find(self, index: int) -> tuple[Examples, int]:
         part = bisect_right(self._starts, index) - 1
@@ -208,8 +208,7 @@ class Latents:
         self, backbone: Backbone, examples: Pictures, role: str, most: int = IN_MEMORY
     ) -> None:
         self.backbone, self.examples, self.role, self.most = backbone, examples, role, most
-        width, height = sides(examples.size)
-        self.group = max(GROUP_PIXELS // (width * height), 1)  # pictures encoded at once
+        self.group = max(GROUP_PIXELS // math.prod(sides(examples.size)), 1)  # encoded at once
         self._kept: dict[int, Tensor] = {}
 
     def __call__(self, indices: Sequence[int]) -> Tensor:

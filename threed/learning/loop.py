@@ -81,9 +81,7 @@ def train(
         if resume:
             run.load(out / CHECKPOINT)
         _loop(run, out, minutes, sheet_every)
-    with torch.no_grad():
-        for name, parameter in run.trained.items():
-            parameter.copy_(run.average[name])
+    run.fill(run.average)
     return task.net.eval()
 
 
@@ -101,9 +99,9 @@ def begin(task: Task, recipe: Recipe, out: Path, *, resume: bool) -> None:
         # what a recipe could not say yet was as it is by default
         known = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
         before = known | json.loads((out / SETTINGS).read_text(encoding="utf-8"))
-        other = [f"{name} was {before.get(name)!r} and is {settings.get(name)!r}"
-                 for name in sorted(before.keys() | settings.keys())
-                 if name != "steps" and before.get(name) != settings.get(name)]  # fmt: skip
+        names = sorted((before.keys() | settings.keys()) - {"steps"})
+        pairs = ((name, before.get(name), settings.get(name)) for name in names)
+        other = [f"{name} was {old!r} and is {new!r}" for name, old, new in pairs if old != new]
         if other:
             raise InputError(f"{out} was trained with other settings: {'; '.join(other)}. Resume "
                              "with the same ones (only steps may change)")  # fmt: skip
@@ -188,9 +186,8 @@ class _Run:
             with torch.no_grad():
                 self.task.after_step(self.task.net)
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(
-            list(self.average.values()), [p.detach() for p in self.trained.values()], 1 - decay
-        )
+        fresh = [p.detach() for p in self.trained.values()]
+        torch._foreach_lerp_(list(self.average.values()), fresh, 1 - decay)
         self.step += 1
         return total
 
@@ -205,16 +202,17 @@ class _Run:
     def averaged(self) -> Iterator[nn.Module]:
         """Let the net have its averaged weights within."""
         kept = {name: p.detach().clone() for name, p in self.trained.items()}
-        self._fill(self.average)
+        self.fill(self.average)
         self.task.net.eval()
         try:
             yield self.task.net
         finally:
-            self._fill(kept)
+            self.fill(kept)
             self.task.net.train()
 
     @torch.no_grad()
-    def _fill(self, values: Mapping[str, Tensor]) -> None:
+    def fill(self, values: Mapping[str, Tensor]) -> None:
+        """Give the trained parameters these values, by name."""
         for name, parameter in self.trained.items():
             parameter.copy_(values[name])
 
@@ -232,7 +230,7 @@ class _Run:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if state["weights"].keys() != self.trained.keys():
                 raise KeyError("it holds other tensors than this net trains")
-            self._fill(state["weights"])
+            self.fill(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])
             for name, value in state["average"].items():
                 self.average[name].copy_(value)
@@ -259,11 +257,8 @@ def _loop(run: _Run, out: Path, minutes: float | None, sheet_every: int) -> None
                 loss = _read(smooth, run)
                 show(loss)
                 if done or run.step % LOG_EVERY == 0:
-                    row = {
-                        "step": run.step,
-                        "loss": round(loss, 6),
-                        "seconds": round(now - began, 1),
-                    }
+                    seconds = round(now - began, 1)
+                    row = {"step": run.step, "loss": round(loss, 6), "seconds": seconds}
                     log.write(json.dumps(row) + "\n")
                     log.flush()
             if saving and run.accelerator.is_main_process:
@@ -295,9 +290,9 @@ def _write(run: _Run, out: Path) -> None:
 @contextlib.contextmanager
 def _bar(run: _Run) -> Iterator[Callable[[float], None]]:
     console = Console(stderr=True)
-    columns = (TextColumn(run.task.about.get("system", "training")), BarColumn(),
-               MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn(),
-               TextColumn("loss {task.fields[loss]:.4f}"))  # fmt: skip
+    name = TextColumn(run.task.about.get("system", "training"))
+    left, loss = TextColumn("left"), TextColumn("loss {task.fields[loss]:.4f}")
+    columns = (name, BarColumn(), MofNCompleteColumn(), left, TimeRemainingColumn(), loss)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task: Any = bar.add_task("", total=run.recipe.steps, completed=run.step, loss=math.nan)
         yield lambda loss: bar.update(task, completed=run.step, loss=loss)

@@ -36,8 +36,8 @@ def denoising_loss(
     preservation, arXiv:2208.12242). Each part is noised as if it was alone.
     """
     n = len(latents) // len(weights)
-    drawn = [_draw_noise(latents[:n], group, beside(generator, part))
-             for part in range(len(weights))]  # fmt: skip
+    chances = (beside(generator, part) for part in range(len(weights)))
+    drawn = [_draw_noise(latents[:n], group, chance) for chance in chances]
     t, noise = (torch.cat(values).to(latents.device) for values in zip(*drawn))
     alpha, sigma = alpha_sigma(backbone.alphas_cumprod, t)
     predicted = backbone.predict_noise(alpha * latents + sigma * noise, t, condition)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 MOMENTUM = 0.95
 BETAS = (0.9, 0.99)  # of AdamW
 LEAST = 17  # rows and columns of a matrix that is worth it: taps and last layers are AdamW's
+Params = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 ROUNDS = 5
 QUINTIC = (3.4445, -4.7750, 2.0315)  # takes singular values between 0 and 1 to about 1
 
@@ -36,17 +37,13 @@ def make_optimizer(
     empty = [start for start, parameters in groups.items() if start and not parameters]
     if empty:
         raise ValueError(f"no parameter that is trained begins with {', '.join(empty)}")
-    parts: list[dict[str, Any]] = [
-        {"params": parameters, "rate": rates.get(start, 1.0), "lr": lr * rates.get(start, 1.0)}
-        for start, parameters in groups.items()
-        if parameters
-    ]
+    rated = ((params, rates.get(start, 1.0)) for start, params in groups.items() if params)
+    parts: list[dict[str, Any]] = [{"params": params, "rate": rate, "lr": lr * rate}
+                                   for params, rate in rated]  # fmt: skip
     if muon:
         return Muon(parts, lr, weight_decay=weight_decay)
-    fused = all(p.is_cuda for p in named.values())
-    return torch.optim.AdamW(
-        parts, lr, betas=(0.9, beta2), weight_decay=weight_decay, fused=fused or None
-    )
+    fused, betas = all(p.is_cuda for p in named.values()) or None, (0.9, beta2)
+    return torch.optim.AdamW(parts, lr, betas=betas, weight_decay=weight_decay, fused=fused)
 
 
 class Muon(torch.optim.Optimizer):
@@ -58,13 +55,7 @@ class Muon(torch.optim.Optimizer):
     decay by lr · weight_decay a step. params: parameters, or groups of them as torch has them.
     """
 
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float,
-        *,
-        weight_decay: float = 0.01,
-    ) -> None:
+    def __init__(self, params: Params, lr: float, *, weight_decay: float = 0.01) -> None:
         every = list(params)
         alone = [p for p in every if isinstance(p, nn.Parameter)]
         given = [group for group in every if isinstance(group, dict)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,12 +61,9 @@ class Field(nn.Module):
         Of the levels in use, or of the first few.
         """
         s = self.settings
-        features = kernels.hash_encode(
-            (points + 1) * 0.5,
-            self.table,
-            self.resolutions,
-            int(self.active_levels) if active_levels is None else active_levels,
-        )
+        levels = int(self.active_levels) if active_levels is None else active_levels
+        places = (points + 1) * 0.5
+        features = kernels.hash_encode(places, self.table, self.resolutions, levels)
         # in pieces: what lies between the two layers stays in the cache
         raw = torch.cat([self.mlp(piece) for piece in torch.split(features, PIECE)])
         radius = points.square().sum(-1).sqrt()
@@ -113,34 +111,21 @@ class Field(nn.Module):
         levels of that step; None those in use.
         """
         levels = int(self.active_levels) if step is None else self._levels(step)
-
-        def density_and_color(points: Tensor) -> tuple[Tensor, Tensor]:
-            return self.density_and_color(points, levels)
-
-        behind: volume.Background
-        if background is not None:
-            behind = background.to(self.table.device)
-        elif self.background is not None:
+        look = partial(self.density_and_color, active_levels=levels)
+        steps = 2 / self.settings.samples, 3 / self.settings.max_resolution
+        given = torch.ones(3) if background is None else background
+        behind: volume.Background = given.to(self.table.device)
+        if background is None and self.background is not None:
             behind = self.background
-        else:
-            behind = torch.ones(3, device=self.table.device)
-        seen = volume.Volume(
-            density_and_color,
-            self.occupied,
-            step=2 / self.settings.samples,
-            normal_step=3 / self.settings.max_resolution,
-        )
         return volume.render(
-            seen, cameras.to(self.table.device), background=behind, generator=generator,
-            normals=normals, lamp=lamp, budget=budget,
+            volume.Volume(look, self.occupied, *steps), cameras.to(self.table.device),
+            background=behind, generator=generator, normals=normals, lamp=lamp, budget=budget,
         )  # fmt: skip
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: the table at lr, the net at net_rate times that, sky at .1."""
-        groups = [
-            {"params": [self.table], "lr": lr},
-            {"params": list(self.mlp.parameters()), "lr": lr * self.settings.net_rate},
-        ]
+        networks = {"params": list(self.mlp.parameters()), "lr": lr * self.settings.net_rate}
+        groups = [{"params": [self.table], "lr": lr}, networks]
         if self.background is not None:
             groups.append({"params": list(self.background.parameters()), "lr": lr / 10})
         return groups

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 from typing import Any
 
 import torch
@@ -35,12 +36,8 @@ def cubes(cells: int, device: torch.device) -> Tensor:
     """[cells³, 8] the points of `tetrahedra.grid_points` at each cube's corners, x fastest."""
     size = cells + 1
     points = torch.arange(size**3, device=device).view(size, size, size)
-    corners = [
-        points[x : cells + x, y : cells + y, z : cells + z]
-        for z in range(2)
-        for y in range(2)
-        for x in range(2)
-    ]  # fmt: skip
+    ranges = itertools.product(range(2), repeat=3)
+    corners = [points[x : cells + x, y : cells + y, z : cells + z] for z, y, x in ranges]
     return torch.stack(corners, -1).view(-1, CORNERS)
 
 

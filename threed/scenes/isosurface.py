@@ -93,11 +93,8 @@ class Views:
         seen = self._look(mesh)
         outline = 1 - likeness(seen, self.pictures).iou
         bare = mesh.colors is None and mesh.material.albedo is None
-        inside = (
-            F.mse_loss(seen.opacity, self.pictures.opacity)
-            if bare
-            else F.mse_loss(seen.rgb, self.pictures.rgb)
-        )
+        what = "opacity" if bare else "rgb"
+        inside = F.mse_loss(getattr(seen, what), getattr(self.pictures, what))
         return outline / (1 - WANTED_IOU) + float(inside) / 10 ** (-WANTED_PSNR / 10)
 
     def _look(self, mesh: Mesh) -> RenderOutput:
@@ -143,20 +140,17 @@ def isosurface(field: Radiance, views: Views, *, resolution: int = 128) -> Isosu
     density = density_grid(field, 2 * math.ceil(resolution / 2) + 1)
     top = float(density.max())
     if not top > LOWEST:
-        raise EmptySceneError(
-            f"the field is empty: its density nowhere reaches {LOWEST:g} (at most {top:.3g}); "
-            "train it longer, or with another seed"
-        )
+        reached = f"its density nowhere reaches {LOWEST:g} (at most {top:.3g})"
+        raise EmptySceneError(f"the field is empty: {reached}; train it longer, or with another "
+                              "seed")  # fmt: skip
     grid = smooth_logs(density)
     low, high = math.log(LOWEST), float(grid.max()) - 0.05
     gap = (high - low) / (COARSE - 1)
     coarse = grid[::2, ::2, ::2]
     levels = [low + k * gap for k in range(COARSE)]
-    best, _ = _best(levels, lambda level: _mesh(field, coarse, level), views)
+    best, _ = _best(field, coarse, levels, views)
     near = [best + (k - FINE // 2) * 2 * gap / (FINE + 1) for k in range(FINE)]
-    best, mesh = _best(
-        [level for level in near if level <= high], lambda level: _mesh(field, grid, level), views
-    )
+    best, mesh = _best(field, grid, [level for level in near if level <= high], views)
     return Isosurface(mesh, math.exp(best), views.compare(mesh))
 
 
@@ -208,20 +202,13 @@ def surface_color(field: Radiance) -> Callable[[Tensor, Tensor], Tensor]:
     return color
 
 
-def _best(
-    levels: list[float], make: Callable[[float], Mesh | None], views: Views
-) -> tuple[float, Mesh]:
+def _best(field: Radiance, grid: Tensor, levels: list[float], views: Views) -> tuple[float, Mesh]:
     """Choose the level whose mesh looks most like the field. EmptySceneError if none has a mesh."""
-    found: tuple[float, float, Mesh] | None = None
-    for level in levels:
-        mesh = make(level)
-        if mesh is not None:
-            error = views.error(mesh)
-            if found is None or error < found[0]:
-                found = error, level, mesh
-    if found is None:
+    meshes = ((level, _mesh(field, grid, level)) for level in levels)
+    found = [(level, mesh) for level, mesh in meshes if mesh is not None]
+    if not found:
         raise EmptySceneError("the field holds no closed surface; train it longer")
-    return found[1], found[2]
+    return min(found, key=lambda one: views.error(one[1]))
 
 
 def _mesh(field: Radiance, grid: Tensor, level: float) -> Mesh | None:
@@ -247,14 +234,10 @@ def smooth_logs(density: Tensor) -> Tensor:
     logs = density.clamp(min=math.exp(EMPTY)).log()[None, None]
     kernel = torch.tensor([0.25, 0.5, 0.25])
     for axis in range(3):
-        shape, padding = [1] * 5, [0] * 3
-        shape[2 + axis], padding[axis] = 3, 1
-        logs = F.conv3d(F.pad(logs, _around(padding), mode="replicate"), kernel.view(shape))
+        shape, padding = [1] * 5, [0] * 6  # of the last axis first, before and behind
+        shape[2 + axis], padding[4 - 2 * axis : 6 - 2 * axis] = 3, [1, 1]
+        logs = F.conv3d(F.pad(logs, padding, mode="replicate"), kernel.view(shape))
     return logs[0, 0]
-
-
-def _around(padding: list[int]) -> list[int]:
-    return [side for amount in reversed(padding) for side in (amount, amount)]
 
 
 def fill(logs: Tensor, level: float) -> Array:

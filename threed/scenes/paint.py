@@ -46,17 +46,14 @@ class Paint(nn.Module):
 
         Colours, sRGB; then roughness and metallic, where the paint has them.
         """
-        features = kernels.hash_encode(
-            (points.detach() + 1) * 0.5, self.table, self.resolutions, self.settings.levels
-        )
+        places, levels = (points.detach() + 1) * 0.5, self.settings.levels
+        features = kernels.hash_encode(places, self.table, self.resolutions, levels)
         return torch.sigmoid(torch.cat([self.mlp(part) for part in torch.split(features, PIECE)]))
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: the table learns at lr, the network at net_rate times it."""
-        return [
-            {"params": [self.table], "lr": lr},
-            {"params": list(self.mlp.parameters()), "lr": lr * self.settings.net_rate},
-        ]
+        network = {"params": list(self.mlp.parameters()), "lr": lr * self.settings.net_rate}
+        return [{"params": [self.table], "lr": lr}, network]
 
     def copy(self, spots: Spots, colors: Tensor, *, seed: int = 0) -> None:
         """Learn colors [N, 3] sRGB at the spots of a surface, in settings.copy_steps steps."""
@@ -70,6 +67,25 @@ class Paint(nn.Module):
             optimizer.zero_grad()
             F.mse_loss(seen, colors[chosen].to(device)).backward()
             optimizer.step()
+
+
+class Painted(nn.Module):
+    """A surface in [-1, 1]³ whose colours a `Paint` has."""
+
+    paint: Paint
+
+    @torch.no_grad()
+    def color(self, points: Tensor, normals: Tensor) -> Tensor:
+        """Colours [N, 3], sRGB, at points of the surface [N, 3]; on the CPU."""
+        seen: Tensor = self.paint(points.to(self.paint.table.device))
+        return seen[:, :3].cpu()
+
+    def take_colors(self, spots: Spots, colors: Tensor) -> None:
+        """Learn colours [N, 3] sRGB at spots of the mesh that was wrapped."""
+        self.paint.copy(spots, colors)
+
+    def update_occupancy(self, step: int, generator: torch.Generator) -> None:
+        """Do nothing: a surface has no grid of empty cells to keep up to date."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -18,6 +19,7 @@ from threed.settings.stage import LampSettings
 
 BUDGET = 2**21  # pixels drawn at once, with everything their gradient needs
 CONE = math.pi / 3  # widest angle between a lamp and where the cameras stand (Magic3D)
+Look = Callable[[Tensor], Tensor]  # of points [N, 3]
 
 
 def show(
@@ -40,24 +42,20 @@ def show(
         return render(vertices, faces, cameras, shade=shade, background=background)
 
     def piece(first: int, places: Tensor) -> tuple[Tensor, ...]:
-        behind = background
+        here, behind = slice(first, first + size), background
         if behind is not None and behind.ndim > 1:
-            behind = behind[first : first + size]
-        views = cameras[first : first + size]
-        seen = render(places, faces, views, shade=shade, background=behind)
+            behind = behind[here]
+        seen = render(places, faces, cameras[here], shade=shade, background=behind)
         return seen.rgb, seen.opacity, seen.depth, seen.normal
 
-    parts = []
-    for first in range(0, len(cameras), size):
-        if torch.is_grad_enabled():
-            parts.append(checkpoint(piece, first, vertices, use_reentrant=False))
-        else:
-            parts.append(piece(first, vertices))
+    again = torch.is_grad_enabled()
+    look = partial(checkpoint, piece, use_reentrant=False) if again else piece
+    parts = [look(first, vertices) for first in range(0, len(cameras), size)]
     rgb, opacity, depth, normal = (torch.cat(images) for images in zip(*parts))
     return RenderOutput(rgb, opacity, depth, normal)
 
 
-def lit(paint: Callable[[Tensor], Tensor], lamp: Lamp | None) -> Shade:
+def lit(paint: Look, lamp: Lamp | None) -> Shade:
     """Make a shade that shows a paint, [N, 3] -> sRGB [N, 3], under a lamp if there is one."""
 
     def shade(points: Tensor, normals: Tensor, towards: Tensor) -> Tensor:
@@ -66,7 +64,7 @@ def lit(paint: Callable[[Tensor], Tensor], lamp: Lamp | None) -> Shade:
     return shade
 
 
-def glossy(paint: Callable[[Tensor], Tensor], lamp: Lamp | None) -> Shade:
+def glossy(paint: Look, lamp: Lamp | None) -> Shade:
     """Make a shade as `lit` does, for a paint [N, 5] of colour, roughness and metallic."""
 
     def shade(points: Tensor, normals: Tensor, towards: Tensor) -> Tensor:

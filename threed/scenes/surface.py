@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ from threed.core.mesh import Mesh
 from threed.core.render import RenderOutput
 from threed.scenes import flexicubes, shown, tetrahedra
 from threed.scenes.distance import signed_distance
-from threed.scenes.paint import Paint, Spots
+from threed.scenes.paint import Paint, Painted
 from threed.settings.scenes import SURFACE_LOSSES, PaintSettings, SurfaceSettings
 
 
-class Surface(nn.Module):
+class Surface(Painted):
     """A closed surface in [-1, 1]³ and its colours (DMTet, arXiv:2111.04276).
 
     Each point of the grid has a signed distance, in cells, and moves by at most a sixth of a cell
@@ -41,31 +42,26 @@ class Surface(nn.Module):
         self.settings = s = settings or SurfaceSettings()
         self.paint = Paint(paint or PaintSettings(), seed=seed)
         points = tetrahedra.grid_points(s.grid)
-        distance = (points.norm(dim=-1) - s.radius) * (s.grid / 2)
-        self.distance = nn.Parameter(distance)
+        self.distance = nn.Parameter((points.norm(dim=-1) - s.radius) * (s.grid / 2))
         self.move = nn.Parameter(torch.zeros_like(points))
         self.weights: nn.Parameter | None = None
         if s.mesher == "flexicubes":
             flexicubes.check()
             self.weights = nn.Parameter(torch.zeros(s.grid**3, flexicubes.WEIGHTS))
         self.register_buffer("points", points, persistent=False)
-        border = points.abs().amax(1) > 1 - 1 / s.grid
-        self.register_buffer("border", border, persistent=False)
+        self.register_buffer("border", points.abs().amax(1) > 1 - 1 / s.grid, persistent=False)
 
     @torch.no_grad()
     def wrap(self, mesh: Mesh) -> None:
         """Take the shape of a mesh in [-1, 1]³. InputError if it encloses no point of the grid."""
-        distance = signed_distance(mesh, self.settings.grid)
-        self.distance.copy_(distance)
+        self.distance.copy_(signed_distance(mesh, self.settings.grid))
         self.move.zero_()
         if self.weights is not None:
             self.weights.zero_()
         if not bool((self._distance() < 0).any()):
-            raise InputError(
-                f"the mesh encloses nothing that a grid of {self.settings.grid} cells a side "
-                "sees: it is open, flat or too thin; close it, give it thickness, or raise "
-                "surface.grid"
-            )
+            raise InputError(f"the mesh encloses nothing that a grid of {self.settings.grid} cells "
+                             "a side sees: it is open, flat or too thin; close it, give it "
+                             "thickness, or raise surface.grid")  # fmt: skip
 
     def march(self) -> tetrahedra.Marched:
         """Mesh the surface, with gradients to distances and moves; NoSurfaceError if none."""
@@ -93,10 +89,7 @@ class Surface(nn.Module):
         found = self.march()
         shade = shown.lit(self.paint, lamp)
         seen = shown.show(found.vertices, found.faces, cameras, shade, background, budget)
-        if torch.is_grad_enabled():
-            return RenderOutput(seen.rgb, seen.opacity, seen.depth, seen.normal,
-                                self._losses(found))  # fmt: skip
-        return seen
+        return replace(seen, losses=self._losses(found)) if torch.is_grad_enabled() else seen
 
     def _losses(self, found: tetrahedra.Marched) -> Mapping[str, Tensor]:
         ends = tetrahedra.edges(found.faces)
@@ -114,24 +107,9 @@ class Surface(nn.Module):
         found = self.march()
         return Mesh(found.vertices.float().cpu(), found.faces.cpu())
 
-    @torch.no_grad()
-    def color(self, points: Tensor, normals: Tensor) -> Tensor:
-        """Colours [N, 3], sRGB, at points of the surface [N, 3]; on the CPU."""
-        seen: Tensor = self.paint(points.to(self.points.device))
-        return seen.cpu()
-
-    def take_colors(self, spots: Spots, colors: Tensor) -> None:
-        """Learn colours [N, 3] sRGB at spots of the mesh that was wrapped."""
-        self.paint.copy(spots, colors)
-
-    def update_occupancy(self, step: int, generator: torch.Generator) -> None:
-        """Do nothing: a surface has no grid of empty cells to keep up to date."""
-
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: the paint's, and the shape at shape_lr times lr."""
-        learns = [self.distance, self.move]
-        if self.weights is not None:
-            learns.append(self.weights)
+        learns = [p for p in (self.distance, self.move, self.weights) if p is not None]
         shape = {"params": learns, "lr": lr * self.settings.shape_lr}
         return [*self.paint.param_groups(lr), shape]
 

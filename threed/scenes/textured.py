@@ -7,20 +7,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from renderers.shading import Lamp
 from threed.core.cameras import Cameras
 from threed.core.mesh import Mesh
 from threed.core.render import RenderOutput
 from threed.scenes import shown
-from threed.scenes.paint import Paint, Spots
+from threed.scenes.paint import Paint, Painted
 from threed.settings.scenes import PaintSettings, TexturedSettings
 
 SHAPE = ("vertices", "faces", "uv", "uv_faces")  # of a mesh, kept in the state_dict
 
 
-class Textured(nn.Module):
+class Textured(Painted):
     """A fixed mesh in [-1, 1]³, painted from a hash grid.
 
     Until `wrap` or `load_state_dict` gives it a mesh, it is a single triangle.
@@ -83,12 +83,6 @@ class Textured(nn.Module):
             return replace(mesh, uv=self.uv.cpu(), uv_faces=self.uv_faces.cpu())
         return mesh
 
-    @torch.no_grad()
-    def color(self, points: Tensor, normals: Tensor) -> Tensor:
-        """Colours [N, 3], sRGB, at points of the surface [N, 3]; on the CPU."""
-        seen: Tensor = self.paint(points.to(self.vertices.device))
-        return seen[:, :3].cpu()
-
     @property
     def has_gloss(self) -> bool:
         """Whether roughness and metallic were learned."""
@@ -99,13 +93,6 @@ class Textured(nn.Module):
         """Roughness and metallic [N, 2] in [0, 1] at points of the surface [N, 3]; on the CPU."""
         seen: Tensor = self.paint(points.to(self.vertices.device))
         return seen[:, 3:].cpu()
-
-    def take_colors(self, spots: Spots, colors: Tensor) -> None:
-        """Learn colours [N, 3] sRGB at spots of the mesh."""
-        self.paint.copy(spots, colors)
-
-    def update_occupancy(self, step: int, generator: torch.Generator) -> None:
-        """Do nothing: a mesh has no grid of empty cells to keep up to date."""
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: the paint's."""
