@@ -73,9 +73,7 @@ def render(
 def _behind(background: Tensor | None, shape: tuple[int, int, int], device: torch.device) -> Tensor:
     """[B, H, W, 3] what shows beside the mesh."""
     b, h, w = shape
-    if background is None:
-        background = torch.ones(3)
-    background = background.to(device)
+    background = (torch.ones(3) if background is None else background).to(device)
     if background.shape in ((3,), (b, 3)):
         return background.expand(b, 3)[:, None, None].expand(b, h, w, 3)
     if background.shape != (b, h, w, 3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -72,13 +73,10 @@ def render(
         samples = kernels.march(*rays, *ball(*rays), volume.occupancy, volume.step, jitter[block])
         pieces = list(_pieces(samples, budget))
         again = torch.is_grad_enabled() and len(pieces) + (len(origins) > RAYS) > 1
+        look = partial(checkpoint, _look, use_reentrant=False) if again else _look
         for start, end in pieces:
-            arguments = (volume, rays[1][start:end], rays[0][start:end],
-                         samples.of_rays(start, end), normals, lamp)  # fmt: skip
-            if again:
-                parts.append(checkpoint(_look, *arguments, use_reentrant=False))
-            else:
-                parts.append(_look(*arguments))
+            here = (rays[1][start:end], rays[0][start:end], samples.of_rays(start, end))
+            parts.append(look(volume, *here, normals, lamp))
     color, opacity, depth, normal, facing = (torch.cat(part) for part in zip(*parts))
     behind = _background(background, directions, shape)
     rgb = color + (1 - opacity) * behind

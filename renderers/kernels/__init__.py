@@ -19,17 +19,10 @@ from torch import Tensor
 from threed.core.errors import InputError
 
 CHOICES = ("auto", "reference", "cpu", "triton", "cuda")
-OPERATIONS = {  # and the modules of their kinds that are named for a subject
-    "hash_encode": "field",
-    "march": "field",
-    "composite": "field",
-    "rasterize": "raster",
-    "interpolate": "raster",
-    "derivatives": "raster",
-    "texture": "raster",
-    "twins": "raster",
-    "antialias": "raster",
-}
+FIELD = ("hash_encode", "march", "composite")
+RASTER = ("rasterize", "interpolate", "derivatives", "texture", "twins", "antialias")
+# and the modules of their kinds that are named for a subject
+OPERATIONS = dict.fromkeys(FIELD, "field") | dict.fromkeys(RASTER, "raster")
 _forced: str | None = None
 
 
@@ -49,13 +42,9 @@ class Samples:
         """The samples of rays first..last-1, counted from zero again."""
         packed = self.packed[first:last]
         start = int(packed[0, 0])
-        end = int(packed[-1].sum())
-        return Samples(
-            self.ray_index[start:end] - first,
-            self.t[start:end],
-            self.dt[start:end],
-            packed - torch.tensor([start, 0], device=packed.device),
-        )
+        here = slice(start, int(packed[-1].sum()))
+        packed = packed - torch.tensor([start, 0], device=packed.device)
+        return Samples(self.ray_index[here] - first, self.t[here], self.dt[here], packed)
 
     def where(self, keep: Tensor) -> Samples:
         """Only the samples that `keep` [M] bool marks."""
@@ -142,14 +131,9 @@ def hash_encode(points: Tensor, table: Tensor, resolutions: Tensor, active_level
 
 
 def march(
-    origins: Tensor,
-    directions: Tensor,
-    near: Tensor,
-    far: Tensor,
-    occupancy: Tensor,
-    step: float,
-    jitter: Tensor,
-) -> Samples:
+    origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, occupancy: Tensor,
+    step: float, jitter: Tensor,
+) -> Samples:  # fmt: skip
     """Samples of rays (origins, unit directions [N, 3]) at near + (k + jitter) * step < far.
 
     near, far, jitter: [N]; jitter in [0, 1). Only samples in an occupied cell are kept: occupancy
@@ -157,20 +141,15 @@ def march(
     far <= near has no samples. No gradient.
     """
     n = len(origins)
-    for name, value, shape in (
-        ("origins", origins, (n, 3)),
-        ("directions", directions, (n, 3)),
-        ("near", near, (n,)),
-        ("far", far, (n,)),
-        ("jitter", jitter, (n,)),
-    ):
+    points, numbers = {"origins": origins, "directions": directions}, {"near": near, "far": far}
+    for name, value in (points | numbers | {"jitter": jitter}).items():
+        shape = (n, 3) if name in points else (n,)
         if value.shape != shape:
             raise ValueError(f"{name} must be {list(shape)}, got {list(value.shape)}")
     if step <= 0:
         raise ValueError(f"step must be positive, got {step}")
-    samples: Samples = implementation("march", origins.device.type).march(
-        origins, directions, near, far, occupancy, step, jitter
-    )
+    module = implementation("march", origins.device.type)
+    samples: Samples = module.march(origins, directions, near, far, occupancy, step, jitter)
     return samples
 
 
@@ -190,9 +169,8 @@ def composite(
                          f"and {list(values.shape)}")  # fmt: skip
     if len(samples.packed) != n_rays:
         raise ValueError(f"samples belong to {len(samples.packed)} rays, not to {n_rays}")
-    weights, sums, opacity, depth = implementation("composite", density.device.type).composite(
-        density, values, samples, n_rays
-    )
+    module = implementation("composite", density.device.type)
+    weights, sums, opacity, depth = module.composite(density, values, samples, n_rays)
     return weights, sums, opacity, depth
 
 

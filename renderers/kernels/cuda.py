@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import shutil
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,21 +18,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from renderers.kernels import Samples
+from renderers.kernels import RASTER, Samples
 from renderers.kernels.field_reference import STOP
 from renderers.kernels.raster_reference import derivatives, twins
 
-__all__ = [
-    "antialias",
-    "composite",
-    "derivatives",
-    "hash_encode",
-    "interpolate",
-    "march",
-    "rasterize",
-    "texture",
-    "twins",
-]
+__all__ = ["antialias", "composite", "derivatives", "hash_encode", "interpolate", "march",
+           "rasterize", "texture", "twins"]  # fmt: skip
 
 MODULES = {
     "nvdiffrast": "nvdiffrast.torch",
@@ -39,17 +31,9 @@ MODULES = {
     "tinycudann": "tinycudann",
     "kaolin": "kaolin.ops.conversions",  # FlexiCubes, for scenes; no operation here needs it
 }
-LIBRARIES = {  # of each operation; derivatives and twins are the reference's
-    "rasterize": "nvdiffrast",
-    "interpolate": "nvdiffrast",
-    "derivatives": "nvdiffrast",
-    "texture": "nvdiffrast",
-    "twins": "nvdiffrast",
-    "antialias": "nvdiffrast",
-    "march": "nerfacc",
-    "composite": "nerfacc",
-    "hash_encode": "tinycudann",
-}
+# of each operation; derivatives and twins are the reference's
+LIBRARIES = dict.fromkeys(RASTER, "nvdiffrast")
+LIBRARIES |= {"march": "nerfacc", "composite": "nerfacc", "hash_encode": "tinycudann"}
 
 
 @functools.cache
@@ -112,9 +96,8 @@ def texture(texels: Tensor, sizes: list[tuple[int, int]], uv: Tensor, level: Ten
     if len(levels) > 1:
         options = {"filter_mode": "linear-mipmap-linear", "mip": levels[1:],
                    "mip_level_bias": level.reshape(b, 1, h * w)}  # fmt: skip
-    values: Tensor = _library("nvdiffrast").texture(
-        levels[0], place, boundary_mode="clamp", **options
-    )
+    look_up = _library("nvdiffrast").texture
+    values: Tensor = look_up(levels[0], place, boundary_mode="clamp", **options)
     return values.view(b, h, w, texels.shape[2])
 
 
@@ -122,22 +105,16 @@ def antialias(
     color: Tensor, buffer: Tensor, clip: Tensor, faces: Tensor, twin: Tensor | None
 ) -> Tensor:
     """[B, H, W, C] from color of that shape; looks up itself which edges are one."""
-    blended: Tensor = _library("nvdiffrast").antialias(
-        color, buffer, _upside_down(clip), faces.int()
-    )
+    blend = _library("nvdiffrast").antialias
+    blended: Tensor = blend(color, buffer, _upside_down(clip), faces.int())
     return blended
 
 
 @torch.no_grad()
 def march(
-    origins: Tensor,
-    directions: Tensor,
-    near: Tensor,
-    far: Tensor,
-    occupancy: Tensor,
-    step: float,
-    jitter: Tensor,
-) -> Samples:
+    origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, occupancy: Tensor,
+    step: float, jitter: Tensor,
+) -> Samples:  # fmt: skip
     """Find the samples of R rays [R, 3], near and far [R], that lie in an occupied cell.
 
     They are at near + (k + jitter) * step < far; occupancy [N, N, N], jitter [R].
@@ -164,12 +141,7 @@ def composite(
     )
     weights = weights * (light.detach() >= STOP)
 
-    def total(value: Tensor | None) -> Tensor:
-        summed: Tensor = nerfacc.accumulate_along_rays(
-            weights, values=value, ray_indices=ray, n_rays=n_rays
-        )
-        return summed
-
+    total = partial(nerfacc.accumulate_along_rays, weights, ray_indices=ray, n_rays=n_rays)
     return weights, total(values), total(None), total(samples.t[:, None])
 
 

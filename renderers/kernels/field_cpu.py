@@ -190,15 +190,9 @@ def _crossing(origin: Any, direction: Any, box: Array) -> Any:
 
 @exact
 def _march_count(
-    origins: Array,
-    directions: Array,
-    bounds: Array,
-    occupancy: Array,
-    step: Any,
-    box: Array,
-    counts: Array,
-    firsts: Array,
-) -> None:
+    origins: Array, directions: Array, bounds: Array, occupancy: Array, step: Any, box: Array,
+    counts: Array, firsts: Array,
+) -> None:  # fmt: skip
     """How many samples of each ray are taken, and the number of the first of them.
 
     Exact, like the filling: a sample on a cell's border must be in the same cell for both.
@@ -225,16 +219,9 @@ def _march_count(
 
 @exact
 def _march_fill(
-    origins: Array,
-    directions: Array,
-    bounds: Array,
-    occupancy: Array,
-    step: Any,
-    packed: Array,
-    firsts: Array,
-    index: Array,
-    ts: Array,
-) -> None:
+    origins: Array, directions: Array, bounds: Array, occupancy: Array, step: Any, packed: Array,
+    firsts: Array, index: Array, ts: Array,
+) -> None:  # fmt: skip
     for ray in prange(len(origins)):
         near, _, jitter = _three(bounds, ray)
         origin, direction = _three(origins, ray), _three(directions, ray)
@@ -251,14 +238,9 @@ def _march_fill(
 
 
 def march(
-    origins: Tensor,
-    directions: Tensor,
-    near: Tensor,
-    far: Tensor,
-    occupancy: Tensor,
-    step: float,
-    jitter: Tensor,
-) -> Samples:
+    origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, occupancy: Tensor,
+    step: float, jitter: Tensor,
+) -> Samples:  # fmt: skip
     """Find the samples of R rays [R, 3], near and far [R], that lie in an occupied cell.
 
     They are at near + (k + jitter) * step < far; occupancy [N, N, N], jitter [R].
@@ -356,9 +338,8 @@ def composite(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """weights [M], sums [n_rays, C], opacity and depth [n_rays, 1]."""
     apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Composite.apply
-    weights, sums, totals = apply(
-        _plain(density), _plain(values), samples.t, samples.dt, samples.packed
-    )
+    lying = samples.t, samples.dt, samples.packed
+    weights, sums, totals = apply(_plain(density), _plain(values), *lying)
     return weights, sums, totals[:, :1], totals[:, 1:]
 
 

@@ -43,14 +43,9 @@ def _rows(corner: Tensor, side: Tensor, rows: int) -> Tensor:
 
 
 def march(
-    origins: Tensor,
-    directions: Tensor,
-    near: Tensor,
-    far: Tensor,
-    occupancy: Tensor,
-    step: float,
-    jitter: Tensor,
-) -> Samples:
+    origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, occupancy: Tensor,
+    step: float, jitter: Tensor,
+) -> Samples:  # fmt: skip
     """Find the samples of R rays [R, 3], near and far [R], that lie in an occupied cell.
 
     They are at near + (k + jitter) * step < far; occupancy [N, N, N], jitter [R].

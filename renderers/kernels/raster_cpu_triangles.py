@@ -373,11 +373,8 @@ def _derivatives(
             i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
             ux, uy, _, vx, vy, _ = _slopes(_basis(clip[b], i, j, k), pixel)
             # the slopes are those of weights divided by w: times w they are the weights' own
-            w = (
-                pixel[0] * clip[b, i, 3]
-                + pixel[1] * clip[b, j, 3]
-                + (np.float32(1) - pixel[0] - pixel[1]) * clip[b, k, 3]
-            )
+            u, v = pixel[0], pixel[1]
+            w = u * clip[b, i, 3] + v * clip[b, j, 3] + (_1 - u - v) * clip[b, k, 3]
             i, j, k = names[f, 0], names[f, 1], names[f, 2]
             for c in range(channels // 2):
                 one = w * (values[i, c] - values[k, c])

@@ -24,16 +24,9 @@ _FAST = ("fast",)
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def read_rows(
-    typing: Any,
-    grid: Any,
-    row: Any,
-    part: Any,
-    p: Any,
-    out: Any,
-    place: Any,
-    features: Any,
+    typing: Any, grid: Any, row: Any, part: Any, p: Any, out: Any, place: Any, features: Any,
     block: Any,
-) -> Any:
+) -> Any:  # fmt: skip
     """The mix of a point's 8 rows of grid [T, F], into the numbers out[place * F:].
 
     features (F) and block are constants; out is contiguous.
@@ -53,16 +46,9 @@ def read_rows(
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def add_to_rows(
-    typing: Any,
-    grid: Any,
-    row: Any,
-    part: Any,
-    p: Any,
-    grad: Any,
-    place: Any,
-    features: Any,
+    typing: Any, grid: Any, row: Any, part: Any, p: Any, grad: Any, place: Any, features: Any,
     block: Any,
-) -> Any:
+) -> Any:  # fmt: skip
     """The transpose of `read_rows`: adds the shares of grad[place * F:] to a point's 8 rows."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

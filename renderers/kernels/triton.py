@@ -18,17 +18,8 @@ from renderers.kernels import raster_reference
 from renderers.kernels.field_reference import composite, march
 from renderers.kernels.raster_reference import antialias, derivatives, interpolate, texture, twins
 
-__all__ = [
-    "antialias",
-    "composite",
-    "derivatives",
-    "hash_encode",
-    "interpolate",
-    "march",
-    "rasterize",
-    "texture",
-    "twins",
-]
+__all__ = ["antialias", "composite", "derivatives", "hash_encode", "interpolate", "march",
+           "rasterize", "texture", "twins"]  # fmt: skip
 
 BLOCK = 128  # points, or triangles, a program works on
 NOTHING = 2**63 - 1  # no triangle is as far
