@@ -70,9 +70,8 @@ def _some(what: str, folder: Path, seed: int, indices: range) -> list[Row]:
 def _one(what: str, place: Path, seed: int, index: int) -> tuple[Row, Row]:
     """Draw one example; return its texts, and the files of its pictures in `place` by role."""
     texts, pictures = SETS[what](np.random.default_rng([seed, index, len(what)]))
-    names = {}
+    names = {role: f"{index:06d}-{role}.png" for role in pictures}
     for role, picture in pictures.items():
-        names[role] = f"{index:06d}-{role}.png"
         save_image(picture, place / names[role])
     return texts, names
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parent.parent / "weights"
 SIZE = 64  # pixels a side of a picture
 LENGTH = 32  # tokens of a prompt
-WIDTH = 128  # of the text encoder, and so of the UNet's cross-attention
 
 
 def new_tokenizer() -> CLIPTokenizer:
@@ -92,18 +91,12 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     """Make a small CLIP: three text layers, three image layers over 8-pixel patches."""
-    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+    from transformers import CLIPConfig, CLIPModel
 
-    shared = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4,
-              "projection_dim": WIDTH, "num_hidden_layers": 3}  # fmt: skip
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=LENGTH,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, **shared,
-    )  # fmt: skip
-    vision = CLIPVisionConfig(image_size=SIZE, patch_size=8, **shared)
-    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(),
-                        projection_dim=WIDTH)  # fmt: skip
+    config = CLIPConfig.from_pretrained(WEIGHTS / "clip")
+    config.text_config.vocab_size = len(tokenizer)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config.text_config, name, getattr(tokenizer, name))
     return CLIPModel(config)
 
 
@@ -111,34 +104,19 @@ def new_vae() -> AutoencoderKL:
     """Make a VAE from 64×64 pictures to 4×16×16 latents and back, of 0.65 M parameters."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=SIZE,
-        mid_block_add_attention=False,
-    )
+    return _untrained(AutoencoderKL, "vae")
 
 
 def new_unet(*, multiview: bool) -> UNet2DConditionModel:
     """Make a UNet of 6 M parameters; with `multiview` it takes cameras as class labels."""
     from diffusers import UNet2DConditionModel
 
-    cameras = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16}
-    return UNet2DConditionModel(
-        sample_size=SIZE // 4,
-        block_out_channels=(64, 96, 128),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=(2, 3, 4),
-        norm_num_groups=16,
-        **(cameras if multiview else {}),
-    )
+    return _untrained(UNet2DConditionModel, "unet_multiview" if multiview else "unet")
+
+
+def _untrained(kind: Any, part: str) -> Any:
+    """Make a network of diffusers with fresh weights, as the config.json of the package's says."""
+    return kind.from_config(kind.load_config(WEIGHTS / part))
 
 
 def single_view(unet: UNet2DConditionModel) -> UNet2DConditionModel:

@@ -62,12 +62,9 @@ class Shelf:
 
     def captions(self, rng: Rng, numbers: Index, view_share: float) -> list[str]:
         """Make captions of pictures [B], with the view's word in a share of them."""
-        return [
-            caption(rng, Label(*labels), view if rng.uniform() < view_share else None)
-            for labels, view in zip(
-                self.labels[numbers // AROUND].tolist(), view_words(self.cameras(numbers))
-            )
-        ]
+        labels, views = self.labels[numbers // AROUND].tolist(), view_words(self.cameras(numbers))
+        return [caption(rng, Label(*label), view if rng.uniform() < view_share else None)
+                for label, view in zip(labels, views)]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,10 +114,10 @@ class Stock:
         toys = n - scenes
         numbers = AROUND * rng.choice(len(self.toys.labels), toys, p=self.often_toys)
         numbers += rng.integers(0, AROUND, toys)
-        if not scenes:
-            return numbers
-        others = rng.choice(len(self.scenes), scenes, p=self.often_scenes)
-        return np.concatenate([numbers, others + len(self.toys)])
+        if scenes:
+            others = rng.choice(len(self.scenes), scenes, p=self.often_scenes)
+            numbers = np.concatenate([numbers, others + len(self.toys)])
+        return numbers
 
     def split(self, numbers: Index) -> tuple[Index, Index]:
         """Split the numbers of pictures [B] into those of toys and those of scenes."""
@@ -173,9 +170,8 @@ def fill_scenes(
     progress: Callable[[int], None] | None = None,
 ) -> SceneShelf:
     """Draw what a folder of `count` scenes still lacks, and open it: see `fill`."""
-    return SceneShelf(
-        *fill(folder, count, partial(_draw_scene, seed), seed, 1, processes, progress)
-    )
+    draw = partial(_draw_scene, seed)
+    return SceneShelf(*fill(folder, count, draw, seed, 1, processes, progress))
 
 
 def fill(
@@ -202,9 +198,9 @@ def fill(
     for task, drawn in zip(tasks, spread(partial(_draw_some, path, draw), tasks, processes)):
         fresh += drawn
         if now() or task is tasks[-1]:
-            new = {name: np.array([note[name] for note in fresh]) for name in fresh[0]}
-            notes = {name: np.concatenate([notes.get(name, rows[:0]), rows])
-                     for name, rows in new.items()}  # fmt: skip
+            for name in fresh[0]:
+                rows = np.array([note[name] for note in fresh])
+                notes[name] = np.concatenate([notes.get(name, rows[:0]), rows])
             aside = folder / "notes.part.npz"
             np.savez(aside, allow_pickle=False, seed=seed, size=SIZE, **notes)
             aside.replace(folder / "notes.npz")
@@ -257,13 +253,9 @@ def _draw_some(path: Path, draw: Draw, numbers: range) -> list[dict[str, Any]]:
 def _draw_toy(seed: int, clay_every: int, number: int) -> Entry:
     clay = clay_every > 0 and number % clay_every == 0
     drawn = random_set(np.random.default_rng([seed, number]), SIZE, clay=clay)
-    labels = (
-        KINDS.index(drawn.toy.kind),
-        UNKNOWN if clay else list(COLORS).index(drawn.toy.color),
-        UNKNOWN if clay else FINISHES.index(drawn.toy.finish),
-        BACKGROUNDS.index(drawn.background),
-    )
-    cameras = drawn.cameras
+    toy, cameras, ground = drawn.toy, drawn.cameras, BACKGROUNDS.index(drawn.background)
+    looks = list(COLORS).index(toy.color), FINISHES.index(toy.finish)
+    labels = (KINDS.index(toy.kind), *((UNKNOWN, UNKNOWN) if clay else looks), ground)
     note = {"labels": labels, "c2w": cameras.c2w.numpy(), "fov_y": cameras.fov_y.numpy()}
     return drawn.pictures, note
 

@@ -57,9 +57,8 @@ def train(
     if part == "unet":
         for needed in ("vae", "text_encoder"):
             nets.need(weights, needed, "the UNet")
-    recipe = RECIPES[where.type][part]
-    recipe = replace(recipe, steps=steps or recipe.steps,
-                     precision="bf16" if bfloat16_pays(where) else "no")  # fmt: skip
+    recipe, precision = RECIPES[where.type][part], "bf16" if bfloat16_pays(where) else "no"
+    recipe = replace(recipe, steps=steps or recipe.steps, precision=precision)
     sets = sets or (JUDGE_SETS if part == "judge" else SETS)[where.type]
     toys, scenes = open_pictures(part, work, weights, sets, say)
     begun = (place / CHECKPOINT).exists()
@@ -77,11 +76,10 @@ def train(
     net = run(task, recipe, place, device=where, resume=begun, minutes=minutes,
               sheet_every=max(recipe.steps // SHEETS, 1))  # fmt: skip
     finish(part, net.cpu(), weights, toys)
-    card.record(weights, part, {
-        "steps": card.steps_of(place / LOG), "batch": recipe.batch, "sets": len(toys.labels),
-        "scenes": len(scenes), "seed": SEEDS[_world(part)],
-        "minutes": card.minutes_of(place / LOG),
-    }, _before(place))  # fmt: skip
+    facts: dict[str, float] = {"steps": card.steps_of(place / LOG), "batch": recipe.batch}
+    facts |= {"sets": len(toys.labels), "scenes": len(scenes), "seed": SEEDS[_world(part)]}
+    facts |= {"minutes": card.minutes_of(place / LOG)}
+    card.record(weights, part, facts, _before(place))
     say(f"wrote {part} to {weights}")
 
 
@@ -104,19 +102,19 @@ def open_pictures(
     As many scenes as sets of single toys; none for a family that knows none.
     """
     name = _world(part)
-    toys = fill_shelf(
-        work / "pictures" / name, sets, SEEDS[name], clay_every=3 if name == "judge" else 0,
-        progress=lambda done: say(f"drawn {done} of {sets} sets of pictures"),
-    )  # fmt: skip
+    folder, clay = work / "pictures", 3 if name == "judge" else 0
+
+    def tell(of: str) -> Callable[[int], None]:
+        return lambda done: say(f"drawn {done} of {of}")
+
+    shown = tell(f"{sets} sets of pictures")
+    toys = fill_shelf(folder / name, sets, SEEDS[name], clay_every=clay, progress=shown)
     if part != "clip" and not nets.knows_scenes(weights):
         say(f"single toys only: {weights} knows no scenes; `threed toybox train clip` teaches them")
         return toys, no_scenes()
     count = len(toys.labels)
-    scenes = fill_scenes(
-        work / "pictures" / f"{name}-scenes", count, SEEDS[name],
-        progress=lambda done: say(f"drawn {done} of {count} scenes"),
-    )  # fmt: skip
-    return toys, scenes
+    place, shown = folder / f"{name}-scenes", tell(f"{count} scenes")
+    return toys, fill_scenes(place, count, SEEDS[name], progress=shown)
 
 
 def _world(part: str) -> str:

@@ -155,8 +155,7 @@ def sampled(
     backbone: Backbone, judge: Judge, prompt: str, seed: int, cameras: Cameras | None = None
 ) -> Verdict:
     """Judge a sample of a prompt, or one from each of the cameras."""
-    count = 1 if cameras is None else len(cameras)
-    images = make_images(
-        backbone, prompt, n=count, steps=STEPS, seed=seed, cameras=cameras, guide=Guide(GUIDANCE)
-    )
+    count, guide = 1 if cameras is None else len(cameras), Guide(GUIDANCE)
+    options = {"n": count, "steps": STEPS, "seed": seed}
+    images = make_images(backbone, prompt, cameras=cameras, guide=guide, **options)
     return judge.read(images.cpu())

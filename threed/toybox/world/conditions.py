@@ -73,15 +73,13 @@ def keypoints(view: View) -> Array:
     size = view.picture.alpha.shape[0]
     canvas = np.zeros((size, size, 3), np.float32)
     for thing, points in zip(view.things, view.keypoints):
-        colours = palette(len(points))
-        for one, two in thing.bones:
-            if points[one, 2] and points[two, 2]:
-                share = _line(points[one], points[two], BONE * size / 64, size)
-                canvas = np.maximum(canvas, share * 0.6 * colours[two])
-        for place, colour in zip(points, colours):
-            if place[2]:
-                share = _line(place, place, DOT * size / 64, size)
-                canvas = canvas * (1 - share) + share * colour
+        colours, seen = palette(len(points)), points[:, 2] > 0
+        for one, two in (bone for bone in thing.bones if seen[list(bone)].all()):
+            share = _line(points[one], points[two], BONE * size / 64, size)
+            canvas = np.maximum(canvas, share * 0.6 * colours[two])
+        for place, colour in zip(points[seen], colours[seen]):
+            share = _line(place, place, DOT * size / 64, size)
+            canvas = canvas * (1 - share) + share * colour
     return canvas
 
 

@@ -65,18 +65,14 @@ def draw(
         mix = np.linspace(0, 1, size)[:, None]
         rows = background[0] * (1 - mix) + background[1] * mix
         background = np.repeat(rows[:, None].astype(np.float32), size, axis=1)
-    rgb = np.empty((size, size, 3), np.float32)
-    alpha = np.empty((size, size), np.float32)
-    depth = np.empty((size, size), np.float32)
-    normal = np.empty((size, size, 3), np.float32)
+    rgb, normal = np.empty((2, size, size, 3), np.float32)
+    alpha, depth = np.empty((2, size, size), np.float32)
     part = np.empty((size, size), np.int32)
     cover = np.zeros((size, size, int(parts[:, GROUP].max()) + 1), np.float32)
     lamp = np.array([*light.direction, light.ambient], np.float32)
-    _draw(
-        parts, c2w, float(np.tan(fov_y / 2)), samples, lamp, background, BITMAPS,
-        rgb, alpha, depth, normal, part, cover,
-    )  # fmt: skip
-    return Picture(rgb, alpha, depth, normal, part, cover)
+    drawn = (rgb, alpha, depth, normal, part, cover)
+    _draw(parts, c2w, float(np.tan(fov_y / 2)), samples, lamp, background, BITMAPS, *drawn)
+    return Picture(*drawn)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -222,8 +218,7 @@ def _normal(q: Any, x: Any, y: Any, z: Any) -> Any:
     gy = _solid(q, x, y + e, z) - f
     gz = _solid(q, x, y, z + e) - f
     length = max(np.sqrt(gx * gx + gy * gy + gz * gz), 1e-9)
-    if q[1] > 0.5:
-        length = -length
+    length = -length if q[1] > 0.5 else length
     return gx / length, gy / length, gz / length
 
 

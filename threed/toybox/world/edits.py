@@ -98,12 +98,12 @@ def hat(rng: Rng) -> Edit:
     toy = pairs.in_hat(pairs.random_single(rng, kinds), choose(rng, COLORS))
     on, off = replace(scene, subject=toy), replace(scene, subject=replace(toy, hat=None))
     hat = f"{a(str(toy.hat))} hat"
+    before, after = on, off
+    ways = ["remove the hat", "take off the hat", f"remove the {toy.hat} hat"]
     if rng.uniform() < 0.5:
-        ways: Sequence[str] = (f"add {hat}", f"put {hat} on it", f"give it {hat}",
-                               f"put {hat} on the {toy.kind}")  # fmt: skip
-        return Edit("hat", off, choose(rng, ways), on, 0, ("hat",))
-    ways = ("remove the hat", "take off the hat", f"remove the {toy.hat} hat")
-    return Edit("hat", on, choose(rng, ways), off, 0, ("hat",))
+        before, after = off, on
+        ways = [f"add {hat}", f"put {hat} on it", f"give it {hat}", f"put {hat} on the {toy.kind}"]
+    return Edit("hat", before, choose(rng, ways), after, 0, ("hat",))
 
 
 def background(rng: Rng) -> Edit:
@@ -124,13 +124,12 @@ def garment(rng: Rng) -> Edit:
     person: Any = scene.subject
     piece = "upper" if person.lower is None or person.portrait or rng.uniform() < 0.5 else "lower"
     old: Garment = getattr(person, piece)
-    ways: Sequence[str]
     if rng.uniform() < 0.7:
         word = choose_other(rng, COLORS, old.color)
-        new, ways = replace(old, color=word), (*REFINISH, RECOLOUR[-1])
+        new, ways = replace(old, color=word), [*REFINISH, RECOLOUR[-1]]
     else:
         word = choose_other(rng, FINISHES, old.finish)
-        new, ways = replace(old, finish=word), REFINISH
+        new, ways = replace(old, finish=word), [*REFINISH]
     after = replace(scene, subject=replace(person, **{piece: new}))
     instruction = choose(rng, ways).format(name=f"the {old.kind}", new=word)
     return Edit("garment", scene, instruction, after, 0, (CLASS[old.kind],))

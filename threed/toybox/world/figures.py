@@ -84,8 +84,7 @@ class Figure:
         pieces += [(CLASS[g.kind], g.rows(self.pose)) for g in (self.upper, self.lower) if g]
         rows = place(np.concatenate([rows for _, rows in pieces]), scale, shift)
         labels = tuple(label for label, rows in pieces for _ in rows)
-        points = tuple(Point(name, _moved(joints[name], scale, shift), scale * _reach(name))
-                       for name in poses.KEYPOINTS)  # fmt: skip
+        points = tuple(_point(name, joints[name], scale, shift) for name in poses.KEYPOINTS)
         return (Thing("person", rows, labels, points, poses.BONES),)
 
     def words(self, rng: Rng) -> str:
@@ -96,11 +95,11 @@ class Figure:
         text += f" with {listed(face)}" if face else ""
         clothes = [self.upper, *([self.lower] if self.lower and not self.portrait else [])]
         if rng.uniform() < 0.9:
-            wearing = "wearing" if rng.uniform() < 0.4 else "in"
-            text += f" {wearing} " + listed([garment.words(rng) for garment in clothes])
+            text += " wearing " if rng.uniform() < 0.4 else " in "
+            text += listed([garment.words(rng) for garment in clothes])
         if not self.portrait and rng.uniform() < 0.5:
-            said = self.pose.name
-            text += f", {f'with {said}' if said in ('arms out', 'hands on hips') else said}"
+            held = self.pose.name in ("arms out", "hands on hips")
+            text += f", {'with ' if held else ''}{self.pose.name}"
         return text
 
     def _body(self) -> Iterator[tuple[str, Part]]:
@@ -196,13 +195,11 @@ def figure_scene(rng: Rng, figure: Figure) -> Scene:
     return staged(rng, figure, random_camera(rng, (-28, 28), (-4, 14), (0.97, 1.05)))
 
 
-def _reach(name: str) -> float:
-    return REACH.get(name, IN_LEG if name.rpartition(" ")[2] in LEG else IN_ARM)
-
-
-def _moved(place: Vector, scale: float, shift: Vector) -> Vector:
+def _point(name: str, place: Vector, scale: float, shift: Vector) -> Point:
+    """A joint of a person that is moved, and how far behind the surface it may lie."""
     x, y, z = (scale * value + by for value, by in zip(place, shift))
-    return (x, y, z)
+    reach = REACH.get(name, IN_LEG if name.rpartition(" ")[2] in LEG else IN_ARM)
+    return Point(name, (x, y, z), scale * reach)
 
 
 def listed(words: list[str]) -> str:

@@ -106,10 +106,8 @@ class View:
         for box, mask in zip(found, self.masks):
             rows, columns = np.nonzero(mask > 0)
             if len(rows):
-                size = mask.shape[0]
                 box[:] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-                box /= size
-        return found
+        return found / np.float32(self.masks.shape[1])
 
     @cached_property
     def instance(self) -> NDArray[np.int64]:
