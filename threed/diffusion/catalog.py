@@ -162,11 +162,9 @@ def find(name: str, *, half: bool = False) -> Found:
     if folder is not None and folder.is_dir():
         return _local(folder, name)
     if folder is not None:
-        raise InputError(
-            f"backbone {name!r} is a single file. Checkpoints of one file (.ckpt may run code when "
-            "opened) are never read; convert it to a folder in diffusers' layout (MVDream's: "
-            "threed convert) and name that"
-        )
+        raise InputError(f"backbone {name!r} is a single file. Checkpoints of one file (.ckpt may "
+                         "run code when opened) are never read; convert it to a folder in "
+                         "diffusers' layout (MVDream's: threed convert) and name that")  # fmt: skip
     for known in KNOWN:
         if name in known.repos + known.formerly:
             return _known(known, half=half)
@@ -204,10 +202,9 @@ def _known(known: Known, *, half: bool) -> Found:
         raise InputError(f"there is no folder {known.name} here, which is made once of the "
                          f"published checkpoint: {known.made}. {_alternatives()}")  # fmt: skip
     if folder is None:
-        raise InputError(
-            f"the weights of backbone {known.name!r} are missing from {TOYBOX / known.unet}; "
-            f"reinstall threed, or train them: threed toybox train. {_alternatives()}"
-        )
+        raise InputError(f"the weights of backbone {known.name!r} are missing from "
+                         f"{TOYBOX / known.unet}; reinstall threed, or train them: threed toybox "
+                         f"train. {_alternatives()}")  # fmt: skip
     return Found(known.name, folder, known.unet)
 
 
@@ -244,10 +241,8 @@ def _from_hub(name: str, repos: Sequence[str], *, half: bool) -> Path:
             return _download(repo, half=half)
         except Exception as error:  # the hub raises a dozen unrelated types; all mean "not there"
             reasons.append(f"{repo}: {(str(error) or type(error).__name__).splitlines()[0]}")
-    raise InputError(
-        f"backbone {name!r} is not on this machine and could not be fetched "
-        f"({'; '.join(reasons)}). {_alternatives()}"
-    )
+    raise InputError(f"backbone {name!r} is not on this machine and could not be fetched "
+                     f"({'; '.join(reasons)}). {_alternatives()}")  # fmt: skip
 
 
 def _download(repo: str, *, half: bool) -> Path:

@@ -84,10 +84,8 @@ def stack(conditions: Sequence[Condition]) -> Condition:
     """One batch after the other. ValueError if one UNet call cannot serve them all."""
     first = conditions[0]
     if not all(stackable(first, other) for other in conditions[1:]):
-        raise ValueError(
-            "these conditions cannot share a UNet call: shapes or adapters differ "
-            f"({[tuple(c.tokens.shape) for c in conditions]})"
-        )
+        raise ValueError("these conditions cannot share a UNet call: shapes or adapters differ "
+                         f"({[tuple(c.tokens.shape) for c in conditions]})")  # fmt: skip
 
     def cat(values: list[Tensor | None]) -> Tensor | None:
         return torch.cat([v for v in values if v is not None]) if values[0] is not None else None

@@ -157,7 +157,6 @@ def _models(name: str, kind: str, processor: Any, model: Any) -> tuple[Any, Any]
                 model.from_pretrained(name, use_safetensors=True).eval())  # fmt: skip
     except Exception as error:  # not there, no network, no torchvision: the hub has many
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise InputError(
-            f"finding {kind} in a picture needs the model {name}, which cannot be loaded "
-            f"({reason}); give the map itself: {kind}{MAP}:FILE"
-        ) from error
+        raise InputError(f"finding {kind} in a picture needs the model {name}, which cannot be "
+                         f"loaded ({reason}); give the map itself: "
+                         f"{kind}{MAP}:FILE") from error  # fmt: skip

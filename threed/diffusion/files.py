@@ -108,15 +108,11 @@ def check_weights(path: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no safetensors file, or it is damaged: {error}") from None
     if expected is not None and size != expected:
-        raise InputError(
-            f"{path} is {'truncated' if size < expected else 'damaged'}: it has {size:,} bytes of "
-            f"{expected:,}; copy or download it again"
-        )
+        raise InputError(f"{path} is {'truncated' if size < expected else 'damaged'}: it has "
+                         f"{size:,} bytes of {expected:,}; copy or download it again")  # fmt: skip
     if path.suffix == ".bin" and not zipfile.is_zipfile(path):
-        raise InputError(
-            f"{path} is truncated, or an old pickle, which is never opened; save it again as "
-            "safetensors"
-        )
+        raise InputError(f"{path} is truncated, or an old pickle, which is never opened; save it "
+                         "again as safetensors")  # fmt: skip
 
 
 def count_numbers(part: Path, *, half: bool) -> int:

@@ -57,10 +57,9 @@ class StableDiffusion(LatentModel):
             raise InputError(f"backbone {name!r} predicts {self.prediction!r}, {needed}")
         self.alphas_cumprod = DDIMScheduler.from_config(self.scheduler_config).alphas_cumprod
         if float(self.alphas_cumprod.min()) <= 0:
-            raise InputError(
-                f"backbone {name!r} has a schedule that ends in pure noise "
-                "(rescale_betas_zero_snr), where no noise prediction exists"
-            )
+            raise InputError(f"backbone {name!r} has a schedule that ends in pure noise "
+                             "(rescale_betas_zero_snr), where no "
+                             "noise prediction exists")  # fmt: skip
         self.alphas_cumprod = self.alphas_cumprod.float().to(device)
 
     def read_text(self, prompts: list[str]) -> Condition:
@@ -123,8 +122,6 @@ class StableDiffusion(LatentModel):
 def require_unet(backbone: Backbone, what: str) -> StableDiffusion:
     """The backbone with its nets in sight. InputError, which names `what`, if it has no UNet."""
     if not isinstance(backbone, StableDiffusion):
-        raise InputError(
-            f"{what} needs a backbone with a UNet, such as toybox or Stable Diffusion 1.5, 2.1 or "
-            f"XL, and {backbone.name!r} has a transformer"
-        )
+        raise InputError(f"{what} needs a backbone with a UNet, such as toybox or Stable Diffusion "
+                         f"1.5, 2.1 or XL, and {backbone.name!r} has a transformer")  # fmt: skip
     return backbone

@@ -260,10 +260,9 @@ def install(unet: nn.Module) -> None:
     for name, attn in found.items():
         extras = [part for part in _EXTRAS if getattr(attn, part, None)]
         if extras or attn.rescale_output_factor != 1:
-            raise InputError(
-                f"the UNet's attention {name} is unlike Stable Diffusion's "
-                f"({', '.join(extras) or 'rescaled output'}); such models are not supported"
-            )
+            raise InputError(f"the UNet's attention {name} is unlike Stable Diffusion's "
+                             f"({', '.join(extras) or 'rescaled output'}); such models are not "
+                             "supported")  # fmt: skip
     depth = len(list(unet.get_submodule("down_blocks").children()))
     # modules are listed down, up, middle; they run down, middle, up
     ordered = sorted(found, key=lambda name: PLACES.index(name.partition("_")[0]))

@@ -33,11 +33,9 @@ class Region:
         """Refuse boxes outside the picture, or of no size, and prompts that say nothing."""
         left, top, right, bottom = self.box
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise InputError(
-                f"the box {_numbers(self.box)} of {self.prompt!r} is not in the picture: left, "
-                "top, right and bottom are shares of it, 0 <= left < right <= 1 and "
-                "0 <= top < bottom <= 1"
-            )
+            raise InputError(f"the box {_numbers(self.box)} of {self.prompt!r} is not in the "
+                             "picture: left, top, right and bottom are shares of it, 0 <= left < "
+                             "right <= 1 and 0 <= top < bottom <= 1")  # fmt: skip
         if not self.prompt.strip():
             raise InputError(f"the region {_numbers(self.box)} has no prompt: say what it shows")
         if len(self.prompt) > LONGEST or any(map(_is_control, self.prompt)):
@@ -120,10 +118,9 @@ def read_region(text: str) -> Region:
     except ValueError:
         colon = ""
     if not colon:
-        raise InputError(
-            f"region {text!r}: write left,top,right,bottom:prompt with shares of the picture, "
-            "such as 0,0,0.5,1:a red ball, or give a split, such as 1,1"
-        )
+        raise InputError(f"region {text!r}: write left,top,right,bottom:prompt with shares of the "
+                         "picture, such as 0,0,0.5,1:a red ball, or "
+                         "give a split, such as 1,1")  # fmt: skip
     return Region(words.strip(), (left, top, right, bottom))
 
 

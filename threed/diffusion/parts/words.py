@@ -55,10 +55,8 @@ def word_tokens(backbone: Backbone, prompt: str, phrase: str) -> list[int]:
     limit = backbone.token_count(prompt)[1] - 1  # the last token read is the end
     read = [place for place in found if place < limit]
     if not read:
-        raise InputError(
-            f"the word {phrase!r} comes after the {limit + 1} tokens that backbone "
-            f"{backbone.name!r} reads; make the prompt shorter"
-        )
+        raise InputError(f"the word {phrase!r} comes after the {limit + 1} tokens that backbone "
+                         f"{backbone.name!r} reads; make the prompt shorter")  # fmt: skip
     return read
 
 
@@ -83,10 +81,9 @@ def swap(backbone: Backbone, source: str, edited: str, length: int) -> Alignment
     """
     words = source.split(), edited.split()
     if len(words[0]) != len(words[1]):
-        raise InputError(
-            f"a word swap needs prompts of equally many words: {source!r} has {len(words[0])}, "
-            f"{edited!r} has {len(words[1])}; mode=refine adds or drops words"
-        )
+        raise InputError(f"a word swap needs prompts of equally many words: {source!r} has "
+                         f"{len(words[0])}, {edited!r} has {len(words[1])}; mode=refine adds or "
+                         "drops words")  # fmt: skip
     matrix = torch.zeros(length, length)
     spans = [word_spans(backbone, prompt) for prompt in (source, edited)]
     for old, new in zip(*spans):

@@ -142,10 +142,9 @@ def start_from(net: nn.Module, part: str, weights: Path) -> None:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(
-            f"the weights in {folder} are of another shape than {part} has now; move them away "
-            f"to train from the start ({str(error).splitlines()[0]})"
-        ) from error
+        raise InputError(f"the weights in {folder} are of another shape than {part} has now; move "
+                         "them away to train from the start "
+                         f"({str(error).splitlines()[0]})") from error  # fmt: skip
 
 
 def finish(part: str, model: Any, weights: Path, shelf: Shelf) -> None:
