@@ -141,7 +141,8 @@ def _look(
     weight (Ref-NeRF's orientation loss, Verbin et al. 2022).
     """
     n = len(origins)
-    points = _points(origins, directions, samples)
+    ray = samples.ray_index
+    points = torch.addcmul(origins[ray], directions[ray], samples.t[:, None])
     density, albedo = volume.density_and_color(points)
     weights, color, opacity, depth = kernels.composite(density, albedo, samples, n)
     normal, facing = torch.zeros_like(color), torch.zeros_like(opacity)
@@ -174,12 +175,6 @@ def normals_at(
     around = points[:, None] + offsets * (step / 3**0.5)
     values = density(around.reshape(-1, 3)).view(-1, 4, 1)
     return F.normalize((-values * offsets).sum(1), dim=-1)
-
-
-def _points(origins: Tensor, directions: Tensor, samples: Samples) -> Tensor:
-    """[M, 3] where the samples lie, in world units."""
-    index = samples.ray_index
-    return torch.addcmul(origins[index], directions[index], samples.t[:, None])
 
 
 def _pieces(samples: Samples, budget: int) -> Iterator[tuple[int, int]]:

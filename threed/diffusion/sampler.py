@@ -14,11 +14,9 @@ from threed.diffusion.progress import counted
 from threed.diffusion.score import Score
 
 SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-ancestral": "EulerAncestralDiscreteScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-}
+    "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler", "dpm++": "DPMSolverMultistepScheduler",
+}  # fmt: skip
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:

@@ -131,11 +131,10 @@ class Mixed:
 
     def draw(self, n: int, generator: torch.Generator) -> list[int]:
         """Choose n random examples of each source."""
-        return [
-            start + index
-            for part, (start, source) in enumerate(zip(self._starts, self.sources))
-            for index in source.draw(n, beside(generator, part))
-        ]
+        found: list[int] = []
+        for part, (start, source) in enumerate(zip(self._starts, self.sources)):
+            found += [start + index for index in source.draw(n, beside(generator, part))]
+        return found
 
     def texts(self, name: str, indices: Sequence[int]) -> list[str]:
         """Give the texts of these examples."""

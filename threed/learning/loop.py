@@ -136,10 +136,11 @@ class _Run:
         # it is one for the process, and would refuse another precision than the last run's
         AcceleratorState._reset_state()
         self.task, self.recipe, self.device, self.step = task, recipe, device, 0
-        self.accelerator = Accelerator(
-            cpu=device.type == "cpu", mixed_precision=recipe.precision,
-            gradient_accumulation_steps=recipe.accumulate,
-        )  # fmt: skip
+        how = {
+            "mixed_precision": recipe.precision,
+            "gradient_accumulation_steps": recipe.accumulate,
+        }
+        self.accelerator = Accelerator(cpu=device.type == "cpu", **how)
         task.net.to(device).train()
         self.trained = trainable(task.net)
         norms_in_float32(task.net)

@@ -182,10 +182,8 @@ def _present(mesh: Mesh, folder: Path, settings: AssetSettings, known: Known, sa
     say("drawing the preview")
     preview.save_contact_sheet(mesh, folder / "preview.png", size=settings.preview_size)
     say("turning the table")
-    video.save_turntable(
-        mesh, folder / "turntable.mp4",
-        frames=settings.turntable_frames, size=settings.turntable_size,
-    )  # fmt: skip
+    frames, size = settings.turntable_frames, settings.turntable_size
+    video.save_turntable(mesh, folder / "turntable.mp4", frames=frames, size=size)
     return Asset(folder, mesh, numbers)
 
 

@@ -162,15 +162,11 @@ class RunFolder:
         *_, last = [b"", *self.log_path.read_bytes().splitlines()]
         return b'"finished"' in last
 
-    def preview_path(self, stage: int, step: int) -> Path:
-        """Where the picture after a step belongs."""
-        return self.path / "progress" / f"stage{stage}-{step:06d}.png"
-
     def save_preview(self, stage: int, step: int, views: Tensor) -> Path:
         """Write views [B, H, W, 3], sRGB in [0, 1], side by side; return where."""
         from threed.diffusion.images import grid, save_image
 
-        path = self.preview_path(stage, step)
+        path = self.path / "progress" / f"stage{stage}-{step:06d}.png"
         save_image(grid(views.permute(0, 3, 1, 2), columns=len(views)), path)
         return path
 

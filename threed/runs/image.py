@@ -21,7 +21,7 @@ from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images, save_image
 from threed.diffusion.paint import paint
 from threed.runs.folder import RunWarning
-from threed.runs.job import SINGLE, Image
+from threed.runs.job import SINGLE, Image, typed
 from threed.runs.progress import Listener, sayer
 from threed.systems.system import Request, System
 from threed.systems.table import find_system
@@ -67,7 +67,7 @@ def job_of(prompt: str, options: dict[str, Any]) -> Image:
     system = find_system(own["system"]) if own.get("system") else None
     names = {item.name for item in system.inputs} if system else set()
     inputs = {name: _texts(value) for name, value in told.items() if name in names}
-    knobs = tuple(f"{name}={_text(value)}" for name, value in told.items() if name not in names)
+    knobs = tuple(f"{name}={typed(value)}" for name, value in told.items() if name not in names)
     if isinstance(own.get("size"), int):
         own["size"] = str(own["size"])
     return Image(prompt=prompt, **own, inputs=inputs, knobs=knobs)
@@ -77,10 +77,6 @@ def _texts(value: Any) -> tuple[str, ...]:
     """What would be typed for an input: one text, or several."""
     several = isinstance(value, Sequence) and not isinstance(value, str)
     return tuple(map(str, value)) if several else (str(value),)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _make(job: Image, report: Listener | None) -> tuple[Tensor, Backbone]:

@@ -49,6 +49,11 @@ class Job(Settings):
         return {"job": self.kind, **json.loads(self.model_dump_json())}
 
 
+def typed(value: Any) -> str:
+    """Say a value of Python as it would be typed in NAME=VALUE."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def check_name(name: str) -> None:
     """InputError unless a file's name is one: a job writes in its own folder only."""
     if Path(name).name != name:

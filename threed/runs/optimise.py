@@ -82,7 +82,9 @@ def optimise(
             if isinstance(part.guide, Posed):
                 views = part.guide.cameras(step, views)
             scene.update_occupancy(part.first + step, generator)
-            set_lr(optimizer, scene, stage.lr(step))
+            rates = scene.param_groups(stage.lr(step))
+            for group, fresh in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = fresh["lr"]
             try:
                 taught = teach_in_memory(part, keeper, step, views, generator)
             except NoSurfaceError:
@@ -196,12 +198,6 @@ def weighted(
     terms = [loss * scales[name] if name in scales else loss for name, loss in losses.items()]
     terms += [picture.losses[name] * scales[name] for name in scales if name in picture.losses]
     return torch.stack(terms).sum()
-
-
-def set_lr(optimizer: torch.optim.Optimizer, scene: Scene, lr: float) -> None:
-    """Let every group of the optimizer learn at its share of lr."""
-    for group, fresh in zip(optimizer.param_groups, scene.param_groups(lr), strict=True):
-        group["lr"] = fresh["lr"]
 
 
 @contextmanager

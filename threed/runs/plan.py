@@ -91,8 +91,9 @@ def plan_stage(index: int, models: Backbones) -> StageMemory:
     stage = run.stages[index]
     base = PROCESS if models.device == "cpu" else 0
     weights = sum(known.bytes for known in models.together(index))
-    guide = _guide(stage, models.known(stage)[0])
-    fixed = base + weights + LOOSE * (stage.particles * _scene(run, stage) + _rays(stage) + guide)
+    rays = FLOAT * 12 * _pixels(stage) if stage.scene == "field" else 0
+    shown = stage.particles * _scene(run, stage) + rays
+    fixed = base + weights + LOOSE * (shown + _guide(stage, models.known(stage)[0]))
     each, most = _rendered(run, stage)
 
     def peak(chunk: int) -> int:
@@ -157,11 +158,6 @@ def _rendered(run: Run, stage: Stage) -> tuple[float, float]:
 def _looked_up(features: int, hidden: int) -> float:
     """Bytes of one point in a hash grid and its network: values, and their gradients."""
     return FLOAT * (2 * features + 3 * hidden + 40)
-
-
-def _rays(stage: Stage) -> float:
-    """Bytes of the rays of a field's pictures."""
-    return FLOAT * 12 * _pixels(stage) if stage.scene == "field" else 0.0
 
 
 def _scene(run: Run, stage: Stage) -> float:

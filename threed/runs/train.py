@@ -17,7 +17,7 @@ from threed.diffusion.weights import filled, find_trained
 from threed.learning import loop
 from threed.learning.data import Find, read_examples
 from threed.learning.recipe import Recipe
-from threed.runs.job import Train
+from threed.runs.job import Train, typed
 from threed.runs.progress import Listener, sayer
 from threed.settings.base import Settings, plain, read_words
 from threed.systems.system import Lesson, Training
@@ -63,8 +63,7 @@ def train(system: str, data: Path | str, out: Path | str, **options: Any) -> Pat
     training, such as kind="depth". InputError for what cannot be meant.
     """
     own = {name: value for name, value in options.items() if name in Train.model_fields}
-    told = tuple(f"{name}={str(value).lower() if isinstance(value, bool) else value}"
-                 for name, value in options.items() if name not in own)  # fmt: skip
+    told = tuple(f"{name}={typed(options[name])}" for name in options if name not in own)
     job = Train(system=system, data=str(data), options=told, **own)
     job.check()
     train_job(job, Path(out))

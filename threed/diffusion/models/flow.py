@@ -112,10 +112,6 @@ def sampling(table: Tensor) -> dict[str, Any]:
     A DDIM step is then an Euler step of the flow: both go to (1 - s') z + s' n, up to the scale.
     """
     before = torch.cat([table.new_ones(1), table[:-1]])
-    return {
-        "num_train_timesteps": LEVELS,
-        "trained_betas": (1 - table / before).tolist(),
-        "timestep_spacing": "trailing",  # from the noisiest level on
-        "set_alpha_to_one": True,
-        "prediction_type": "epsilon",
-    }
+    betas = (1 - table / before).tolist()  # "trailing": from the noisiest level on
+    return {"num_train_timesteps": LEVELS, "trained_betas": betas, "set_alpha_to_one": True,
+            "timestep_spacing": "trailing", "prediction_type": "epsilon"}  # fmt: skip

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from threed.core.errors import InputError
+from threed.diffusion.parts.hooks import edited
 
 Change = Callable[[Tensor], Tensor]
 """Attention weights [B, heads, L, S] -> the same shape."""
@@ -86,13 +87,6 @@ class AttentionEdit(Protocol):
     def __call__(self, site: Site, attend: Attend) -> Attend:
         """The attention to use at this site: attend itself where nothing is to change."""
         ...
-
-
-def edited(edits: Sequence[AttentionEdit], site: Site, attend: Attend) -> Attend:
-    """The attention with all edits around it, the first outermost."""
-    for edit in reversed(edits):
-        attend = edit(site, attend)
-    return attend
 
 
 def plain(heads: int) -> Attend:

@@ -15,8 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from threed.diffusion.parts.attention import Attend, AttentionEdit, Bias, Site, Via, edited
-from threed.diffusion.parts.norms import Norm, Normalise, NormEdit, normalised
+from threed.diffusion.parts.attention import Attend, AttentionEdit, Bias, Site, Via
+from threed.diffusion.parts.hooks import edited
+from threed.diffusion.parts.norms import Norm, Normalise, NormEdit
 from threed.diffusion.parts.skips import Joint, SkipEdit
 
 P = TypeVar("P")
@@ -115,7 +116,7 @@ class NormsApart(Apart[NormEdit]):
 
     def __call__(self, norm: Norm, normalise: Normalise) -> Normalise:
         """The norm of all rows."""
-        each = [normalised(edits, norm, normalise) for edits in self.each]
+        each = [edited(edits, norm, normalise) for edits in self.each]
         if all(one is normalise for one in each):
             return normalise
         return lambda x: torch.cat([one(rows) for one, rows in zip(each, x.split(self.counts))])

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from threed.diffusion.parts.hooks import edited
+
 Normalise = Callable[[Tensor], Tensor]
 """[B, C, h, w] (a group norm; [B, C, L] in front of attention) or [B, L, C] -> the same shape."""
 
@@ -29,13 +31,6 @@ class NormEdit(Protocol):
         ...
 
 
-def normalised(edits: Sequence[NormEdit], norm: Norm, normalise: Normalise) -> Normalise:
-    """The norm with all edits around it, the first outermost."""
-    for edit in reversed(edits):
-        normalise = edit(norm, normalise)
-    return normalise
-
-
 def norm_hooks(unet: nn.Module, edits: Sequence[NormEdit]) -> list[RemovableHandle]:
     """Let the edits act on a net's norms, the first outermost, until the hooks are removed."""
     if not edits:
@@ -44,7 +39,7 @@ def norm_hooks(unet: nn.Module, edits: Sequence[NormEdit]) -> list[RemovableHand
     for name, module in unet.named_modules():
         if isinstance(module, nn.GroupNorm | nn.LayerNorm):
             plain: Normalise = module.forward
-            normalise = normalised(edits, Norm(name, isinstance(module, nn.GroupNorm)), plain)
+            normalise = edited(edits, Norm(name, isinstance(module, nn.GroupNorm)), plain)
             if normalise is not plain:
                 handles.append(module.register_forward_hook(_instead(normalise)))
     return handles

@@ -38,7 +38,8 @@ class Region:
                              "right <= 1 and 0 <= top < bottom <= 1")  # fmt: skip
         if not self.prompt.strip():
             raise InputError(f"the region {_numbers(self.box)} has no prompt: say what it shows")
-        if len(self.prompt) > LONGEST or any(map(_is_control, self.prompt)):
+        control = any(unicodedata.category(letter) in ("Cc", "Cs") for letter in self.prompt)
+        if len(self.prompt) > LONGEST or control:
             raise InputError(f"the prompt of a region must be text of at most {LONGEST} "
                              f"characters, got {self.prompt[:40]!r}...")  # fmt: skip
 
@@ -145,10 +146,6 @@ def _shares(ratios: Sequence[float]) -> Iterator[tuple[float, float]]:
 def _cut(begin: float, end: float, size: int) -> slice:
     """Whole pixels, rounded down as in the published code; a sum of shares may lack a bit."""
     return slice(int(size * begin + 1e-6), int(size * end + 1e-6))
-
-
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 def _numbers(box: Box) -> str:
