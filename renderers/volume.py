@@ -22,6 +22,7 @@ BUDGET = 2**20  # samples whose colours are held at once, with everything their 
 SEEN = 0.02  # weight from which a sample's normal is worth its four density look-ups
 LIT = 0.001  # the same where a lamp needs it for the sample's brightness
 TETRAHEDRON = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
+Density = Callable[[Tensor], Tensor]  # points [M, 3] to [M]
 Background = Tensor | Callable[[Tensor], Tensor]  # [3], [B, 3], or unit directions [N, 3] to [N, 3]
 
 
@@ -161,9 +162,7 @@ def _look(
     return color, opacity, depth, normal, facing
 
 
-def normals_at(
-    density: Callable[[Tensor], Tensor], points: Tensor, step: float, mirrored: Tensor
-) -> Tensor:
+def normals_at(density: Density, points: Tensor, step: float, mirrored: Tensor) -> Tensor:
     """Unit normals [M, 3] at points [M, 3]: against the density's finite difference, or 0.
 
     The difference is taken over the corners of a tetrahedron `step` away: four look-ups, where

@@ -23,6 +23,7 @@ FIELD = ("hash_encode", "march", "composite")
 RASTER = ("rasterize", "interpolate", "derivatives", "texture", "twins", "antialias")
 # and the modules of their kinds that are named for a subject
 OPERATIONS = dict.fromkeys(FIELD, "field") | dict.fromkeys(RASTER, "raster")
+Sums = tuple[Tensor, Tensor, Tensor, Tensor]  # weights, sums, opacity and depth of `composite`
 _forced: str | None = None
 
 
@@ -153,9 +154,7 @@ def march(
     return samples
 
 
-def composite(
-    density: Tensor, values: Tensor, samples: Samples, n_rays: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def composite(density: Tensor, values: Tensor, samples: Samples, n_rays: int) -> Sums:
     """Volume rendering of samples: weights [M], sums [n_rays, C], opacity and depth [n_rays, 1].
 
     density [M] >= 0 per world unit, values [M, C]. weight = T (1 - exp(-density dt)), T the

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from renderers.kernels import RASTER, Samples
+from renderers.kernels import RASTER, Samples, Sums
 from renderers.kernels.field_reference import STOP
 from renderers.kernels.raster_reference import derivatives, twins
 
@@ -130,9 +130,7 @@ def march(
                    samples.packed_info.long())  # fmt: skip
 
 
-def composite(
-    density: Tensor, values: Tensor, samples: Samples, n_rays: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def composite(density: Tensor, values: Tensor, samples: Samples, n_rays: int) -> Sums:
     """weights [M], sums [n_rays, C], opacity and depth [n_rays, 1]."""
     nerfacc, ray = _library("nerfacc"), samples.ray_index
     half = samples.dt / 2

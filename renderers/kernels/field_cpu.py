@@ -17,7 +17,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from renderers.kernels import Samples
+from renderers.kernels import Samples, Sums
 from renderers.kernels.jit import compiled, exact, inlined, inlined_exact
 from renderers.kernels.rows import add_to_rows, read_rows
 
@@ -333,9 +333,7 @@ class _Composite(torch.autograd.Function):
         return g_density, g_values, None, None, None
 
 
-def composite(
-    density: Tensor, values: Tensor, samples: Samples, n_rays: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def composite(density: Tensor, values: Tensor, samples: Samples, n_rays: int) -> Sums:
     """weights [M], sums [n_rays, C], opacity and depth [n_rays, 1]."""
     apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Composite.apply
     lying = samples.t, samples.dt, samples.packed

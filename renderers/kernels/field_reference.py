@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from renderers.kernels import Samples
+from renderers.kernels import Samples, Sums
 
 PRIMES = (1, 2654435761, 805459861)  # Instant-NGP, equation 4
 PLACES = 2**24  # on rays looked at together: some 80 bytes each
@@ -76,9 +76,7 @@ def _occupied(
     return keep.sum(1), t[keep]
 
 
-def composite(
-    density: Tensor, values: Tensor, samples: Samples, n_rays: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def composite(density: Tensor, values: Tensor, samples: Samples, n_rays: int) -> Sums:
     """weights [M], sums [n_rays, C], opacity and depth [n_rays, 1]."""
     starts, counts = samples.packed.unbind(1)
     width = int(counts.max()) if n_rays else 0

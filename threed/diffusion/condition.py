@@ -17,13 +17,14 @@ from threed.diffusion.parts.batch import Apart, join_parts, select_parts
 from threed.diffusion.parts.norms import NormEdit
 from threed.diffusion.parts.skips import SkipEdit
 
+Outputs = tuple[Sequence[Tensor], Tensor]
+"""Of a net beside the UNet: one tensor for each skip connection, and one for the middle block."""
+
 
 class Residuals(Protocol):
     """A net beside the UNet (ControlNet and its kin) whose outputs are added to its skips."""
 
-    def __call__(
-        self, x: Tensor, t: Tensor, condition: Condition
-    ) -> tuple[Sequence[Tensor], Tensor]:
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs:
         """One tensor for each skip connection, in order, and one for the middle block.
 
         x is [B, C, h, w], t [B]. The condition's B items hold text, channels and cameras only.
@@ -113,7 +114,7 @@ def stack(conditions: Sequence[Condition]) -> Condition:
 
 def residuals_of(
     nets: Sequence[Residuals], x: Tensor, t: Tensor, condition: Condition
-) -> tuple[Sequence[Tensor], Tensor] | None:
+) -> Outputs | None:
     """Add up all nets' outputs for x [B, C, h, w] and t [B], as Residuals gives them.
 
     None without nets.
@@ -130,9 +131,7 @@ def residuals_of(
 class ResidualsApart(Apart[Residuals]):
     """Nets beside the UNet, each for its own rows; where there are none, the rest sees zeros."""
 
-    def __call__(
-        self, x: Tensor, t: Tensor, condition: Condition
-    ) -> tuple[Sequence[Tensor], Tensor]:
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs:
         """The outputs for all rows."""
         rows = torch.arange(len(x), device=x.device).split(self.counts)
         each = [residuals_of(nets, x[i], t[i], condition.select(i))

@@ -25,13 +25,14 @@ from threed.runs.folder import Checkpoint, RunFolder
 from threed.runs.memory import Chunk, is_short
 from threed.runs.progress import Listener
 from threed.runs.stages import Scene
-from threed.runs.watch import Keeper
+from threed.runs.watch import Keeper, Losses
 from threed.scenes.shown import draw_lamp
 from threed.scenes.tetrahedra import NoSurfaceError
 from threed.settings.stage import NEED_NORMALS, Stage
 
 BETAS, EPS = (0.9, 0.99), 1e-15
 DECAY = 0.01  # of AdamW, times the learning rate
+Weights = Mapping[str, Schedule]  # of losses, by name
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Taught:
     """What a step showed and cost; its gradients are in the scene."""
 
     picture: RenderOutput
-    losses: Mapping[str, Tensor]
+    losses: Losses
     total: Tensor
 
 
@@ -179,12 +180,7 @@ def look(part: StageRun, step: int, views: Cameras, generator: torch.Generator) 
     )  # fmt: skip
 
 
-def weighted(
-    losses: Mapping[str, Tensor],
-    picture: RenderOutput,
-    weights: Mapping[str, Schedule],
-    step: int,
-) -> Tensor:
+def weighted(losses: Losses, picture: RenderOutput, weights: Weights, step: int) -> Tensor:
     """Add up the guide's losses [], at weight 1 if not said, and the picture's that are named.
 
     InputError for the weight of a loss that nobody returns.

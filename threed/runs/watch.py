@@ -27,6 +27,7 @@ RETRIES = 2  # with another seed, before a scene is given up
 EMPTY = 0.005  # mean opacity of the pictures
 FOG = 0.4  # mean binary entropy of the opacity, in nats; a half-opaque picture has 0.69
 PATIENCE = 30  # steps in a row that a scene may be empty or fog
+Losses = Mapping[str, Tensor]  # [] each, by name
 
 
 class Failure(Exception):
@@ -41,7 +42,7 @@ class Reading:
     values: Tensor  # [len(names)]
 
     @staticmethod
-    def of(total: Tensor, losses: Mapping[str, Tensor], picture: RenderOutput) -> Reading:
+    def of(total: Tensor, losses: Losses, picture: RenderOutput) -> Reading:
         """Every loss [], unweighted, their weighted sum [], and the mean opacity."""
         with torch.no_grad():
             opacity = picture.opacity.mean()
@@ -117,9 +118,7 @@ class Keeper:
         self._last_time = time.perf_counter()
         return start.step
 
-    def after(
-        self, step: int, total: Tensor, losses: Mapping[str, Tensor], picture: RenderOutput
-    ) -> int:
+    def after(self, step: int, total: Tensor, losses: Losses, picture: RenderOutput) -> int:
         """Take note of a step's losses []; return how many are done, fewer after a rollback."""
         run, stage = self.folder.run, self.stage
         now = time.perf_counter()

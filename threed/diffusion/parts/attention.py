@@ -133,14 +133,12 @@ class Views:
         def join(x: Tensor) -> Tensor:
             return x.reshape(-1, self.count * x.shape[1], x.shape[2])
 
-        def joined(
-            q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None
-        ) -> Tensor:
+        def whole(q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None) -> Tensor:
             if bias is not None:
                 raise ValueError("a bias within one view does not say what holds between views")
             return attend(join(q), join(k), join(v), change=change).reshape(q.shape)
 
-        return joined
+        return whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,16 +153,14 @@ class Rewrite:
         if not self.where(site):
             return attend
 
-        def rewritten(
-            q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None
-        ) -> Tensor:
+        def other(q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None) -> Tensor:
             def both(weights: Tensor) -> Tensor:
                 weights = self.change(weights)
                 return weights if change is None else change(weights)
 
             return attend(q, k, v, bias=bias, change=both)
 
-        return rewritten
+        return other
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +181,7 @@ class Record:
         if not self.where(site):
             return attend
 
-        def recorded(
-            q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None
-        ) -> Tensor:
+        def noted(q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None) -> Tensor:
             def keep(weights: Tensor) -> Tensor:
                 mean = weights.mean(1)
                 self.kept[site.layer] = mean.unflatten(1, (site.rows, site.columns))
@@ -197,7 +191,7 @@ class Record:
                 self.kept[site.layer] = v
             return attend(q, k, v, bias=bias, change=change if self.values else keep)
 
-        return recorded
+        return noted
 
 
 class Processor:

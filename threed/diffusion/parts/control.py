@@ -11,21 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from threed.core.errors import InputError
-from threed.diffusion.condition import Condition, Residuals
+from threed.diffusion.condition import Condition, Outputs, Residuals
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.attention import install
 from threed.diffusion.progress import due
 from threed.diffusion.score import Score
 
 FIRST = (16, 32, 96, 256)  # channels on the way from the hint to the latents' size
+Extras = dict[str, Any]  # further arguments of the UNet
 
 
 class Beside(Protocol):
     """A net that looks at x_t, t, the text and a hint."""
 
     def __call__(
-        self, x: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, extras: dict[str, Any]
-    ) -> tuple[Sequence[Tensor], Tensor]:
+        self, x: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, extras: Extras
+    ) -> Outputs:
         """One tensor for each skip of the UNet, and one for its middle."""
         ...
 
@@ -65,9 +66,7 @@ class Control:
         tokens = None if self.tokens is None else self.tokens.shape[1:]
         return self.net, self.strength, self.gentle, self.hint.shape[1:], tokens
 
-    def __call__(
-        self, x: Tensor, t: Tensor, condition: Condition
-    ) -> tuple[Sequence[Tensor], Tensor]:
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs:
         """The net's outputs, weighed, in the UNet's dtype."""
         if len(self.hint) != len(x):
             raise ValueError(f"{len(self.hint)} hints for a batch of {len(x)}")
@@ -91,8 +90,8 @@ class Around:
     net: Any
 
     def __call__(
-        self, x: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, extras: dict[str, Any]
-    ) -> tuple[Sequence[Tensor], Tensor]:
+        self, x: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, extras: Extras
+    ) -> Outputs:
         """Its outputs, in its own dtype."""
         dtype = self.net.dtype
         x, tokens, hint = (v.to(dtype) for v in (x, tokens, hint))

@@ -18,6 +18,8 @@ from threed.diffusion.progress import due
 
 ROWS = 2  # source, edited
 Span = tuple[float, float]  # shares of the sampling, 0 its beginning and 1 its end
+Factors = Sequence[tuple[str, float]]  # of words
+Spans = Sequence[tuple[str, Span]]
 BLEND_TOKENS = 576  # of the largest maps that the blend's mask is read from: 24×24
 
 
@@ -96,9 +98,7 @@ def align(backbone: Backbone, source: str, prompt: str, length: int, mode: str) 
     return (swap if mode == "swap" else refine)(backbone, source, prompt, length)
 
 
-def factors_of(
-    backbone: Backbone, prompt: str, weigh: Sequence[tuple[str, float]], length: int
-) -> Tensor:
+def factors_of(backbone: Backbone, prompt: str, weigh: Factors, length: int) -> Tensor:
     """[S] what each token's attention is multiplied by."""
     factors = torch.ones(length)
     for word, factor in weigh:
@@ -106,9 +106,7 @@ def factors_of(
     return factors
 
 
-def spans_of(
-    backbone: Backbone, prompt: str, hold: Sequence[tuple[str, Span]], length: int, until: float
-) -> Tensor:
+def spans_of(backbone: Backbone, prompt: str, hold: Spans, length: int, until: float) -> Tensor:
     """[2, S] from when and until when each token's attention is the source's."""
     spans = torch.tensor([0.0, until])[:, None].repeat(1, length)
     for word, span in hold:

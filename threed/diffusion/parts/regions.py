@@ -39,9 +39,7 @@ class Regions:
             return attend
         size, prompts = (site.rows, site.columns), len(self.regions) + 1
 
-        def regional(
-            q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None
-        ) -> Tensor:
+        def local(q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, change: Via = None) -> Tensor:
             biases = [None] * prompts if bias is None else bias.chunk(prompts, -1)
             each = zip(k.chunk(prompts, 1), v.chunk(prompts, 1), biases)
             seen = (attend(q, k, v, bias=own, change=change) for k, v, own in each)
@@ -53,7 +51,7 @@ class Regions:
                 out[here] = torch.lerp(part[here], whole[here], self.base_ratio)
             return out.flatten(1, 2)
 
-        return regional
+        return local
 
 
 def resized(

@@ -31,6 +31,7 @@ NETS = {"clip": "clip", "vae": "vae", "unet": "unet_multiview", "judge": "judge"
 BEFORE = "before.json"  # beside a checkpoint: the trainings that it goes on from
 SHEETS = 15  # times that a training shows what it makes
 Say = Callable[[str], None]
+Shelves = tuple[Shelf, SceneShelf]
 
 
 def train(
@@ -94,9 +95,7 @@ def new_task(
     return {"vae": vae_task, "judge": judge_task}[part](toys, scenes)
 
 
-def open_pictures(
-    part: str, work: Path, weights: Path, sets: int, say: Say
-) -> tuple[Shelf, SceneShelf]:
+def open_pictures(part: str, work: Path, weights: Path, sets: int, say: Say) -> Shelves:
     """Open the pictures that a part is trained on, drawn where they are missing.
 
     As many scenes as sets of single toys; none for a family that knows none.
