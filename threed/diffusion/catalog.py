@@ -233,8 +233,9 @@ def _cached(repo: str) -> Path | None:
 
 def _from_hub(name: str, repos: Sequence[str], *, half: bool) -> Path:
     """A cached copy, or a fresh one of the first mirror that answers."""
-    if there := [folder for repo in repos if (folder := _cached(repo))]:
-        return there[0]
+    for repo in repos:
+        if folder := _cached(repo):
+            return folder
     reasons = []
     for repo in repos:
         try:
