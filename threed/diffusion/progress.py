@@ -27,7 +27,7 @@ def counted(timesteps: Tensor) -> Iterator[None]:
 
 
 def span(t: Tensor) -> tuple[Tensor, Tensor]:
-    """The shares of the sampling at which the step from t begins and ends, in the shape of t.
+    """The shares of the sampling at which the step from t begins and ends, [...] as t.
 
     Step i of N (0 is the first) is i/N..(i+1)/N. Without a sampler both are 1 - t / 1000.
     """
@@ -40,7 +40,7 @@ def span(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def due(t: Tensor, start: Tensor | float, end: Tensor | float) -> Tensor:
-    """Whether the step from t lies in start..end of the sampling, in the shape that they broadcast.
+    """Whether the step from t lies in start..end of the sampling, [...] as they broadcast.
 
     Only whole steps do: 0..0.5 are 15 of 30 steps, and 12 of 25.
     """
