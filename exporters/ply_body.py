@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporters.parse import MAX_FACES
-from exporters.text import decode, read_numbers, say, to_lines
+from exporters.text import LOOK, decode, read_numbers, say, to_lines
 from threed.core.errors import InputError
 
 Ints = npt.NDArray[np.int64]
@@ -63,9 +63,13 @@ def read_elements(content: bytes) -> tuple[dict[str, Element], tuple[str, ...]]:
     head = _read_head(lines)
     source: _Text | _Binary
     source = _Binary(np.frombuffer(body, np.uint8), head.form) if head.form else _Text(body)
+    total = sum(rows for _, rows, properties in head.elements if properties)
     found = {}
     for name, rows, properties in head.elements:
-        found[name] = _read_element(source, name, rows, properties)
+        if isinstance(source, _Text) and total < len(source.lines):
+            found[name] = _read_lines(source, name, rows, properties)
+        else:
+            found[name] = _read_element(source, name, rows, properties)
     if source.place < len(source.data):
         say(f"{len(source.data) - source.place:,} {source.unit} too many at its end are left out")
     return found, head.textures
@@ -77,7 +81,7 @@ def split(content: bytes) -> tuple[list[bytes], bytes]:
     if end is None:
         return [], b""
     head, stop = content[: end.start()].removeprefix(b"\xef\xbb\xbf"), end.end()
-    if content[stop : stop + 2] == b"\r\n" and b"\r\n" in head:
+    if content[stop : stop + 2] == b"\r\n" and b"\n" in head:
         stop += 1  # else what looks like half of a line's end is a number
     return head.strip().splitlines(), content[stop + 1 :]
 
@@ -98,8 +102,10 @@ def _read_head(lines: list[bytes]) -> _Head:
                 elements.append((name, int(words[2]), []))
             case ["property", _] if elements:
                 elements[-1][2].append(_read_property([word.lower() for word in words[1:]]))
+            case ["element" | "property" | "format", *_]:
+                raise InputError(f"its header has the line {decode(line)[:LOOK]!r}")
             case _:
-                raise InputError(f"its header has the line {decode(line)[:60]!r}")
+                say(f"the line {decode(line)[:LOOK]!r} of its header is passed over")
     if form is None:
         raise InputError("its header does not say whether it is ascii or binary")
     made = tuple((name, rows, tuple(properties)) for name, rows, properties in elements)
@@ -111,7 +117,7 @@ def _read_property(words: list[str]) -> _Property:
         return _Property(words[1], TYPES[words[0]], None)
     if len(words) == 4 and words[0] == "list" and words[1] in TYPES and words[2] in TYPES:
         return _Property(words[3], TYPES[words[2]], TYPES[words[1]])
-    raise InputError(f"its header has the property {' '.join(words)[:60]!r}")
+    raise InputError(f"its header has the property {' '.join(words)[:LOOK]!r}")
 
 
 class _Text:
@@ -120,7 +126,13 @@ class _Text:
     unit = "numbers"
 
     def __init__(self, body: bytes) -> None:
-        self.data, self.place = read_numbers(to_lines(body)), 0
+        text = to_lines(body)
+        self.data, self.place, self.line = read_numbers(text), 0, 0
+        letters = np.frombuffer(text, np.uint8)
+        filled = letters > 32
+        begins = np.flatnonzero(filled & ~np.concatenate([[False], filled[:-1]]))
+        counts = np.diff(np.searchsorted(begins, np.flatnonzero(letters == 10)), prepend=0)
+        self.lines = np.cumsum([0, *counts[counts > 0]])  # numbers before each line that has any
 
     def size(self, kind: str) -> int:
         """Units that a number takes."""
@@ -182,6 +194,33 @@ def _read_element(
     for index, one in enumerate(properties):
         own = None if one.count is None else counts[index]
         found[one.name] = Column(_gather(source, places[index], own, one.kind), own)
+    return found
+
+
+def _read_lines(source: _Text, name: str, rows: int, properties: tuple[_Property, ...]) -> Element:
+    """The same where each row has a line of its own, whatever else is in it."""
+    if not properties:
+        return {}
+    place, ends = source.lines[source.line :][:rows], source.lines[source.line + 1 :][:rows]
+    found = {}
+    for one in properties:
+        count = None if one.count is None else np.zeros(rows, np.int64)
+        if count is not None:
+            inside = place < ends
+            count[inside] = source.take(place[inside], "i8")
+            count[~inside] = -1
+            place = place + 1
+        after = place + (1 if count is None else count)
+        bad = (after > ends) | (after < place)
+        if bad.any():
+            raise InputError(f"it is cut short: of {rows:,} rows of its element {name!r}, number "
+                             f"{int(bad.argmax()) + 1:,} is not whole")  # fmt: skip
+        found[one.name] = Column(_gather(source, place, count, one.kind), count)
+        place = after
+    if (place < ends).any():
+        say(f"numbers behind {int((place < ends).sum()):,} rows of {name!r} are left out")
+    source.line += rows
+    source.place = int(source.lines[source.line])
     return found
 
 

@@ -132,20 +132,25 @@ def _read_coordinates(
 
 def _read_colors(vertex: Element, face: Element, index: Ints, row: Ints) -> Any:
     """The colours [F, 3, 3] of corners: those of the vertices, else of the faces, or None."""
-    of_vertices, of_faces = _find_colors(vertex), _find_colors(face)
-    if of_vertices is not None:
-        if of_faces is not None:
+    found = _find_colors(vertex)
+    if found is not None:
+        if _name_colors(face):
             say("the colours of its faces are left out, since its vertices have some")
-        return torch.from_numpy(of_vertices[index])
-    if of_faces is None:
-        return None
-    return torch.from_numpy(of_faces[row][:, None].repeat(3, 1))
+        return torch.from_numpy(found[index])
+    found = _find_colors(face)
+    return None if found is None else torch.from_numpy(found[row][:, None].repeat(3, 1))
+
+
+def _name_colors(element: Element) -> tuple[str, ...]:
+    """The names of red, green and blue; none where rows have no colour, or a list of them."""
+    plain = {name for name, column in element.items() if column.counts is None}
+    return next((three for three in COLORS if plain.issuperset(three)), ())
 
 
 def _find_colors(element: Element) -> Any:
     """The colours [N, 3] of rows in [0, 1], or None; what can be seen through is said."""
-    names = next((three for three in COLORS if all(name in element for name in three)), None)
-    if names is None or any(element[name].counts is not None for name in names):
+    names = _name_colors(element)
+    if not names:
         return None
     values = np.stack([np.asarray(element[name].values) for name in names], 1)
     kind = values.dtype.kind

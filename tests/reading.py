@@ -255,19 +255,23 @@ PLY: dict[str, list[Case]] = {
         Case(binary_ply("little")[:-1], says="number 2 is not whole"),
         Case(binary_ply("big")[:-60], says="cut short"),
     ],
-    "too much at the end": [
+    "too much": [
         Case(binary_ply("little") + b"\0\0", faces=3, area=6, says="2 bytes too many at its end"),
+        Case(ply(PLACES + TRIANGLES, more="made by me"), says="'made by me' of its header is"),
         Case(ply([*PLACES, *TRIANGLES, "1"]), says="1 numbers too many at its end"),
+        Case(ply([*PLACES, *(f"{t} 9 1 1" for t in TRIANGLES)]), says="behind 2 rows of 'face'"),
     ],
     "byte order mark, UTF-16": [Case(("\ufeff" + ply(PLACES + TRIANGLES)).encode())],
     "tabs, blanks, line ends, upper case": [
         Case(ply(PLACES + TRIANGLES).replace(" ", "\t")),
+        Case(ply([" ".join(PLACES + TRIANGLES)])),
         Case(ply(PLACES + TRIANGLES).replace("\n", "\n  ")),
         Case(ply(PLACES + TRIANGLES).replace("\n", "\r\n")),
         Case(ply(PLACES + TRIANGLES).replace("\n", "\r")),
         Case(ply(PLACES + TRIANGLES).upper()),
         Case(binary_ply("little", "\r\n"), faces=3, area=6),
         Case(binary_ply("little", "\r"), faces=3, area=6),
+        Case(binary_ply("little").replace(b"header\n", b"header\r\n"), faces=3, area=6),
     ],
     "numbers of other types, in any order": [
         Case(binary_ply("little"), faces=3, area=6, colors=[RED] * 3),
@@ -353,7 +357,7 @@ STL: dict[str, list[Case]] = {
         Case(SOLID[:-20], says="its end is missing"),
         Case(SOLID.replace("endfacet\n", "", 1), says="begins 2 triangles and ends 1"),
     ],
-    "too much at the end": [Case(binary_stl() + b"\0\0", says="2 bytes too many at its end")],
+    "too much": [Case(binary_stl() + b"\0\0", says="2 bytes too many at its end")],
     "byte order mark, UTF-16": [
         Case(("\ufeff" + SOLID).encode()),
         Case(SOLID.encode("utf-16")),
