@@ -116,7 +116,7 @@ def drawn(backbone: Backbone, kind: str, old: str, new: str, seed: int) -> Tenso
 
 def self_guidance_moves(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
     """Single toys that are moved, and one toy of two: how far their centre is from the target."""
-    rows, errors, moves, others = [], [], [], []
+    rows, errors, ways, moves, others = [], [], [], [], []
     for i, (prompt, word, colors, shift) in enumerate(movings(count)):
         score = self_guidance.build(
             backbone, prompt, asked=self_guidance.Asked(move=((word, shift),)), guide=Guide(SCALE)
@@ -130,14 +130,18 @@ def self_guidance_moves(backbone: Backbone, count: int, sheet: Path | None) -> S
             places = torch.stack([centroids(masks[:, k]) for k in range(len(colors))], 1)
         went = places[1] - places[0]  # [things, 2]
         errors.append(float((went[0] - torch.tensor(shift)).norm()))
-        moves.append(float((went[0] * torch.tensor(shift)).sum()) / math.hypot(*shift) ** 2)
+        ways.append(math.hypot(*shift))
+        moves.append(float((went[0] * torch.tensor(shift)).sum()) / ways[-1] ** 2)
         others += went[1:].norm(dim=1).tolist()
     show(torch.cat(rows), sheet, columns=8)
     half = len(errors) // 2
     return {
         "error of a single toy's centre, of the picture": sum(errors[:half]) / half,
+        "error of a single toy that is left where it is": sum(ways[:half]) / half,
         "share of the way that single toys go": sum(moves[:half]) / half,
         "error of one of two": sum(errors[half:]) / half,
+        "error of one of two that is left where it is": sum(ways[half:]) / half,
+        "share of the way that one of two goes": sum(moves[half:]) / half,
         "the other's motion": sum(others) / max(len(others), 1),
     }
 
@@ -239,7 +243,7 @@ def named(color: str, kind: str) -> str:
 Measure = Callable[[Backbone, int, Path | None], Scores]
 MEASURES: dict[str, tuple[Measure, int]] = {  # and how many pictures it takes
     "prompt_to_prompt": (prompt_to_prompt_recolours, 40),
-    "self_guidance": (self_guidance_moves, 32),
+    "self_guidance": (self_guidance_moves, 16),
     "rpg": (rpg_pairs, 24),
     "rpg_quarters": (rpg_quarters, 10),
 }
@@ -250,6 +254,7 @@ def main() -> None:
     parser = measure_parser(__doc__, MEASURES)
     parser.add_argument("--scores", type=Path, help="a file for what is printed")
     asked = parser.parse_args()
+    torch.set_num_threads(1)  # sums in other orders have other last digits, and pictures in the end
     measure, count = MEASURES[asked.name]
     count = max(count // 8, 1) if asked.small else count
     text = lines(measure(load_backbone(asked.backbone), count, asked.sheet))

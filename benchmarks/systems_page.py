@@ -78,6 +78,13 @@ Self-guidance moves (`--move WORD:DX,DY`, fractions of the picture, to the right
 and copies from pictures (`--appearance WORD:FILE`, `--layout WORD:FILE`). What nothing is asked of
 is kept, or what `--keep WORD` says.
 
+What it adds to the noise has at most `limit` times the noise's size. The paper knows no such
+limit, but here the gradient is 0.8 to 5.5 times the noise in four of five steps, and the limit
+acts in 94 % of them. With `strength=0.5`, a sixth, it acts in 11 %, and things go less far: a red
+mug that is sent to four sides in 12 steps ends at 0.46 of the way from its goal, and at 0.26 by
+default. So the limit stays. Some toys hardly move either way: the errors below stand beside those
+of doing nothing.
+
 Where a picture looks at each word of its prompt, the mean over the sampling:
 
 ```

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
+from torch.nn import functional as F
 
 from tests.tiny import tiny_folder
 from threed.core.cameras import orbit
@@ -26,6 +27,7 @@ from threed.diffusion.parts.attention import (
     install,
     plain,
 )
+from threed.diffusion.parts.norms import Decoded
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +100,20 @@ def test_recording_keeps_the_weights_and_the_result(
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
 
-def test_recorded_values_are_the_projected_features(backbone: StableDiffusion) -> None:
+def test_the_decoders_activations_are_what_its_last_layers_make_noise_of(
+    backbone: StableDiffusion,
+) -> None:
     x, t, condition = inputs(backbone)
-    record = Record(crossing, values=True)
-    noise = backbone.predict_noise(x, t, replace(condition, attention=(record,)))
-    assert torch.equal(noise, backbone.predict_noise(x, t, condition))  # fused all the same
-    for layer, values in record.kept.items():
-        to_v = backbone.unet.get_submodule(layer.name).to_v
-        torch.testing.assert_close(values, to_v(condition.tokens))
+    x.requires_grad_()
+    decoded = Decoded()
+    noise = backbone.predict_noise(x, t, replace(condition, norms=(decoded,)))
+    assert torch.equal(noise, backbone.predict_noise(x, t, condition))  # nothing is changed
+    assert decoded.features is not None
+    unet, features = backbone.unet, decoded.features
+    assert features.shape == (len(x), unet.config.block_out_channels[0], *x.shape[-2:])
+    torch.testing.assert_close(unet.conv_out(F.silu(unet.conv_norm_out(features))), noise)
+    (gradient,) = torch.autograd.grad(features.square().sum(), x)
+    assert float(gradient.abs().amax((1, 2, 3)).min()) > 0
 
 
 def test_layers_know_their_place_their_size_and_when_they_run(backbone: StableDiffusion) -> None:

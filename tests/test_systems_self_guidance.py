@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,16 @@ from tests.tiny import tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
+from threed.diffusion.images import make_images
 from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts import energies
 from threed.diffusion.parts.goals import Goals as Plan
 from threed.diffusion.parts.goals import Term, Weights, Wrong
 from threed.diffusion.parts.words import phrases
 from threed.systems.control.self_guidance import SYSTEM, Asked, Knobs, build
+from threed.toybox.family.nets import WEIGHTS
+from threed.toybox.judge.net import load_judge
 
 PROMPT = "a red ball and a blue cube"
 ALL = Weights(1.0, 1.0, 1.0, 1.0)
@@ -64,11 +69,14 @@ def test_a_shape_does_not_depend_on_the_maps_contrast() -> None:
 
 
 def test_appearance_is_the_mean_over_the_shape() -> None:
-    features = torch.randn(1, 16, 16, 3, dtype=torch.float64)
+    features = torch.randn(1, 3, 16, 16, dtype=torch.float64)
     maps = box(3, 4).requires_grad_()
     look = energies.appearance(maps, features)
-    torch.testing.assert_close(look, features[:, 4:8, 3:7].mean((1, 2)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(look, features[..., 4:8, 3:7].mean((2, 3)), atol=1e-3, rtol=0)
     assert not look.requires_grad  # the map only selects
+    # of features of another size, such as the decoder's, too: here each place four times
+    larger = features.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(energies.appearance(maps, larger), look, atol=0.05, rtol=0)
 
 
 def test_moving_a_map_moves_and_grows_it() -> None:
@@ -201,16 +209,22 @@ def test_pictures_are_copied(backbone: Backbone) -> None:
         assert all(float((one - other).abs().max()) > 1e-4 for other in seen[:i])
 
 
-def test_a_toy_moves(tmp_path: Path) -> None:
-    """A small version of `python benchmarks/systems.py self_guidance`."""
+@pytest.mark.parametrize("shift", [(0.2, 0.0), (0.0, 0.15)], ids=["right", "down"])
+def test_a_toy_moves(shift: tuple[float, float]) -> None:
+    """Four fifths of the way, a red mug still, and the original is the plain sample.
+
+    A small version of `python benchmarks/systems.py self_guidance`.
+    """
     toybox = load_backbone("toybox", device="cpu")
-    moved = build(toybox, "a red mug", asked=Asked(move=(("mug", (0.2, 0.0)),)))
-    original, edited = centroids(
-        silhouettes(paint(toybox, Ready(moved, rows=2), steps=12, seed=3))
-    )  # fmt: skip
-    shift = edited - original
-    assert 0.06 < float(shift[0]) < 0.3
-    assert abs(float(shift[1])) < 0.1
+    moved = build(toybox, "a red mug", asked=Asked(move=(("mug", shift),)))
+    pictures = paint(toybox, Ready(moved, rows=2), steps=12, seed=3)
+    original, edited = centroids(silhouettes(pictures))
+    missing = (edited - original - torch.tensor(shift)).norm()
+    assert float(missing) < 0.2 * math.hypot(*shift)
+    verdict = load_judge(WEIGHTS / "judge").read(pictures)
+    assert (verdict.names("color"), verdict.names("kind")) == (["red"] * 2, ["mug"] * 2)
+    plain = make_images(toybox, "a red mug", steps=12, seed=3, guide=Guide(5.0))
+    torch.testing.assert_close(pictures[:1], plain, atol=1e-4, rtol=0)
 
 
 # what cannot be meant

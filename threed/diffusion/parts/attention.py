@@ -167,13 +167,11 @@ class Rewrite:
 class Record:
     """Keeps the attention weights of a call by layer, the mean over heads, and changes nothing.
 
-    They are [B, rows, columns, S], as the picture's places lie. With `values`, it keeps the values
-    [B, S, C] instead, and attention stays fused. What is kept has its graph: energies of attention
-    are differentiable.
+    They are [B, rows, columns, S], as the picture's places lie, and have their graph: energies of
+    attention are differentiable.
     """
 
     where: Callable[[Site], bool]
-    values: bool = False
     kept: dict[Layer, Tensor] = field(default_factory=dict)
 
     def __call__(self, site: Site, attend: Attend) -> Attend:
@@ -187,9 +185,7 @@ class Record:
                 self.kept[site.layer] = mean.unflatten(1, (site.rows, site.columns))
                 return weights if change is None else change(weights)
 
-            if self.values:
-                self.kept[site.layer] = v
-            return attend(q, k, v, bias=bias, change=change if self.values else keep)
+            return attend(q, k, v, bias=bias, change=keep)
 
         return noted
 

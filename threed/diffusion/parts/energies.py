@@ -37,12 +37,12 @@ def size(maps: Tensor) -> Tensor:
 
 
 def appearance(maps: Tensor, features: Tensor) -> Tensor:
-    """[n, C] the mean of features [n, h, w, C] over what the map marks (equation 6).
+    """[n, C] the mean of features [n, C, h, w] over what the map marks (equation 6).
 
-    The map only selects: no gradient goes through it.
+    The map is brought to the features' size, and only selects: no gradient goes through it.
     """
-    mask = shape(maps).detach()[..., None]
-    return (mask * features).sum((1, 2)) / (mask.sum((1, 2)) + TINY)
+    mask = F.interpolate(shape(maps).detach()[:, None], features.shape[-2:], mode="bilinear")
+    return (mask * features).sum((2, 3)) / (mask.sum((2, 3)) + TINY)
 
 
 def moved(maps: Tensor, shift: tuple[float, float], factor: float) -> Tensor:

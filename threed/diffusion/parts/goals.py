@@ -15,6 +15,7 @@ from threed.diffusion.noise import diffuse
 from threed.diffusion.parts import energies
 from threed.diffusion.parts.attention import Record, Site
 from threed.diffusion.parts.heat import largest_maps
+from threed.diffusion.parts.norms import Decoded
 from threed.diffusion.parts.words import phrases, word_tokens
 
 ROWS = 2  # original, edited
@@ -49,10 +50,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the attention says about n pictures."""
+    """What the UNet says about n pictures."""
 
     maps: Tensor  # [n, h, w, S] how much each place looks at each token
-    features: Tensor  # [n, h, w, C]
+    features: Tensor  # [n, C, h', w'] the last activations of its decoder
 
     def of(self, tokens: tuple[int, ...]) -> Tensor:
         """[n, h, w] how much each place looks at a word."""
@@ -153,17 +154,14 @@ class Wrong:
         def read(site: Site) -> bool:
             return site.layer.place == "up" and site.rows * site.columns <= self.tokens
 
-        look = Record(lambda site: site.layer.cross and read(site))
-        values = Record(lambda site: not site.layer.cross and read(site), values=True)
+        look, decoded = Record(lambda site: site.layer.cross and read(site)), Decoded()
         text = self.pair.select(torch.full((len(x),), row, device=self.pair.tokens.device))
-        self.backbone.predict_noise(x, t, replace(text, attention=(look, values)))
+        self.backbone.predict_noise(x, t, replace(text, attention=(look,), norms=(decoded,)))
         if not look.kept:
             raise InputError(f"no attention of backbone {self.backbone.name!r} on the way up has "
                              f"at most {self.tokens} places; tokens must be larger")  # fmt: skip
-        maps = largest_maps(look.kept, self.tokens)
-        best = maps.shape[1] * maps.shape[2]
-        *_, last = (kept for kept in values.kept.values() if kept.shape[1] == best)
-        return Seen(maps, last.unflatten(1, maps.shape[1:3]))
+        assert decoded.features is not None  # every UNet has a last norm
+        return Seen(largest_maps(look.kept, self.tokens), decoded.features)
 
     def _noised(self, z: Tensor, t: Tensor) -> Tensor:
         """A given picture at the noise levels t [n], with noise that is always the same."""

@@ -31,6 +31,27 @@ class NormEdit(Protocol):
         ...
 
 
+@dataclass(eq=False)
+class Decoded:
+    """Keeps what enters a UNet's last norm, and changes nothing.
+
+    That is the activations [B, C, h, w] of the last block on the way up, with their graph.
+    """
+
+    features: Tensor | None = None  # of the last call
+
+    def __call__(self, norm: Norm, normalise: Normalise) -> Normalise:
+        """Read what passes by."""
+        if norm.name != "conv_norm_out":
+            return normalise
+
+        def read(x: Tensor) -> Tensor:
+            self.features = x
+            return normalise(x)
+
+        return read
+
+
 def norm_hooks(unet: nn.Module, edits: Sequence[NormEdit]) -> list[RemovableHandle]:
     """Let the edits act on a net's norms, the first outermost, until the hooks are removed."""
     if not edits:

@@ -3,7 +3,12 @@
 The original and the edited picture are made side by side from the same noise. At each step the
 attention to the words of the prompt says where things are and how they look, and the gradient of
 what is wrong about that (diffusion/parts/goals.py) joins the edited picture's noise. The original
-is never changed. Nothing is trained.
+is never changed. Nothing is trained. How things look is read from the decoder's last activations,
+as in the paper.
+
+The paper has no limit of what the gradient adds. Here it acts in nearly every step, since the
+gradient's size changes sevenfold between them; a strength at which it rarely acts moves things
+less (docs/systems.md has the numbers).
 """
 
 from __future__ import annotations
@@ -145,7 +150,7 @@ SYSTEM = System(
         ),
     ),
     knobs=Knobs,
-    seams=("attention", "step"),
+    seams=("attention", "norms", "step"),
     prepare=prepare,
     check=check,
 )
