@@ -178,7 +178,8 @@ def tokens_of(w: dict[str, Tensor], x: Tensor, width: int) -> Tensor:
     return x.reshape(len(x), 4, width)
 
 
-def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
+def test_the_official_file_gives_the_papers_equations(tmp_path: Path) -> None:
+    """As `plainly` and `tokens_of` write them out after the paper and the names in the file."""
     shape = replace(SHAPE, linear=False)
     backbone: Any = load_backbone(str(base_folder(tmp_path / "base", shape)), device="cpu")
     backbone.factor = 8  # as the official one's, whatever the VAE of the test is
@@ -189,6 +190,7 @@ def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
                tmp_path / "uni.ckpt")  # fmt: skip
     loaded = load_adapters(backbone, tmp_path / "uni.ckpt")
     assert loaded.kinds == ("canny", "mlsd", "hed", "sketch", "openpose", "midas", "seg")
+    assert loaded.constant
     x, t, hint = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.rand(2, 21, 64, 64)
     text = backbone.encode_text([PROMPT, ""])
     assert loaded.local is not None
@@ -208,8 +210,8 @@ def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
 
 
 def test_without_content_both_halves_see_the_constant_tokens(backbone: StableDiffusion) -> None:
-    """As in the public code: content of zeros, whose tokens are the same for all."""
-    trained, shown = adapters(backbone), maps()
+    """With the official weights, as in the public code: the tokens of zeros, the same for all."""
+    trained, shown = replace(adapters(backbone), constant=True), maps()
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
     told, strength = uni.Knobs(global_strength=0.7), 0.7
     assert trained.world is not None
@@ -227,6 +229,8 @@ def test_without_content_both_halves_see_the_constant_tokens(backbone: StableDif
     none = uni.Knobs(global_strength=0.0)
     plain = uni.build(backbone, [PROMPT] * 2, trained, shown, guide=Guide(6.0), knobs=none)(x, t)
     assert float((ours - plain).abs().max()) > 1e-3
+    own = replace(trained, constant=False)
+    assert torch.equal(uni.build(backbone, [PROMPT] * 2, own, shown, guide=Guide(6.0))(x, t), plain)
 
 
 def test_the_content_is_left_out_of_half_of_the_examples(

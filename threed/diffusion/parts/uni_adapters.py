@@ -35,6 +35,7 @@ class Adapters:
     kinds: tuple[str, ...]  # the maps of the local adapter, in order
     local: LocalAdapter | None = None
     world: GlobalAdapter | None = None
+    constant: bool = False  # without content, tell the tokens of zeros, as the public code does
 
 
 def with_content(
@@ -85,7 +86,7 @@ def _official(base: StableDiffusion, path: Path) -> Adapters:
     blank = new_part(base, "local", len(OFFICIAL), 0)
     other = new_part(base, "global", 0, len(world["norm1.weight"]))
     return Adapters(OFFICIAL, _ready(base, filled(blank, local, str(path))),
-                    _ready(base, filled(other, world, str(path))))  # fmt: skip
+                    _ready(base, filled(other, world, str(path))), constant=True)  # fmt: skip
 
 
 def new_part(backbone: StableDiffusion, part: str, maps: int, inputs: int) -> Any:

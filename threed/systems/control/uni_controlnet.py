@@ -79,9 +79,9 @@ def build(
     """Make guidance with all maps in one net beside the UNet, and a picture's content as tokens.
 
     maps: by kind, [1 or B, 3, H, W] in [0, 1], as large as the pictures; a kind that is not given
-    is black, as in training. content [1 or B, D]: CLIP's features of a picture. Without one they
-    are zeros, whose tokens are constants, as in the public code. In the unconditional half the maps
-    stay, and the content is zeros (section 3.4).
+    is black, as in training. content [1 or B, D]: CLIP's features of a picture; without one, the
+    official weights are told zeros, whose tokens are constants, and others nothing. In the
+    unconditional half the maps stay, and the content is zeros (section 3.4).
     """
     import torch
 
@@ -93,7 +93,7 @@ def build(
     base = require_unet(backbone, NAME)
     words = [prompt] if isinstance(prompt, str) else list(prompt)
     text, other = base.encode_text(words), base.encode_text([guide.negative] * len(words))
-    if adapters.world is not None:
+    if adapters.world is not None and (content is not None or adapters.constant):
         nothing = torch.zeros(len(words), adapters.world.inputs, device=base.device)
         features = nothing if content is None else content.to(base.device).expand_as(nothing)
         text = with_content(text, adapters.world, features, knobs.global_strength)
