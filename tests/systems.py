@@ -38,7 +38,6 @@ class Case:
     neutral: Callable[[Backbone], Ready]  # with knobs that change nothing ...
     plain: Callable[[Backbone], Score]  # ... so that this is the same Score
     gradient: Callable[[Backbone], Leaf] | None = None  # an input that learns through the Score
-    gentle: Callable[[Backbone], Ready] | None = None  # the typical one where that is at its limits
 
 
 def asked(
@@ -228,15 +227,5 @@ CASES = {
             rows=2,
         ),
         plain=lambda backbone: sampled(backbone, "a red mug", "a red mug"),
-        # at full strength it adds as much as its limit lets it, wherever the picture is
-        gentle=lambda backbone: Ready(
-            self_guidance.build(
-                backbone,
-                "a red mug",
-                asked=self_guidance.Asked(move=(("mug", (0.2, 0.0)),), resize=(("mug", 0.5),)),
-                knobs=self_guidance.Knobs(strength=0.1),
-            ),
-            rows=2,
-        ),
     ),
 }

@@ -72,7 +72,7 @@ def converted(
     return shape, weights, backbone
 
 
-def test_the_unet_is_the_published_equations(
+def test_the_unet_is_latent_diffusions_as_tests_ldm_writes_it_out(
     converted: tuple[ldm.Shape, dict[str, Tensor], MultiViewDiffusion],
 ) -> None:
     shape, weights, backbone = converted

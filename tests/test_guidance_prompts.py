@@ -117,7 +117,8 @@ def test_a_camera_that_moves_is_told_it_without_a_jump() -> None:
     assert float(weights.diff(dim=0).abs().max()) < 0.03
 
 
-def test_perp_negs_weights_are_the_published_ones() -> None:
+def test_perp_negs_weights_are_threestudios() -> None:
+    """Its decaying weights of views (the defaults of f_sb, f_fsb, f_fs), written out here."""
     weights = -negative_weights(cameras(*PLACES, (100.0, 70.0)))
 
     def f(r: float, a: float, b: float, c: float) -> float:

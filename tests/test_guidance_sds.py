@@ -296,8 +296,12 @@ def pulled(guidance: Guidance, image: Tensor, backbone: Backbone) -> Tensor:
 AT_600 = Schedule(((0, 0.6),))
 
 
-def test_sds_is_the_published_formula_at_a_scale_one_less(single: Backbone) -> None:
-    # threestudio: text + s (text - uncond), w = 1 - abar, nan_to_num, mean over the batch
+# formulas of public code, written out here from reading it: no line of theirs runs
+
+
+def test_sds_is_threestudios_formula_at_a_scale_one_less(single: Backbone) -> None:
+    # stable_diffusion_guidance.py: text + s (text - uncond), w = 1 - abar, nan_to_num, mean over
+    # the batch
     image = torch.rand(4, 32, 32, 3)
     pull = replace(SETTINGS, guidance_scale=101.0, t_min=AT_600, t_max=AT_600)
     ours = pulled(SDS(Prompts(single, "a red mug", view_words=False), pull), image, single)
@@ -308,9 +312,9 @@ def test_sds_is_the_published_formula_at_a_scale_one_less(single: Backbone) -> N
     assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
 
 
-def test_mvdream_is_the_published_formula_with_its_rescaling(real: Backbone) -> None:
-    # MVDream-threestudio: x0 by CFG 50, scaled to the text's deviation over all views, half of
-    # that and half as it was, and half the squared distance to it with no weight
+def test_mvdream_is_mvdream_threestudios_formula_with_its_rescaling(real: Backbone) -> None:
+    # multiview_diffusion_guidance.py: x0 by CFG 50, scaled to the text's deviation over all views,
+    # half of that and half as it was, and half the squared distance to it with no weight
     image, t = torch.rand(4, 32, 32, 3), torch.full((4,), 600)
     pull = replace(VIEWS, guidance_scale=50.0, rescale=0.5, t_min=AT_600, t_max=AT_600)
     ours = pulled(MultiView(Prompts(real, "a red mug", view_words=False), pull), image, real)
@@ -327,9 +331,9 @@ def test_mvdream_is_the_published_formula_with_its_rescaling(real: Backbone) -> 
     assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
 
 
-def test_vsd_is_the_published_formula(single: Backbone) -> None:
-    # threestudio: w = 1 - abar, the prompt's noise at uncond + 7.5 (text - uncond), less the
-    # critic's, which is told the prompt without a view and the camera
+def test_vsd_is_threestudios_formula(single: Backbone) -> None:
+    # stable_diffusion_vsd_guidance.py: w = 1 - abar, the prompt's noise at uncond +
+    # 7.5 (text - uncond), less the critic's, which is told the prompt without a view and the camera
     assert isinstance(single, StableDiffusion)
     image, t = torch.rand(4, 32, 32, 3), torch.full((4,), 600)
     prompts = Prompts(single, "a red mug", view_words=False)

@@ -216,7 +216,8 @@ def plainly(w: dict[str, Tensor], shape: ldm.Shape, x: Tensor, t: Tensor, text: 
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["control_sd15_x.pth", "control_v11_x.pth"])
-def test_the_originals_file_has_the_published_equations(tmp_path: Path, whole: bool) -> None:
+def test_the_originals_file_gives_the_papers_equations(tmp_path: Path, whole: bool) -> None:
+    """As `plainly` and tests.ldm write them out after the paper and the names in the file."""
     shape = replace(SHAPE, linear=False)
     backbone: Any = load_backbone(str(base_folder(tmp_path / "base", shape)), device="cpu")
     backbone.factor = 8  # as the original's, whatever the VAE of the test is

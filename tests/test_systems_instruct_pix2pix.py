@@ -109,7 +109,8 @@ def test_the_two_scales_weigh_what_they_say(backbone: StableDiffusion) -> None:
     torch.testing.assert_close(other(x, t), neither)
 
 
-def test_the_official_file_has_the_published_equations(tmp_path: Path) -> None:
+def test_the_official_file_gives_latent_diffusions_equations(tmp_path: Path) -> None:
+    """As tests.ldm writes them out; docs/control.md has the official code on random weights."""
     base = base_folder(tmp_path / "base", replace(SHAPE, linear=False))
     backbone = load_backbone(str(base), device="cpu")
     weights = ldm.random_weights(replace(SHAPE, linear=False))

@@ -58,7 +58,8 @@ def weights(rows: int, places: int, tokens: int) -> Tensor:
     return torch.rand(rows, 3, places, tokens).softmax(-1)
 
 
-def test_cross_attention_is_mapped_weighed_and_mixed_as_published() -> None:
+def test_cross_attention_is_mapped_weighed_and_mixed_by_the_papers_equations() -> None:
+    """Those of AttentionReplace, AttentionRefine and AttentionReweight, written out here."""
     old = weights(4, 5, 3)
     source, edited = old[::2], old[1::2]
     mapper, taken = torch.rand(3, 3), torch.tensor([1.0, 0.0, 1.0])

@@ -44,9 +44,9 @@ def plain(backbone: StableDiffusion, prompt: str, x: Tensor, scale: float = 5.0)
 
 
 class Public:
-    """The published code's cross-attention: rows of cells, each a chunk of tokens, cut and joined.
+    """The published code's cross-attention, written out here: rows of cells, cut and joined.
 
-    Split as (height, widths) by row, in shares that add up to 1.
+    Each cell has a chunk of the tokens. The split is (height, widths) by row, in shares of 1.
     """
 
     def __init__(self, rows: Any, base: float, height: int, width: int) -> None:
