@@ -36,9 +36,10 @@ from benchmarks.common import head, keep, row
 from benchmarks.presets import MODELS, VAE, facts_of, full_size, text_config
 from guidance import Guidance
 from threed.apps.cli.show import say
+from threed.core.devices import pick_device
 from threed.core.errors import InputError
 from threed.core.schedule import constant
-from threed.diffusion.catalog import TOYBOX, pick_device
+from threed.diffusion.catalog import TOYBOX
 from threed.diffusion.models.multiview import MultiViewDiffusion
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.runs.backbones import Backbones

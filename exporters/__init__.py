@@ -63,11 +63,8 @@ def load(path: Path) -> Mesh:
 
 
 def find_writer(path: Path) -> str:
-    """Name the module that writes such a file; InputError if there is none."""
-    from threed.core.errors import InputError
+    """Name the module that writes such a file; InputError as from `threed.core.files.check_out`."""
+    from threed.core.files import check_out
 
-    module = WRITERS.get(path.suffix.lower())
-    if module is None:
-        names = ", ".join(WRITERS)
-        raise InputError(f"cannot write {path.name!r}: its name must end in one of {names}")
-    return module
+    check_out(path, tuple(WRITERS))
+    return WRITERS[path.suffix.lower()]

@@ -40,9 +40,8 @@ class Picture:
     elevation_deg: float = 20.0  # over the horizon
 
     def __post_init__(self) -> None:
-        """InputError for a name that is no PNG, and for numbers out of their ranges."""
-        if self.path.suffix.lower() != ".png":
-            raise InputError(f"the picture's name must end in .png, got {self.path.name!r}")
+        """InputError for a place where no PNG can be, and for numbers out of their ranges."""
+        files.check_out(self.path, [".png"])
         ranges = {"size": (8, 8192), "samples": (1, 65536), "elevation_deg": (-90, 90)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
@@ -102,13 +101,13 @@ def look(source: Path, picture: Picture | None = None) -> Seen:
     The object fills the picture whatever its size. InputError where Blender is not found, fails on
     the file, or where the picture cannot be written.
     """
+    if source.suffix.lower() not in READS:
+        raise InputError(f"Blender is shown {', '.join(READS)} here, not {source.name!r}")
+    if not os.path.isfile(source):
+        raise InputError(f"cannot read {source}: no such file")
     command = find_blender()
     if command is None:
         raise InputError(HOW)
-    if source.suffix.lower() not in READS:
-        raise InputError(f"Blender is shown {', '.join(READS)} here, not {source.name!r}")
-    if not source.is_file():
-        raise InputError(f"cannot read {source}: no such file")
     asked = {"source": str(source.resolve()), "picture": None}
     if picture is None:
         return _run(command, source, asked)

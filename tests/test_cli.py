@@ -164,7 +164,7 @@ def test_blender_that_is_not_there_is_said(
     answer = threed("blender", finished, "--render", tmp_path / "mug.png")
     assert_refused(answer, "THREED_BLENDER_PYTHON is 'no/python'")
     answer = threed("blender", finished, "--render", tmp_path / "mug.jpg")
-    assert_refused(answer, "must end in .png")
+    assert_refused(answer, "its name must end in one of .png")
 
 
 def test_image_draws_four_sides_with_a_multi_view_backbone(

@@ -113,4 +113,4 @@ def test_what_cannot_be_meant(
 def test_files_that_are_no_pictures(edit: Callable[..., Answer], tmp_path: Path) -> None:
     fake = tmp_path / "fake.png"
     fake.write_bytes(b"\x89PNG\r\n\x1a\n but not really")
-    assert_refused(edit(*SOURCE, "--image", fake), "fake.png cannot be read as a picture")
+    assert_refused(edit(*SOURCE, "--image", fake), "fake.png is no picture of a known kind")

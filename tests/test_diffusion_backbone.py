@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny import tiny_folder
+from threed.core.devices import pick_device
 from threed.core.errors import InputError
 from threed.diffusion import catalog as backbones
-from threed.diffusion.catalog import find, list_backbones, load_backbone, pick_device
+from threed.diffusion.catalog import find, list_backbones, load_backbone
 from threed.diffusion.files import check_folder, wanted
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -182,7 +183,9 @@ def test_weights_of_another_shape_and_damaged_json_are_input_errors(folder: Path
         lambda: load_backbone(str(folder), device="cpu")
     )
     config.write_text("{")
-    assert "cannot be read" in message(lambda: load_backbone(str(folder), device="cpu"))
+    assert "config.json is damaged: it is no JSON" in message(
+        lambda: load_backbone(str(folder), device="cpu")
+    )
     config.write_text("[]")
     assert "must hold a JSON object" in message(lambda: load_backbone(str(folder), device="cpu"))
 
@@ -341,9 +344,11 @@ def test_downloads_leave_out_what_is_never_read() -> None:
 def test_devices() -> None:
     assert pick_device("cpu") == "cpu"
     assert pick_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert "no device 'gpu'" in message(lambda: pick_device("gpu"))
-    if not torch.cuda.is_available():
-        assert "no CUDA GPU" in message(lambda: pick_device("cuda"))
+    for name in ("gpu", "mps", "xpu", "meta", "", "CPU", "cuda:", "cuda:-1", "cuda:1.0", "cuda:٣"):
+        with pytest.raises(InputError, match=rf"^device must be auto.*, got {name!r}$"):
+            pick_device(name)
+    seen = f"{torch.cuda.device_count()} of them" if torch.cuda.is_available() else "no CUDA GPU"
+    assert message(lambda: pick_device("cuda:99")).endswith(f"but this PyTorch sees {seen}")
 
 
 # ---------------------------------------------------------------- words

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from threed.core.errors import InputError
-from threed.diffusion.models.convert import Inert, averaged, read_state
+from threed.core.saved import Inert
+from threed.diffusion.models.convert import averaged, read_state
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2).half()}
 

@@ -22,6 +22,9 @@ from threed.diffusion.images import (
     make_images,
     save_image,
 )
+from threed.diffusion.paint import Ready, paint
+from threed.learning.recipe import Recipe
+from threed.settings.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +131,15 @@ def test_files_that_are_no_pictures(tmp_path: Path) -> None:
     path.write_bytes(b"not a picture")
     with pytest.raises(InputError, match=r"fake\.png is no picture of a known kind: PNG"):
         load_image(path, 8)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**32 + 3, int("7" * 23)])
+def test_one_rule_for_seeds(backbone: Backbone, seed: int) -> None:
+    for use in (
+        lambda: make_images(backbone, "a hat", steps=1, seed=seed),
+        lambda: paint(backbone, Ready(lambda x, t: x), steps=1, seed=seed),
+        lambda: Recipe(steps=1, batch=1, lr=0.1, seed=seed),
+        lambda: Run(seed=seed),
+    ):
+        with pytest.raises(InputError, match=r"seed must be in 0\.\.2,147,483,647, got "):
+            use()

@@ -198,7 +198,7 @@ def test_which_blender_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("a.jpg", {}, r"must end in \.png, got 'a\.jpg'"),
+        ("a.jpg", {}, r"'a\.jpg': its name must end in one of \.png"),
         ("a.png", {"size": 4}, r"size must be in 8\.\.8192, got 4"),
         ("a.png", {"samples": 0}, r"samples must be in 1\.\.65536, got 0"),
         ("a.png", {"elevation_deg": 91.0}, r"elevation_deg must be in -90\.\.90, got 91"),

@@ -182,7 +182,10 @@ def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
     assert torch.load(used / "checkpoint.pt", weights_only=True)["step"] == 20
     (used / "checkpoint.pt").write_bytes(b"nonsense")
     text = raised(lambda: train(task(data="a"), RECIPE, used, device=CPU, resume=True))
-    assert "checkpoint.pt cannot be continued from" in text
+    assert "checkpoint.pt is damaged, or holds more than weights" in text
+    torch.save({"weights": {}, "average": {}, "optimizer": {}, "step": 1}, used / "checkpoint.pt")
+    text = raised(lambda: train(task(data="a"), RECIPE, used, device=CPU, resume=True))
+    assert "checkpoint.pt cannot be continued from: it is of another net" in text
 
 
 def test_a_loss_that_is_no_number_stops_at_once(tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ def test_folders_in_use_are_refused_and_left_as_they_are(folder: RunFolder, tmp_
     (other / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="other is not empty; choose another --out"):
         RunFolder.create(other, "a blue hat", Run())
-    with pytest.raises(InputError, match=r"thesis.txt is a file; --out takes a folder"):
+    with pytest.raises(InputError, match=r"cannot write .*thesis.txt: file exists; choose another"):
         RunFolder.create(other / "thesis.txt", "a blue hat", Run())
-    with pytest.raises(InputError, match="x cannot be made: Not a directory; choose another"):
+    with pytest.raises(InputError, match=r"cannot write .*x: not a directory; choose another"):
         RunFolder.create(other / "thesis.txt" / "x", "a blue hat", Run())
     assert (other / "thesis.txt").read_text() == "mine"
 
@@ -80,7 +80,7 @@ def test_read_only_folders_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
             make(self, *arguments, **options)
 
         monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(InputError, match="cannot be made: Permission denied"):
+    with pytest.raises(InputError, match=r"cannot write .*run.*: permission denied; choose"):
         RunFolder.create(locked / "run", "a red mug", Run())
     assert list(locked.iterdir()) == []
 
@@ -90,7 +90,7 @@ def test_a_read_only_file_system_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(InputError, match="cannot be made: Read-only file system; choose another"):
+    with pytest.raises(InputError, match=r"cannot write .*: read-only file system; choose"):
         RunFolder.create(tmp_path / "run", "a red mug", Run())
 
 
@@ -164,10 +164,10 @@ def test_a_pickle_bomb_is_never_executed(folder: RunFolder, tmp_path: Path) -> N
 
     path = folder.path / "checkpoint.pt"
     torch.save({"format": 1, "scene": Bomb()}, path)
-    with pytest.raises(InputError, match=r"damaged or no checkpoint.*nothing in it was executed"):
+    with pytest.raises(InputError, match=r"checkpoint.pt is damaged.*nothing in it was executed"):
         folder.latest_checkpoint()
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(InputError, match=r"damaged or no checkpoint.*nothing in it was executed"):
+    with pytest.raises(InputError, match=r"checkpoint.pt is damaged.*nothing in it was executed"):
         folder.latest_checkpoint()
     assert not mark.exists()
 

@@ -169,7 +169,7 @@ def test_unknown_presets_name_the_nearest() -> None:
 def test_presets_that_are_not_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "binary.yaml"
     path.write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(InputError, match=r"binary.yaml cannot be read"):
+    with pytest.raises(InputError, match=r"binary.yaml is damaged, or no text in UTF-8"):
         load_run(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from threed.core.errors import InputError
@@ -33,8 +34,8 @@ class Budget:
         values: dict[str, int] = {}
         for word in text.split(","):
             name, _, value = (part.strip() for part in word.partition("="))
-            if name not in ("faces", "texture") or not value.isdecimal():
-                raise InputError(f"budget: {word.strip()!r} is not understood; it takes "
+            if name not in ("faces", "texture") or not re.fullmatch(r"\d{1,12}", value):
+                raise InputError(f"budget: {word.strip()[:60]!r} is not understood; it takes "
                                  "faces=5000, texture=512, or both with a comma")  # fmt: skip
             values[name] = int(value)
         return Budget(**values)

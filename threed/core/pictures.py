@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -27,9 +28,10 @@ def sides(size: Size) -> tuple[int, int]:
 def read_size(text: str) -> Size:
     """Read "512", or "768x512": the width first. InputError for anything else."""
     numbers = text.lower().replace("×", "x").split("x")
-    if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
+    right = [re.fullmatch(r"\s*[1-9]\d{0,8}\s*", number) for number in numbers]
+    if len(right) > 2 or None in right:
         raise InputError(f"size must be pixels a side, such as 512, or WIDTHxHEIGHT, such as "
-                         f"768x512, got {text!r}")  # fmt: skip
+                         f"768x512, got {text[:60]!r}")  # fmt: skip
     width, height = int(numbers[0]), int(numbers[-1])
     return width if width == height else (width, height)
 

@@ -8,13 +8,12 @@ model from its files is read without loading it: importing this module loads no 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from threed.core.devices import pick_device
 from threed.core.errors import InputError
 from threed.core.words import suggest
 from threed.diffusion.facts import Facts, read_facts
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     import torch
 
     from threed.diffusion.backbone import Backbone
-
-GPUS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg", "/dev/kfd")  # Linux has one where torch may
 
 
 @dataclass(frozen=True)
@@ -113,41 +110,6 @@ def load_backbone(name: str, *, device: str = "auto", dtype: torch.dtype | None 
         return FlowDiffusion(known.name, known.folder, known.net.part, device=where, dtype=dtype)
     kind = MultiViewDiffusion if known.views > 1 else StableDiffusion
     return kind(known.name, known.folder, known.net.part, device=where, dtype=dtype)
-
-
-def pick_device(device: str = "auto") -> str:
-    """Name the device to work on: CUDA if there is any and "auto" is asked for.
-
-    Torch is asked only where a GPU may be. InputError if the device does not exist.
-    """
-    if device == "cpu":
-        return device
-    if device == "auto":
-        return "cuda" if _sees_cuda() else "cpu"
-    if re.fullmatch(r"cuda(:\d+)?", device) is None:
-        _check_device(device)
-    elif not _sees_cuda():
-        raise InputError(f"device {device!r} was asked for, but this PyTorch sees no CUDA GPU")
-    return device
-
-
-def _sees_cuda() -> bool:
-    """Whether torch can use a GPU; it is not imported, which takes seconds, where none can be."""
-    if "torch" not in sys.modules and sys.platform == "linux" and not any(map(glob, GPUS)):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _check_device(name: str) -> None:
-    """InputError unless torch has a device of that name."""
-    import torch
-
-    try:
-        torch.device(name)
-    except RuntimeError:
-        raise InputError(f"there is no device {name!r}; use auto, cpu or cuda") from None
 
 
 def find(name: str, *, half: bool = False) -> Found:

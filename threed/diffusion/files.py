@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from threed.core.errors import InputError
+from threed.core.files import read_text
 
 INDEX = "model_index.json"
 _NAMES = dict.fromkeys(("unet", "vae", "transformer"), "diffusion_pytorch_model")
@@ -44,13 +46,14 @@ def has_part(index: Mapping[str, Any], part: str, *, default: bool = False) -> b
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. InputError names the file if it is missing or damaged."""
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is missing: a backbone is a folder in diffusers' layout")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        said = f"{path} is missing: a backbone is a folder in diffusers' layout"
-        raise InputError(said) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+        value = json.loads(read_text(path))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: it is no JSON") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object, found {type(value).__name__}")
     return value
@@ -105,8 +108,10 @@ def check_weights(path: Path) -> None:
         expected = _safetensors_size(path) if path.suffix == ".safetensors" else None
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no safetensors file, or it is damaged: {error}") from None
+    except InputError:
+        raise
+    except Exception as error:  # the header may hold anything
+        raise InputError(f"{path} is no safetensors file, or it is damaged") from error
     if expected is not None and size != expected:
         raise InputError(f"{path} is {'truncated' if size < expected else 'damaged'}: it has "
                          f"{size:,} bytes of {expected:,}; copy or download it again")  # fmt: skip
@@ -131,7 +136,7 @@ def count_numbers(part: Path, *, half: bool) -> int:
 
 
 def _safetensors_size(path: Path) -> int:
-    """The number of bytes that the header promises. ValueError if there is no such header."""
+    """The number of bytes that the header promises. InputError if there is no such header."""
     length, tensors = _header(path)
     return length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
 
@@ -139,18 +144,19 @@ def _safetensors_size(path: Path) -> int:
 def _header(path: Path) -> tuple[int, dict[str, Any]]:
     """Read how long a safetensors header is, in bytes, and which tensors it names.
 
-    ValueError if there is no such header.
+    InputError if there is no such header.
     """
+    damage = f"{path} is no safetensors file, or it is damaged: "
     with path.open("rb") as file:
         start = file.read(8)
         if len(start) < 8:
-            raise ValueError(f"only {len(start)} bytes long")
+            raise InputError(f"{damage}only {len(start)} bytes long")
         (length,) = struct.unpack("<Q", start)
         if length > _MAX_HEADER:
-            raise ValueError("no safetensors header")
+            raise InputError(f"{damage}no safetensors header")
         text = file.read(length)
     if len(text) < length:
-        raise ValueError("truncated within its header")
+        raise InputError(f"{damage}truncated within its header")
     tensors: dict[str, Any] = json.loads(text)
     tensors.pop("__metadata__", None)
     return 8 + int(length), tensors

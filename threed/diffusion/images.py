@@ -13,7 +13,6 @@ from torch import Tensor
 
 from threed.core import files
 from threed.core.cameras import Cameras
-from threed.core.errors import InputError
 from threed.core.pictures import FORMATS, Size, fit, is_clear, middle, open_picture, sides, to_rgb
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.guide import Guide
@@ -39,7 +38,7 @@ def make_images(
     """[n, 3, H, W] in [0, 1]. size is in pixels, by default the backbone's own.
 
     cameras: n of them, for a multi-view backbone. Noise is
-    drawn on the CPU, so that a seed means the same on every device. InputError for steps or
+    drawn on the CPU, so that a seed means the same on every device. InputError for steps, a seed or
     a size that cannot be.
     """
     texts = backbone.encode_text([prompt, guide.negative])
@@ -61,8 +60,7 @@ def grid(images: Tensor, columns: int | None = None) -> Tensor:
 
 def save_image(image: Tensor, path: Path) -> None:
     """Write [3, H, W] in [0, 1] as PNG, JPEG or WebP by the name's ending; aside, then renamed."""
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path} must end in one of {', '.join(FORMATS)}")
+    files.check_out(path, FORMATS)
     array = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     with files.write_aside(path) as part:
         Image.fromarray(array).save(part)

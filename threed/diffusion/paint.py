@@ -10,7 +10,9 @@ from torch import Tensor
 
 from threed.core.errors import InputError
 from threed.core.pictures import Size, sides
+from threed.core.seeds import chance
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.facts import Facts
 from threed.diffusion.sampler import make_scheduler, sample
 from threed.diffusion.score import Score
 
@@ -63,7 +65,7 @@ def paint(
     if not 1 <= steps <= 1000:
         raise InputError(f"steps must be from 1 to 1000, got {steps}")
     shape = (n, backbone.latent_channels, *latent_shape(backbone, size))
-    generator = torch.Generator().manual_seed(seed)
+    generator = chance(seed)
     noise = torch.randn(shape, generator=generator)
     start = noise if ready.start is None else ready.start.expand(n, -1, -1, -1)
     start = start.to(backbone.device).repeat_interleave(ready.rows, 0)
@@ -72,7 +74,7 @@ def paint(
     return (ready.decode or backbone.decode_latents)(latents)
 
 
-def latent_shape(backbone: Backbone, size: Size | None = None) -> tuple[int, int]:
+def latent_shape(backbone: Backbone | Facts, size: Size | None = None) -> tuple[int, int]:
     """(height, width) of the latents of a picture, by default of the backbone's own size.
 
     InputError if the UNet cannot halve it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from threed.core.errors import InputError
-from threed.diffusion.files import check_weights, read_json
+from threed.core.files import check_out
+from threed.diffusion.files import read_json
 from threed.diffusion.models.convert import check_shapes, read_state
 
 STEM = "diffusion_pytorch_model"
@@ -34,7 +36,7 @@ def find_trained(
         raise InputError(f"system {system!r} needs --weights: its backbone comes without. Train "
                          f"them: threed train {system} --data DIR --out DIR")  # fmt: skip
     given = given.expanduser()
-    if given.exists():
+    if os.path.exists(given):
         return given
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(given)):
         return _from_hub(str(given), patterns)
@@ -71,8 +73,15 @@ def load_folder(kind: Any, folder: Path) -> Any:
     if named != kind.__name__:
         raise InputError(f"{folder} holds a {named}, where a {kind.__name__} is needed")
     file = weights_file(folder)
-    check_weights(file)
-    return filled(kind.from_config(config), read_state(file), str(file))
+    state = read_state(file)
+    try:
+        with torch.device("meta"):
+            blank = kind.from_config(config)
+    except Exception as error:  # a config may say anything
+        raise InputError(f"{folder} cannot be loaded as a {kind.__name__}: its config.json "
+                         "describes none") from error  # fmt: skip
+    check_shapes(blank, state, str(file))  # before a large net is made
+    return filled(kind.from_config(config), state, str(file))
 
 
 def filled(net: Any, state: Mapping[str, Tensor], source: str) -> Any:
@@ -100,16 +109,16 @@ def pack(source: Path, out: Path) -> Path:
     Configs, safetensors and the settings of the training, of the folder and those in it, as they
     lie there. InputError if there are no weights, or if `out` exists.
     """
-    files = sorted(source.rglob("*.safetensors"))
+    check_out(out, folder=True)
+    files = sorted(source.rglob("*.safetensors")) if os.path.isdir(source) else []
     if not files:
         raise InputError(f"{source} holds no weights to pack")
     if out.exists():
         raise InputError(f"{out} exists already; choose another --out")
     for file in files:
-        check_weights(file)
         place = out / file.parent.relative_to(source)
         place.mkdir(parents=True, exist_ok=True)
-        halved = {name: value.half().contiguous() for name, value in load_file(file).items()}
+        halved = {name: value.half().contiguous() for name, value in read_state(file).items()}
         save_file(halved, place / file.name, {"format": "pt"})
         shutil.copyfile(file.parent / "config.json", place / "config.json")
     for file in source.rglob(SETTINGS):

@@ -247,7 +247,7 @@ def read_examples(
     Examples with a picture that is missing or corrupt are left out; an ExamplesWarning counts them
     and names the first. InputError for a folder that is missing, empty, or without what is needed.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"there is no training folder {folder}")
     needed = [role for role in pictures if role not in (found or {})]
     rows = list(_rows(folder, needed, texts))
@@ -295,18 +295,18 @@ def _rows(folder: Path, pictures: Sequence[str], texts: Sequence[str]) -> Iterat
             if path.suffix.lower() in FORMATS and (caption.is_file() or not texts):
                 row = {"image": path.name}
                 if texts:
-                    row[texts[0]] = caption.read_text(encoding="utf-8").strip()
+                    row[texts[0]] = files.read_text(caption).strip()
                 yield row
 
 
 def _listed(path: Path, needed: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(files.read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}, is no JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}, is no JSON") from error
         wrong = [name for name in needed
                  if not isinstance(row, dict) or not isinstance(row.get(name), str)]  # fmt: skip
         if wrong:

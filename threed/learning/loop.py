@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from threed.core import files
 from threed.core.errors import InputError
+from threed.core.saved import read_saved
 from threed.diffusion.images import save_image
 from threed.diffusion.models.half import norms_in_float32
 from threed.diffusion.weights import SETTINGS
@@ -105,7 +106,7 @@ def begin(task: Task, recipe: Recipe, out: Path, *, resume: bool) -> None:
         if other:
             raise InputError(f"{out} was trained with other settings: {'; '.join(other)}. Resume "
                              "with the same ones (only steps may change)")  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
@@ -227,18 +228,18 @@ class _Run:
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint. InputError if it is damaged or of another net."""
+        state = read_saved(path)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
             if state["weights"].keys() != self.trained.keys():
-                raise KeyError("it holds other tensors than this net trains")
+                raise KeyError("other tensors")
             self.fill(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])
             for name, value in state["average"].items():
                 self.average[name].copy_(value)
-        except Exception as error:  # a damaged pickle raises almost anything
-            raise InputError(f"{path} cannot be continued from ({type(error).__name__}: {error}); "
-                             "train into another folder") from error  # fmt: skip
-        self.step = int(state["step"])
+            self.step = int(state["step"])
+        except Exception as error:  # an optimizer raises almost anything
+            raise InputError(f"{path} cannot be continued from: it is of another net; train into "
+                             "another folder") from error  # fmt: skip
 
 
 def _loop(run: _Run, out: Path, minutes: float | None, sheet_every: int) -> None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from threed.core.errors import InputError
+from threed.core.seeds import check_seed
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Recipe:
         for name in ("steps", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_seed(self.seed)
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise InputError(f"lr must be above 0, got {self.lr}")
 

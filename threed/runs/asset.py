@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -224,8 +225,7 @@ def turntable_file(
 
     InputError as for `exporters.load` and `exporters.video.save_turntable`.
     """
-    if target.suffix.lower() != ".mp4":
-        raise InputError(f"cannot write {target.name!r}: the name of a turntable ends in .mp4")
+    files.check_out(target, [".mp4"])
     look: Look = "textureless" if textureless else "shaded"
     video.save_turntable(load_file(source), target, frames=frames, size=size, look=look)
 
@@ -236,14 +236,14 @@ def report_file(source: Path) -> Report:
     What only the field could tell is read from report.json where the source is the asset of a run.
     """
     mesh = load_file(source)
-    beside = (source if source.is_dir() else source.parent) / "report.json"
-    own = source.is_dir() or source.stem == "asset"
+    beside = (source if os.path.isdir(source) else source.parent) / "report.json"
+    own = os.path.isdir(source) or source.stem == "asset"
     return measure_mesh(mesh, read_known(beside) if own else None)
 
 
 def load_file(source: Path) -> Mesh:
     """The mesh of a file, or of the asset.glb in a run's folder."""
-    if source.is_dir():
+    if os.path.isdir(source):
         if not (source / "asset.glb").is_file():
             raise InputError(f"{source} holds no asset.glb: its run has not ended; "
                              f"'threed resume {source}' goes on with it")  # fmt: skip

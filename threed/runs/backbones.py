@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from threed.diffusion.catalog import facts, load_backbone, pick_device
+from threed.core.devices import pick_device
+from threed.diffusion.catalog import facts, load_backbone
 from threed.diffusion.facts import Facts
 from threed.settings.run import Run
 from threed.settings.stage import WITH_CRITIC, Stage

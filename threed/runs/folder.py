@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from threed.core.errors import InputError
-from threed.core.files import write, write_aside
+from threed.core.files import check_out, make_folder, read_text, write, write_aside
+from threed.core.saved import read_saved
 from threed.settings.presets import parse_run
 from threed.settings.run import Run
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NEEDED = 200 * 2**20  # bytes a run may write
 INIT, INPUTS = "init.pt", "inputs"  # the mesh that it begins with, pictures for its system
+FORMAT = 1  # of a checkpoint
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 
 
@@ -69,12 +70,8 @@ class RunFolder:
         files are what else the run needs, by their names in the folder: INIT, INPUTS/...
         """
         refuse_used(path)
-        try:
-            (path / "progress").mkdir(parents=True)
-            free = shutil.disk_usage(path).free
-        except OSError as error:
-            raise InputError(f"the folder {path} cannot be made: {error.strerror}; "
-                             f"choose another --out") from error  # fmt: skip
+        make_folder(path / "progress")
+        free = shutil.disk_usage(path).free
         if free < NEEDED:
             raise InputError(f"{path}: {free // 2**20} MiB are free on this disk, a run may need "
                              f"{NEEDED // 2**20}; choose another --out")  # fmt: skip
@@ -88,13 +85,9 @@ class RunFolder:
     @staticmethod
     def open(path: Path) -> RunFolder:
         """A run that was begun before; InputError if there is none or it is damaged."""
-        if not (path / "config.yaml").is_file() or not (path / "prompt.txt").is_file():
+        if not all(os.path.isfile(path / name) for name in ("config.yaml", "prompt.txt")):
             raise InputError(f"{path} holds no run: there is no config.yaml and prompt.txt in it")
-        try:
-            prompt = (path / "prompt.txt").read_text(encoding="utf-8")
-            text = (path / "config.yaml").read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is damaged: {error}") from error
+        prompt, text = (read_text(path / name) for name in ("prompt.txt", "config.yaml"))
         return RunFolder(path, prompt, parse_run(text, str(path / "config.yaml")))
 
     @contextmanager
@@ -176,7 +169,7 @@ class RunFolder:
 
         data = io.BytesIO()
         fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
-        torch.save({"format": 1, "config": self.run.digest(), **fields}, data)
+        torch.save({"format": FORMAT, "config": self.run.digest(), **fields}, data)
         newest, previous = (self.path / name for name in CHECKPOINTS)
         with write_aside(newest) as part:
             part.write_bytes(data.getvalue())
@@ -207,31 +200,20 @@ class RunFolder:
 
 def read_checkpoint(path: Path, digest: str) -> Checkpoint:
     """Read a checkpoint of a run with this digest; InputError if it is not one."""
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that are refused all the same
-            data = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(data, dict) or data.pop("format") != 1:
-            raise ValueError("unknown format")
-        if data.pop("config") != digest:
-            raise InputError(f"{path} belongs to another configuration than config.yaml says")
-        return Checkpoint(**data)
-    except InputError:
-        raise
-    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError,
-            EOFError) as error:  # fmt: skip
-        raise InputError(f"{path} is damaged or no checkpoint of threed; nothing in it "
-                         f"was executed") from error  # fmt: skip
+    data = read_saved(path)
+    known = {"format", "config", *Checkpoint.__dataclass_fields__}
+    if not isinstance(data, dict) or data.keys() != known or data.pop("format") != FORMAT:
+        raise InputError(f"{path} is no checkpoint of this version of threed")
+    if data.pop("config") != digest:
+        raise InputError(f"{path} belongs to another configuration than config.yaml says")
+    return Checkpoint(**data)
 
 
 def refuse_used(path: Path) -> None:
-    """InputError if the path is a file or a folder with something in it."""
+    """InputError if no folder can be made at the path, or something is in it."""
+    check_out(path, folder=True)
     if not path.exists():
         return
-    if not path.is_dir():
-        raise InputError(f"{path} is a file; --out takes a folder")
     if (path / "config.yaml").exists():
         raise InputError(f"{path} already holds a run: go on with it by `threed resume {path}`, "
                          f"or choose another --out")  # fmt: skip

@@ -16,6 +16,7 @@ from exporters.clean import Repairs, repair
 from exporters.remesh import mend
 from threed.core.errors import InputError
 from threed.core.mesh import Material, Mesh
+from threed.core.saved import read_saved
 from threed.runs.start import Up
 from threed.scenes.placement import Placement
 
@@ -78,15 +79,15 @@ class GivenMesh:
     @staticmethod
     def from_file(path: Path) -> GivenMesh:
         """One that was written before; InputError if it is damaged."""
+        data = read_saved(path)
         try:
-            data = torch.load(path, map_location="cpu", weights_only=True)
             if data["format"] != FORMAT:
                 raise ValueError("unknown format")
             placement = Placement(**data["placement"])
             mesh = Mesh(**{name: data[name] for name in _PARTS})
             body = Mesh(*data["body"]) if "body" in data else None
             return GivenMesh(replace(mesh, material=Material(data["albedo"])), placement, body)
-        except Exception as error:  # torch.load raises whatever it stumbles over
+        except Exception as error:  # it may hold anything
             raise InputError(f"{path} is damaged, or of another version of threed") from error
 
 

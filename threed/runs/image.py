@@ -12,16 +12,19 @@ from torch import Tensor
 
 from guidance.prompts import prompt_warnings
 from threed.core.cameras import orbit
+from threed.core.devices import pick_device
 from threed.core.errors import InputError
-from threed.core.pictures import read_size
+from threed.core.files import check_out
+from threed.core.pictures import FORMATS, read_size
 from threed.core.words import check_prompt
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import facts, load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images, save_image
-from threed.diffusion.paint import paint
+from threed.diffusion.paint import latent_shape, paint
 from threed.runs.folder import RunWarning
 from threed.runs.job import SINGLE, Image, typed
+from threed.runs.plan import check_pictures
 from threed.runs.progress import Listener, sayer
 from threed.systems.system import Request, System
 from threed.systems.table import find_system
@@ -31,15 +34,16 @@ SEVERAL = "toybox-multiview"  # the backbone of several views at once, if none i
 
 def make_pictures(job: Image, folder: Path, report: Listener | None = None) -> tuple[Path, ...]:
     """Do an image job: write its picture, and its heat if asked, into the folder."""
+    files = [folder / name for name in (job.file, job.heat) if name is not None]
+    for file in files:
+        check_out(file, FORMATS)
     pictures, model = _make(job, report)
-    files = [folder / job.file]
     save_image(grid(pictures, columns=4), files[0])
     if job.heat is not None:
         from threed.diffusion.parts.heat import drawn, heat_maps
 
         shown = heat_maps(model, check_prompt(job.prompt), steps=job.steps, scale=job.guidance,
                           negative=job.negative, seed=job.seed, size=_size(job))  # fmt: skip
-        files.append(folder / job.heat)
         save_image(drawn(*shown), files[1])
     return tuple(files)
 
@@ -54,6 +58,8 @@ def image(prompt: str, out: Path | str | None = None, **options: Any) -> Tensor:
     """
     job = job_of(prompt, options)
     job.check()
+    if out is not None:
+        check_out(Path(out), FORMATS)
     pictures, _ = _make(job, None)
     if out is not None:
         save_image(grid(pictures, columns=4), Path(out))
@@ -84,11 +90,15 @@ def _make(job: Image, report: Listener | None) -> tuple[Tensor, Backbone]:
     text = check_prompt(job.prompt)
     system, request = job.request()
     name = job.backbone or (SEVERAL if (job.views or 1) > 1 else SINGLE)
-    known = facts(name)
+    device = pick_device(job.device)
+    known = facts(name, half=device != "cpu")
     if system is not None:
         system.check_backbone(known)
     if job.views not in (None, known.views):
         raise InputError(f"--views {job.views}: backbone {name!r} sees {known.views} at once")
+    latent_shape(known, _size(job))
+    count = known.views if known.views > 1 else job.n
+    check_pictures(known, _size(job) or known.image_size, count, device)
     say = sayer(report)
     say(f"loading {name}")
     model = load_backbone(name, device=job.device)

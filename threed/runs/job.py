@@ -16,16 +16,16 @@ from pydantic import Field
 
 from threed.core.budget import LODS, Budget
 from threed.core.errors import InputError
+from threed.core.files import check_name
 from threed.core.pictures import FORMATS, read_size
 from threed.core.words import check_prompt, did_you_mean
 from threed.diffusion.guide import Guide
-from threed.settings.base import Settings, read, replace
+from threed.settings.base import Device, Seed, Settings, read, replace
 from threed.settings.presets import load_run, preset_for
 from threed.settings.run import DEFAULT_BACKBONE, Run, SystemSettings
 from threed.systems.system import Request, System
 from threed.systems.table import SYSTEMS, find_system
 
-SEEDS = 2**31 - 1  # the largest seed
 SINGLE = "toybox"  # the backbone of systems, which guide single views, if none is said
 FIRST: dict[str, Any] = {"argument": 1}  # fields that are typed without their names
 SECOND: dict[str, Any] = {"argument": 2}
@@ -54,8 +54,9 @@ def typed(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def check_name(name: str) -> None:
+def check_own(name: str, endings: Words = ()) -> None:
     """InputError unless a file's name is one: a job writes in its own folder only."""
+    check_name(Path(name), endings)
     if Path(name).name != name:
         raise InputError(f"a file of a job lies in the job's folder: a name is needed, got {name}")
 
@@ -87,8 +88,8 @@ class Asset(Told):
     )
     preset: str | None = Field(None, description="a name of `threed list presets`, or a YAML file")
     backbone: str | None = Field(None, description=BACKBONE)
-    seed: int | None = Field(None, ge=0, le=SEEDS, description="decides every random number")
-    device: str | None = Field(None, description="auto, cpu, cuda or cuda:N")
+    seed: Seed | None = Field(None, description="decides every random number")
+    device: Device | None = Field(None, description="auto, cpu, cuda or cuda:N")
 
     def to_run(self, task: Task, settings: Words, **named: Any) -> Run:
         """The run of the preset that is named or suits the task, changed by NAME=VALUE words."""
@@ -240,7 +241,7 @@ class Image(Told):
     views: int | None = Field(
         None, ge=1, description="4: sides of one thing, by toybox-multiview if not said"
     )
-    seed: int = Field(0, ge=0, le=SEEDS, description="decides every random number")
+    seed: Seed = Field(0, description="decides every random number")
     steps: int = Field(30, ge=1, le=1000, description="of the sampler")
     guidance: float = Field(5.0, ge=0, description="towards the prompt; 1 is none")
     negative: str = Field("", description="what to keep away from")
@@ -248,7 +249,7 @@ class Image(Told):
     size: str | None = Field(
         None, description="SIDE or WIDTHxHEIGHT in pixels; the backbone's own if not given"
     )
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N")
     heat: str | None = Field(
         None, description="the name of a second picture: where the first looked at each word"
     )
@@ -257,10 +258,7 @@ class Image(Told):
         """InputError for a prompt, a file's name, or inputs of a system that are wrong."""
         check_prompt(self.prompt)
         for name in (self.file, self.heat or self.file):
-            check_name(name)
-            if not name.lower().endswith(FORMATS):
-                raise InputError(f"a picture's name must end in one of {', '.join(FORMATS)}, got "
-                                 f"{name}")  # fmt: skip
+            check_own(name, FORMATS)
         if self.size is not None:
             read_size(self.size)
         system, _ = self.asked(self.prompt, self.knobs)
@@ -304,7 +302,7 @@ class Train(Job):
     batch: int | None = Field(None, ge=1, description="examples at once")
     accumulate: int | None = Field(None, ge=1, description="batches a step")
     lr: float | None = Field(None, gt=0, description="the learning rate")
-    seed: int | None = Field(None, ge=0, le=SEEDS, description="decides every random number")
+    seed: Seed | None = Field(None, description="decides every random number")
     precision: Literal["no", "bf16", "fp16"] | None = Field(
         None, description="if not given: bf16 where it makes toybox's learning faster"
     )
@@ -313,7 +311,7 @@ class Train(Job):
     )
     drawn: int = Field(10_000, ge=1, description="examples to draw, of toybox's own")
     minutes: float | None = Field(None, ge=0, description="stop and write after so many")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N")
 
     def check(self) -> None:
         """InputError for a system that does not train, or options that it does not have."""
@@ -339,7 +337,7 @@ class Export(Job):
 
     def check(self) -> None:
         """InputError for a budget that cannot be, or a file outside the job's folder."""
-        check_name(self.file)
+        check_own(self.file)
         if self.budget is not None:
             Budget.parse(self.budget)
 

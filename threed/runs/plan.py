@@ -7,6 +7,7 @@ loaded for it: what the files of a model say is enough.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 
 from threed.core.errors import InputError
+from threed.core.pictures import Size, sides
 from threed.core.schedule import Schedule
 from threed.diffusion.facts import Facts
 from threed.runs.backbones import Backbones
@@ -34,6 +36,7 @@ RESNET = 7  # tensors that a block of a VAE keeps for its gradient
 LEARNED = 45  # tensors that a UNet keeps for its gradient, a block: 33 in SD 1.5, 45 in SDXL's
 WIDE = 16  # widths that a transformer's block holds of a token: streams, q, k, v, the 4-fold MLP
 CUBE = 21  # numbers that FlexiCubes learns of a cube: `threed.scenes.flexicubes.WEIGHTS`
+TEXTS = 2  # the prompt, and the negative one
 TEXT = 333  # tokens of text beside the picture's, in Stable Diffusion 3
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -103,6 +106,34 @@ def plan_stage(index: int, models: Backbones) -> StageMemory:
     name = f"{index}: {stage.scene}"
     size, views = round(_most(stage.resolution)), round(_most(stage.batch))
     return StageMemory(name, size, views, chunk, peak(chunk))
+
+
+def check_pictures(
+    known: Facts, size: Size, count: int, device: str, *, learn: bool = False
+) -> None:
+    """InputError unless there is memory for so many pictures at once, of a size in pixels.
+
+    They are sampled, and decoded by the VAE; with `learn` a UNet learns from them, of which only
+    what it keeps of them for its gradient is counted, in half precision.
+    """
+    width, height = sides(size)
+    side = math.sqrt(width * height)
+    latent, net, vae = side / known.factor, known.net, known.vae
+    if learn:
+        each = 2 * _kept_by_unet(net.config, latent)
+    elif known.denoiser == "unet":
+        each = TEXTS * _held_by_unet(net.config, latent) * net.width
+    else:
+        each = TEXTS * _held_by_transformer(net.config, latent) * net.width
+    decoded = vae.width * side**2 * (2 * vae.config["block_out_channels"][:2][-1]
+                                     + vae.config["block_out_channels"][0])  # fmt: skip
+    base = PROCESS if device == "cpu" else 0
+    need = base + known.bytes + LOOSE * count * (each + decoded * (not learn))
+    free = free_memory(device)
+    if need > free:
+        raise InputError(f"{count} of {width} × {height} pixels at once need about "
+                         f"{need / GIB:.1f} GiB on {device}, and {free / GIB:.1f} may be used: ask "
+                         "for a smaller size, or for fewer")  # fmt: skip
 
 
 def _limit(models: Backbones) -> int:
@@ -181,9 +212,8 @@ def _guide(stage: Stage, known: Facts) -> float:
                for k, c in enumerate(vae.config["block_out_channels"]))  # fmt: skip
     encoded = batch * RESNET * kept * vae.width
     latent = size / known.factor
-    texts = 2  # the prompt, and the negative one
     held = _held_by_unet if known.denoiser == "unet" else _held_by_transformer
-    seen = texts * batch * held(net.config, latent) * net.width
+    seen = TEXTS * batch * held(net.config, latent) * net.width
     if stage.guidance in WITH_CRITIC:  # a critic learns: the UNet once with gradient
         seen += batch * _kept_by_unet(net.config, latent) * net.width
     return float(encoded + seen)

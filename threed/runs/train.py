@@ -8,16 +8,19 @@ from typing import Any
 
 import torch
 
+from threed.core.devices import pick_device
 from threed.core.errors import InputError
-from threed.diffusion.backbone import Backbone
-from threed.diffusion.catalog import load_backbone
+from threed.core.files import check_out
+from threed.diffusion.catalog import facts, load_backbone
 from threed.diffusion.detect import DETECTORS
+from threed.diffusion.facts import Facts
 from threed.diffusion.models import half
 from threed.diffusion.weights import filled, find_trained
 from threed.learning import loop
 from threed.learning.data import Find, read_examples
 from threed.learning.recipe import Recipe
 from threed.runs.job import Train, typed
+from threed.runs.plan import check_pictures
 from threed.runs.progress import Listener, sayer
 from threed.settings.base import Settings, plain, read_words
 from threed.systems.system import Lesson, Training
@@ -35,14 +38,19 @@ def train_job(job: Train, out: Path, report: Listener | None = None) -> None:
     InputError, among others, for data that lacks what an example needs, and for a folder that holds
     another training. Interrupted, it leaves a checkpoint, and the same job with `resume` goes on.
     """
+    check_out(out, folder=True)
     training = find_training(job.system)
     options = read_words(training.options, job.options, f"training of system {job.system!r}")
+    known, device = facts(job.backbone), torch.device(pick_device(job.device))
+    known.require_unet(f"training {job.system}")
+    recipe, small = choose_recipe(training, known, job, device)
+    size = job.size or known.image_size
+    check_pictures(known, size, recipe.batch, str(device), learn=True)
+    given = None if job.weights is None else Path(job.weights)
+    start = None if given is None else find_trained(given, known.folder, job.system)
+    lesson = _lesson(job, training, options, known, small, _folder(training, job, report))
     model: Any = load_backbone(job.backbone, device=job.device, dtype=torch.float32)
     half.norms_in_float32(model.unet)
-    given = None if job.weights is None else Path(job.weights)
-    start = None if given is None else find_trained(given, model.folder, job.system)
-    recipe, small = choose_recipe(training, model, job)
-    lesson = _lesson(job, training, options, model, small, _folder(training, job, report))
     torch.manual_seed(recipe.seed)  # what a new net begins with
     task = training.learn(model, lesson)
     if start is not None:
@@ -70,27 +78,29 @@ def train(system: str, data: Path | str, out: Path | str, **options: Any) -> Pat
     return Path(out)
 
 
-def choose_recipe(training: Training, model: Backbone, job: Train) -> tuple[Recipe, bool]:
+def choose_recipe(
+    training: Training, known: Facts, job: Train, device: torch.device
+) -> tuple[Recipe, bool]:
     """The recipe of a backbone's size with what the job says, and whether it is the small one."""
-    small = model.image_size <= SMALL
+    small = known.image_size <= SMALL
     recipe = training.small if small else training.paper
     names = ("steps", "batch", "accumulate", "lr", "seed", "precision")
     changes = {name: getattr(job, name) for name in names if getattr(job, name) is not None}
-    if small and half.bfloat16_pays(model.device):
+    if small and half.bfloat16_pays(device):
         changes = {"precision": "bf16"} | changes
-    if changes.get("precision") == "fp16" and model.device.type == "cpu":
+    if changes.get("precision") == "fp16" and device.type == "cpu":
         raise InputError("--precision fp16 needs a GPU; on a CPU take no or bf16")
     return replace(recipe, **(asdict(recipe) | changes)), small
 
 
 def _lesson(
-    job: Train, training: Training, options: Settings, model: Backbone, small: bool, folder: Path
+    job: Train, training: Training, options: Settings, known: Facts, small: bool, folder: Path
 ) -> Lesson:
     """What the training is told: its examples, and what settings.json says of it."""
-    roles, size = training.pictures(options), job.size or model.image_size
+    roles, size = training.pictures(options), job.size or known.image_size
     examples = read_examples(folder, size, pictures=roles, texts=training.texts,
                              found=found_for(roles))  # fmt: skip
-    about = {"system": job.system, "backbone": model.name, "data": job.data}
+    about = {"system": job.system, "backbone": known.name, "data": job.data}
     about |= {"size": str(examples.size)} | ({"weights": job.weights} if job.weights else {})
     about |= {name: str(value) for name, value in plain(options).items()}
     return Lesson(examples, about, options, debias=small)

@@ -6,6 +6,7 @@ come errors, `threed list settings` and the JSON schema.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,19 +16,22 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
-from threed.core import schedule
+from threed.core import devices, schedule
 from threed.core.errors import InputError
 from threed.core.schedule import Schedule
+from threed.core.seeds import SEEDS
 from threed.core.words import did_you_mean, suggest
 from threed.settings.schema import JsonSchema, allowed, describe, follow, inside, limits
 
@@ -95,7 +99,23 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
-Share = Annotated[float, Field(ge=0, le=1)]  # a type for fields
+
+
+def _check_device(value: str) -> str:
+    if re.fullmatch(devices.DEVICES, value) is None:
+        words = f"{devices.TAKES}, got {value!r}"
+        raise PydanticCustomError("limits", "{words}", {"words": words})
+    return value
+
+
+# types for fields
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=SEEDS)]
+Device = Annotated[
+    str,
+    AfterValidator(_check_device),
+    WithJsonSchema({"type": "string", "pattern": f"^({devices.DEVICES})$"}),
+]
 
 
 @dataclass(frozen=True)
@@ -220,8 +240,15 @@ def read_yaml(text: str, where: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        reason = " ".join(str(error).split())
-        raise InputError(f"{where}: not YAML: {reason}") from error
+        raise InputError(f"{where}: not YAML: {_find_mistake(error)}") from error
+
+
+def _find_mistake(error: Exception) -> str:
+    """Where a text is no YAML, or what our own loader says of it."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"the mistake is at line {mark.line + 1}, column {mark.column + 1}"
+    return str(error) if type(error) is yaml.YAMLError else "it holds what cannot be read"
 
 
 class _Loader(yaml.SafeLoader):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from threed.core.errors import InputError
+from threed.core.files import read_text
 from threed.core.words import did_you_mean
 from threed.settings.base import override, read, read_yaml
 from threed.settings.run import Run
@@ -39,9 +41,9 @@ def preset_for(backbone: str, task: Literal["make", "refine", "texture", "edit"]
     small = backbone.startswith("toybox")
     several = any(word in backbone.lower() for word in ("multiview", "mvdream"))
     config = Path(backbone) / "config.json"  # of a UNet's folder
-    if not config.is_file():
+    if not os.path.isfile(config):
         config = Path(backbone) / "unet" / "config.json"
-    if config.is_file():
+    if os.path.isfile(config):
         try:
             unet = json.loads(config.read_text(encoding="utf-8"))
             small = int(unet.get("sample_size") or 64) <= 32
@@ -98,9 +100,6 @@ def _preset_text(name: str) -> str:
     if re.fullmatch(r"[\w-]+", name) and entry.is_file():
         return entry.read_text(encoding="utf-8")
     path = Path(name)
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the preset {name} cannot be read: {error}") from error
+    if os.path.isfile(path):
+        return read_text(path)
     raise InputError(f"no preset {name!r}, and no such file{did_you_mean(name, presets())}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
@@ -14,12 +13,11 @@ from pydantic import Field, model_validator
 
 from threed.core.errors import InputError
 from threed.settings.asset import AssetSettings
-from threed.settings.base import Settings, plain
+from threed.settings.base import Device, Seed, Settings, plain
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings, TexturedSettings
 from threed.settings.stage import Stage
 
 DEFAULT_BACKBONE = "toybox-multiview"
-DEVICES = r"auto|cpu|cuda(:\d+)?"
 
 
 class SystemSettings(Settings):
@@ -39,12 +37,10 @@ class Run(Settings):
         DEFAULT_BACKBONE,
         description="what guides: a name of `threed list backbones`, a hub id, or a folder",
     )
-    device: str = Field(
-        "auto",
-        description="where to compute: auto, cpu, cuda, or cuda:1 and so on",
-        json_schema_extra={"pattern": f"^({DEVICES})$"},
+    device: Device = Field(
+        "auto", description="where to compute: auto, cpu, cuda, or cuda:1 and so on"
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="decides every random number")
+    seed: Seed = Field(0, description="decides every random number")
     check_fronts: bool = Field(True, description="look whether the asset has several fronts")
     best_of: int = Field(1, ge=1, le=64, description="seeds to begin; the best goes on")
     negative: str = Field("", description="negative prompt: what pictures must not show")
@@ -66,9 +62,7 @@ class Run(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Run:
-        """InputError for an unknown device, or stages that cannot follow each other."""
-        if not re.fullmatch(DEVICES, self.device):
-            raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+        """InputError for stages that cannot follow each other."""
         for index, (before, then) in enumerate(pairwise(self.stages), 1):
             if then.scene == "field" != before.scene:
                 raise InputError(f"stages.{index}: a field cannot follow a {before.scene}; fields "

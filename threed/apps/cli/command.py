@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
@@ -165,6 +165,8 @@ def _bare(hint: Any) -> tuple[Any, bool]:
     """The type of one value, and whether there may be several."""
     if get_origin(hint) in (Union, UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     if get_origin(hint) is tuple:
         return get_args(hint)[0], True
     return hint, False

@@ -21,7 +21,7 @@ from threed.apps.cli.show import Display, complain, say
 from threed.core import files
 from threed.core.errors import InputError
 from threed.runs.job import FIRST
-from threed.settings.base import Settings
+from threed.settings.base import Seed, Settings
 
 VIEWS = 8  # of the turntable that is judged
 VERDICT = "verdict.json"
@@ -224,7 +224,7 @@ class Evaluate(Settings):
     out: Path = Field(
         Path("outputs/evaluate"), description="a folder for all the runs; go on with the same"
     )
-    seed: int = Field(0, ge=0, description="decides colours and finishes")
+    seed: Seed = Field(0, description="decides colours and finishes")
     limit: int | None = Field(None, ge=1, description="only the first so many")
     fronted: bool = Field(False, description="only kinds that have a front")
     part: str = Field("1/1", description="K/N: every N-th prompt from the K-th, to share the work")
@@ -239,6 +239,7 @@ def evaluate(job: Evaluate) -> None:
     from threed.toybox.family.nets import WEIGHTS, need
     from threed.toybox.world.kinds import FRONTED
 
+    files.check_out(job.out, folder=True)
     need(WEIGHTS, "judge", "judging assets")
     k, n = part_of(job.part)
     every = [asked for asked in prompts(job.seed) if asked[1] in FRONTED or not job.fronted]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -88,7 +89,7 @@ def film(job: Turntable) -> None:
     from threed.runs.asset import turntable_file
 
     source = job.source
-    beside = source / "turntable.mp4" if source.is_dir() else source.with_suffix(".mp4")
+    beside = source / "turntable.mp4" if os.path.isdir(source) else source.with_suffix(".mp4")
     target = job.to or beside
     turntable_file(source, target, frames=job.frames, size=job.size, textureless=job.textureless)
     say(str(target))
@@ -111,7 +112,7 @@ def open_in_blender(job: Blender) -> None:
     """Print what Blender makes of an asset."""
     from exporters.blender import Picture, look
 
-    path = job.source / "asset.glb" if job.source.is_dir() else job.source
+    path = job.source / "asset.glb" if os.path.isdir(job.source) else job.source
     picture = None
     if job.render is not None:
         picture = Picture(job.render, job.size, job.samples, job.azimuth, job.elevation)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import sys
 import warnings
 from importlib import import_module
+from io import TextIOWrapper
 from typing import NoReturn, TextIO
 
 import click
@@ -35,6 +37,22 @@ COMMANDS = {  # in the order in which they are listed: where each is
 }
 
 
+PLAIN = {"×": "x", "²": "^2", "³": "^3", "°": " degrees", "–": "-", "…": "...", "→": "->"}
+SPELLED = "threed-spelled"
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """What a stream's encoding lacks in letters that all have, so that printing never fails."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    plain = (PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode()
+             for sign in lacking)  # fmt: skip
+    return "".join(plain), error.end
+
+
+codecs.register_error(SPELLED, _spell)
+
+
 class Commands(click.Group):
     """The commands, each imported when it is asked for."""
 
@@ -61,6 +79,9 @@ app = Commands(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command. Exit status: 0; 2 for what the user can change; 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # not what a test puts there
+            stream.reconfigure(errors=SPELLED)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -12,7 +12,7 @@ from pydantic import Field
 from threed.apps.cli.command import Command
 from threed.apps.cli.show import complain, say
 from threed.runs.job import FIRST
-from threed.settings.base import Settings
+from threed.settings.base import Device, Seed, Settings
 
 WORK = Path("~/.cache/threed/toybox")
 
@@ -29,7 +29,7 @@ class World(Settings):
         None, description="a kind of toy; any if not given", json_schema_extra=FIRST
     )
     scene: str = Field("toy", description="toy, pair, figure, edit, subject, portrait or style")
-    seed: int = Field(0, ge=0, description="decides every random number")
+    seed: Seed = Field(0, description="decides every random number")
     out: Path = Field(Path("outputs/world.png"), description="the picture's file")
     size: int = Field(128, ge=16, le=1024, description="pixels a side")
 
@@ -47,11 +47,11 @@ class Sample(Family):
 
     prompt: str = Field(description='such as "a striped blue teapot"', json_schema_extra=FIRST)
     out: Path = Field(Path("outputs/sample.png"), description="the picture's file")
-    seed: int = Field(0, ge=0, description="decides every random number")
+    seed: Seed = Field(0, description="decides every random number")
     rows: int = Field(2, ge=1, le=16, description="of four single pictures")
     steps: int = Field(30, ge=1, le=1000, description="of the sampler")
     guidance: float = Field(5.0, ge=0, description="towards the prompt; 1 is none")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 
 class Train(Family):
@@ -67,7 +67,7 @@ class Train(Family):
     steps: int | None = Field(None, ge=1, description="in all; by device if not given")
     minutes: float | None = Field(None, ge=0, description="stop and write after so many")
     sets: int | None = Field(None, ge=1, description="of four pictures to train on")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 
 class Evaluate(Family):
@@ -80,6 +80,8 @@ class Evaluate(Family):
 def draw(job: World) -> None:
     """Write a sheet of the world."""
     from threed.core.errors import InputError
+    from threed.core.files import check_out
+    from threed.core.pictures import FORMATS
     from threed.diffusion.images import save_image
     from threed.toybox.world.sheets import SHEETS, toy_sheet
     from threed.toybox.world.toys import KINDS
@@ -92,6 +94,7 @@ def draw(job: World) -> None:
         )
     if job.kind is not None and job.kind not in KINDS:
         raise InputError(f"toybox has no kind {job.kind!r}; it has {', '.join(KINDS)}")
+    check_out(job.out, FORMATS)
     sheet = SHEETS[job.scene] if job.kind is None else partial(toy_sheet, kind=job.kind)
     picture, said = sheet(job.seed, job.size)
     save_image(picture, job.out)
@@ -105,6 +108,8 @@ def sample(job: Sample) -> None:
 
     from guidance.prompts import prompt_warnings
     from threed.core.cameras import orbit
+    from threed.core.files import check_out
+    from threed.core.pictures import FORMATS
     from threed.core.words import check_prompt
     from threed.diffusion.catalog import load_backbone
     from threed.diffusion.guide import Guide
@@ -112,6 +117,7 @@ def sample(job: Sample) -> None:
     from threed.toybox.family.nets import WEIGHTS
 
     text, folder = check_prompt(job.prompt), job.weights or WEIGHTS
+    check_out(job.out, FORMATS)
     images = []
     for part, count in (("unet", 4 * job.rows), ("unet_multiview", 4)):
         backbone = load_backbone(str(folder / part), device=job.device)

@@ -9,7 +9,7 @@ from pydantic import Field
 from threed.apps.cli.command import Command
 from threed.apps.cli.show import complain, say
 from threed.runs.job import FIRST, SINGLE
-from threed.settings.base import Settings
+from threed.settings.base import Device, Seed, Settings
 
 TOYBOX = "toybox"  # triples that are made up
 
@@ -51,12 +51,14 @@ class EditPairs(Settings):
     tries: int = Field(100, ge=1, description="pairs made for each triple")
     most: int = Field(4, ge=1, description="of these, as many are kept at most")
     steps: int = Field(100, ge=1, le=1000, description="of the sampler")
-    image: float = Field(0.7, description="least likeness of the two pictures")
-    direction: float = Field(0.2, description="least likeness of their change and the captions'")
-    text: float = Field(0.2, description="least likeness of picture and caption")
+    image: float = Field(0.7, ge=-1, le=1, description="least likeness of the two pictures")
+    direction: float = Field(
+        0.2, ge=-1, le=1, description="least likeness of their change and the captions'"
+    )
+    text: float = Field(0.2, ge=-1, le=1, description="least likeness of picture and caption")
     count: int = Field(100, ge=1, description="triples to make up")
-    seed: int = Field(0, ge=0, description="decides every random number")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    seed: Seed = Field(0, description="decides every random number")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 
 def convert(job: Convert) -> None:
@@ -77,11 +79,13 @@ def pack(job: Pack) -> None:
 
 def make_pairs(job: EditPairs) -> None:
     """Write a training folder of pairs."""
+    from threed.core.files import check_out
     from threed.diffusion.catalog import load_backbone
     from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.clip import clip_of
     from threed.systems.editing.edit_pairs import Filter, Search, Triple, read_triples, write_pairs
 
+    check_out(job.out, folder=True)
     if job.triples == TOYBOX:
         from threed.toybox.family.examples import edit_triples
 

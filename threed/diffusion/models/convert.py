@@ -8,10 +8,9 @@ taken from a folder of that model, and compared with the file's, so that a wrong
 from __future__ import annotations
 
 import json
-import pickle
+import os
 import re
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from threed.core.errors import InputError
+from threed.core.files import check_out
+from threed.core.saved import read_saved
 from threed.diffusion.files import INDEX, check_folder, check_weights, parts, read_json, weights
 
 PREFIX = "model.diffusion_model."
@@ -56,6 +57,7 @@ def convert_mvdream(source: Path, like: Path, out: Path) -> None:
     """
     from diffusers import UNet2DConditionModel
 
+    check_out(out, folder=True)
     if out.exists():
         raise InputError(f"{out} exists already; choose another --out")
     check_folder(like)
@@ -66,7 +68,7 @@ def convert_mvdream(source: Path, like: Path, out: Path) -> None:
     _check_base(state, like, source)
     unet = {name.removeprefix(PREFIX): value for name, value in state.items()
             if name.startswith(PREFIX) or source.is_dir()}  # fmt: skip
-    if "camera_embed.0.weight" not in unet:
+    if "camera_embed.0.weight" not in unet or unet["camera_embed.0.weight"].ndim != 2:
         raise InputError(f"{source} holds no MVDream UNet: there is no camera_embed in it")
     config = unet_config(read_json(like / "unet/config.json"), unet)
     layers = config["layers_per_block"]
@@ -83,47 +85,30 @@ def convert_mvdream(source: Path, like: Path, out: Path) -> None:
     shutil.copyfile(like / INDEX, out / INDEX)  # last: a folder without it is none
 
 
-class Inert:
-    """What an object of a checkpoint becomes that is no tensor: it takes anything, does nothing."""
-
-    def __new__(cls, *_: object) -> Inert:
-        """Whatever the object was made of is dropped."""
-        return super().__new__(cls)
-
-    def __init__(self, *_: object) -> None:
-        """Nothing."""
-
-    def __setstate__(self, _: object) -> None:
-        """Nothing, so that no attribute can be set."""
-
-
 def read_state(source: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, or of the UNet of a folder; nothing is executed.
 
-    Classes and functions that a pickle names, as Lightning's files name those of their callbacks,
-    are never looked up: `Inert` stands for each.
+    What else is in it, as Lightning's files hold their callbacks, is passed over.
     """
-    if source.is_dir():
+    if os.path.isdir(source):
         source = weights(source / "unet", half=False)[0]
-    if not source.is_file():
-        raise InputError(f"there is no file {source}")
     if source.suffix == ".safetensors":
-        check_weights(source)
-        return dict(load_file(source))
-    try:
-        names = _named(source) if zipfile.is_zipfile(source) else []
-        with torch.serialization.safe_globals([(Inert, name) for name in names]):
-            state: Any = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"{source} is damaged, or holds more than weights; nothing in it was "
-                         "executed") from error  # fmt: skip
+        return read_safetensors(source)
+    state = read_saved(source, others=True)
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    named = state.items() if isinstance(state, dict) else ()
+    return {name: value for name, value in named
+            if isinstance(name, str) and isinstance(value, Tensor)}  # fmt: skip
 
 
-def _named(source: Path) -> list[str]:
-    """What a pickle names beside tensors, "module.name" each, found without unpickling it."""
-    return torch.serialization.get_unsafe_globals_in_checkpoint(source)
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file by name. InputError if it is damaged."""
+    check_weights(path)
+    try:
+        return dict(load_file(path))
+    except Exception as error:  # a reader in Rust has one type for all it stumbles over
+        raise InputError(f"{path} is damaged: its tensors are not what its header says"
+                         ) from error  # fmt: skip
 
 
 def averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -186,7 +171,7 @@ def controlnet_state(state: Mapping[str, Tensor], layers: int, source: str) -> d
 def encoder_name(name: str, layers: int) -> str:
     """What diffusers' ControlNetModel calls a tensor of a trainable copy of the encoder."""
     if match := re.fullmatch(r"input_hint_block\.(\d+)\.(.+)", name):
-        return f"controlnet_cond_embedding.{_HINT[int(match[1])]}.{match[2]}"
+        return f"controlnet_cond_embedding.{_HINT.get(int(match[1]), match[1])}.{match[2]}"
     if match := re.fullmatch(r"zero_convs\.(\d+)\.0\.(.+)", name):
         return f"controlnet_down_blocks.{match[1]}.{match[2]}"
     if name.startswith("middle_block_out.0."):

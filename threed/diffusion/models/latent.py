@@ -147,8 +147,8 @@ def load_net(kind: Any, part: Path, *, device: torch.device, dtype: torch.dtype)
         with _quiet():
             net: nn.Module = kind.from_pretrained(part, variant=variant, **options)
     except Exception as error:  # any damage there is: wrong shapes, bad JSON, forbidden pickles
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise InputError(f"{part} cannot be loaded as a {kind.__name__}: {reason}") from error
+        raise InputError(f"{part} cannot be loaded as a {kind.__name__}: its config.json and its "
+                         "weights do not fit, or one is damaged") from error  # fmt: skip
     return net.to(device).eval().requires_grad_(False)
 
 

@@ -31,8 +31,8 @@ class Clip:
             options = {"use_safetensors": True, "local_files_only": True, "dtype": torch.float32}
             self.model: Any = CLIPModel.from_pretrained(folder, **options)
         except Exception as error:  # any damage there is
-            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-            raise InputError(f"{folder} cannot be loaded as a CLIP: {reason}") from error
+            raise InputError(f"{folder} cannot be loaded as a CLIP: its config.json and its "
+                             "weights do not fit, or one is damaged") from error  # fmt: skip
         self.model.to(device).eval().requires_grad_(False)
         own = any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json"))
         texts = folder if own else folder.parent / "tokenizer"

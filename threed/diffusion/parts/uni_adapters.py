@@ -68,8 +68,12 @@ def load_adapters(backbone: Backbone, path: Path) -> Adapters:
         for part in there:
             file = path / part / "adapter.safetensors"
             config = read_json(path / part / "config.json")
-            kinds = tuple(config.get("kinds", kinds))
-            blank = new_part(base, part, len(kinds), int(config.get("inputs", 0)))
+            named, inputs = config.get("kinds", list(kinds)), config.get("inputs", 0)
+            right = isinstance(named, list) and isinstance(inputs, int)
+            if not right or not (named if part == PARTS[0] else inputs):
+                raise InputError(f"{path / part / 'config.json'} describes no adapter")
+            kinds = tuple(map(str, named))
+            blank = new_part(base, part, len(kinds), inputs)
             nets[part] = _ready(base, filled(blank, read_state(file), str(file)))
         return Adapters(kinds, nets.get("local"), nets.get("global"))
     return _official(base, path)
@@ -78,13 +82,13 @@ def load_adapters(backbone: Backbone, path: Path) -> Adapters:
 def _official(base: StableDiffusion, path: Path) -> Adapters:
     state = read_state(path)
     found, world = below(state, "local_adapter."), below(state, "global_adapter.")
-    if not found or not world:
+    if not found or "norm1.weight" not in world:
         raise InputError(f"{path} holds no adapters: no names in it begin with local_adapter. and "
                          "global_adapter.")  # fmt: skip
     layers = base.unet.config.layers_per_block
     local = {local_name(name, layers): value for name, value in found.items()}
     blank = new_part(base, "local", len(OFFICIAL), 0)
-    other = new_part(base, "global", 0, len(world["norm1.weight"]))
+    other = new_part(base, "global", 0, world["norm1.weight"].numel())
     return Adapters(OFFICIAL, _ready(base, filled(blank, local, str(path))),
                     _ready(base, filled(other, world, str(path))), constant=True)  # fmt: skip
 

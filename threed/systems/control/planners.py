@@ -182,7 +182,7 @@ def local_model(name: str, device: str = "auto") -> Ask:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from threed.diffusion.catalog import pick_device
+    from threed.core.devices import pick_device
 
     where = pick_device(device)
     try:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from threed.core.errors import InputError
+from threed.core.files import make_folder, read_text
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import save_image
@@ -102,10 +103,8 @@ def likeness(clip: Space, pictures: Tensor, triple: Triple) -> Likeness:
 
 def read_triples(path: Path) -> list[Triple]:
     """A file of one JSON object a line, with input (or caption), edit and output."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
     triples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -179,7 +178,7 @@ def write_pairs(
     A folder that was cut is continued: triples of which it knows are passed over. progress is told
     (triples done, pairs kept). Returns the number of pairs; InputError if none passed.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     log = out / "triples.jsonl"  # a line for each triple that is done: its examples
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     rows: list[Row] = [row for line in lines for row in json.loads(line)]

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from threed.core.devices import pick_device
 from threed.core.errors import InputError
-from threed.diffusion.catalog import pick_device
+from threed.core.files import check_out
 from threed.diffusion.models.half import bfloat16_pays
 from threed.learning.loop import CHECKPOINT, LOG, Task
 from threed.learning.loop import train as run
@@ -54,6 +55,8 @@ def train(
     """
     if part not in NETS:
         raise InputError(f"toybox has no part {part!r}; train one of {', '.join(NETS)}")
+    for folder in (work, weights):
+        check_out(folder, folder=True)
     where, place = torch.device(pick_device(device)), work / part
     if part == "unet":
         for needed in ("vae", "text_encoder"):
