@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -10,21 +12,27 @@ from torch import Tensor
 from guidance.views import NEGATIVES, Blend, negative_weights, shares
 from threed.core.cameras import VIEWS, Cameras
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.catalog import KNOWN
 from threed.diffusion.condition import Condition
+from threed.diffusion.reading import PROMPT, notes
 from threed.diffusion.score import Score, cfg, perp_neg, rescaled, score
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
-def prompt_warnings(backbone: Backbone, prompt: str) -> list[str]:
-    """What a user should know before a long run: words the backbone never saw, words it drops."""
-    warnings = []
-    if unknown := backbone.unknown_words(prompt):
-        wide = [known.name for known in KNOWN if known.repos]
-        named = ", ".join(repr(word) for word in unknown)
+
+def prompt_warnings(
+    backbone: Backbone, prompt: str, others: Mapping[str, str] = NOTHING, *, instructs: bool = False
+) -> list[str]:
+    """What a user should know before a long run: words that are left out, and what is left.
+
+    others: further texts that the backbone is given, by what they are called. instructs: the prompt
+    says what to change, and need not name a thing.
+    """
+    shown = backbone.vocabulary
+    warnings = notes(backbone.name, shown, {PROMPT: prompt, **others})
+    if shown is not None and not instructs and not shown.has_kind(prompt):
         warnings.append(
-            f"backbone {backbone.name!r} was never shown {named}, so the result may ignore "
-            f"{'it' if len(unknown) == 1 else 'them'}; these know far more words: "
-            f"{', '.join(wide)} (threed list toybox shows what toybox knows)"
+            f"the prompt names no thing that backbone {backbone.name!r} can draw, so it may draw "
+            f"anything; it knows {', '.join(shown.kinds)}"
         )
     count, limit = backbone.token_count(prompt)
     if count > limit:

@@ -87,7 +87,7 @@ class Mixture:
     def token_ids(self, prompt: str) -> tuple[int, ...]:
         raise NotImplementedError
 
-    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+    def reads(self, prompt: str) -> str:
         raise NotImplementedError
 
     def decode_latents(self, latents: Tensor) -> Tensor:

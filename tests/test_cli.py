@@ -348,7 +348,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_unknown_words_are_named(
     threed: Callable[..., Answer], preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "prompt_warnings", lambda *_: ["never shown 'dragon'"])
+    monkeypatch.setattr(pipeline, "prompt_warnings", lambda *_, **__: ["never shown 'dragon'"])
     words = ("generate", "a red dragon", "--preset", preset, "--out", tmp_path / "run")
     answer = threed(*words)
     assert answer.status == 0

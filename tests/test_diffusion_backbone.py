@@ -354,9 +354,19 @@ def test_devices() -> None:
 # ---------------------------------------------------------------- words
 
 
-def test_unknown_words_are_those_the_captions_never_used(folder: Path) -> None:
-    loaded = load_backbone(str(folder), device="cpu")
-    assert loaded.unknown_words("anything at all") == ()
+def test_words_that_the_captions_never_used_are_not_read(folder: Path) -> None:
+    plain = load_backbone(str(folder), device="cpu")
     (folder / "tokenizer" / "words.txt").write_text("a\nred\nmug\n", encoding="utf-8")
-    assert loaded.unknown_words("A red, RED mug!") == ()
-    assert loaded.unknown_words("a dragon's red mug, dragon 红色") == ("dragon", "s", "红色")
+    few = load_backbone(str(folder), device="cpu")
+    prompt, left = "a dragon's red mug, dragon 红色", "a red mug"
+    assert plain.reads(prompt) == prompt
+    assert few.reads(prompt) == left
+    assert few.token_ids(prompt) == plain.token_ids(left)
+    assert few.token_count(prompt) == plain.token_count(left) != plain.token_count(prompt)
+    texts = few.encode_text([prompt, "blurry", ""]).tokens
+    assert torch.equal(texts, plain.encode_text([left, "", ""]).tokens)
+    own = {"<toy>": [torch.zeros(2, 32)]}
+    said = few.encode_text(["a <toy> on the moon"], own).tokens
+    assert torch.equal(said, plain.encode_text(["a <toy>"], own).tokens)
+    assert few.with_words(own).reads("a <toy> of jade") == "a <toy>"
+    assert few.reads("a <toy> of jade") == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from threed.core.words import check_prompt
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
+from threed.diffusion.reading import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -183,16 +185,19 @@ def test_texts_are_encoded_once(backbone: Backbone) -> None:
 
 
 def test_unknown_words_and_a_cut_end_are_warned_of(backbone: Backbone, folder: Path) -> None:
-    assert prompt_warnings(backbone, "a red mug") == []
-    words = folder / "tokenizer" / "words.txt"
-    words.write_text("a\nred\nmug\n")
-    try:
-        (one,) = prompt_warnings(backbone, "a red dragon")
-        (two,) = prompt_warnings(backbone, "a dragon mug of jade")
-        _, cut = prompt_warnings(backbone, "a red mug, and more words than ever fit")
-    finally:
-        words.unlink()
-    assert "never shown 'dragon', so the result may ignore it; these know far more" in one
-    assert "sd15" in one
-    assert "never shown 'dragon', 'of', 'jade', so the result may ignore them" in two
+    assert prompt_warnings(backbone, "a red mug of jade", {"the negative prompt": "ugly"}) == []
+    shown = Vocabulary(frozenset({"a", "red", "mug"}), ("mug",))
+    few = copy(backbone)
+    few.vocabulary = shown
+    others = {"the negative prompt": "ugly, red", "--source": "a jade mug"}
+    two, negative, source = prompt_warnings(few, "a dragon mug of jade", others)
+    assert "never shown 'dragon', 'of', 'jade', so the prompt reads: \"a mug\"; sd15" in two
+    assert "never shown 'ugly', so the negative prompt reads: \"red\"" in negative
+    assert "never shown 'jade', so --source reads: \"a mug\"" in source
+    _, nothing, kind = prompt_warnings(few, "something red", {"the negative prompt": "ugly"})
+    assert "never shown 'ugly', so nothing is left of the negative prompt" in nothing
+    assert "names no thing that backbone" in kind
+    assert "it knows mug" in kind
+    assert len(prompt_warnings(few, "something red", instructs=True)) == 1
+    (cut,) = prompt_warnings(few, "a red mug, a red mug, a red mug, a red mug, a red mug")
     assert "reads the first 32: its end is ignored" in cut

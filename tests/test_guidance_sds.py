@@ -84,7 +84,7 @@ class Analytic:
     def token_count(self, prompt: str) -> tuple[int, int]:
         raise NotImplementedError
 
-    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+    def reads(self, prompt: str) -> str:
         raise NotImplementedError
 
     def decode_latents(self, latents: Tensor) -> Tensor:

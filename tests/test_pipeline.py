@@ -405,7 +405,7 @@ def test_sigkill_at_any_moment_changes_nothing(tmp_path: Path, folders: dict[str
 def test_unknown_words_are_warned_about(
     tmp_path: Path, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "prompt_warnings", lambda *_: ["never shown 'dragon'"])
+    monkeypatch.setattr(pipeline, "prompt_warnings", lambda *_, **__: ["never shown 'dragon'"])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         generate("a dragon", tiny_run(folders["multiview"], steps=1), out=tmp_path / "a")

@@ -26,6 +26,9 @@ class Reader:
         ids = [1000 + sum(ord(c) * 256**k for k, c in enumerate(piece)) for piece in pieces]
         return (*[0, *ids][: LENGTH - 1], 1)
 
+    def reads(self, prompt: str) -> str:
+        return prompt
+
     def token_count(self, prompt: str) -> tuple[int, int]:
         return len(self.token_ids(prompt)), LENGTH
 

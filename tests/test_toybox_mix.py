@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from threed.toybox.family.nets import LENGTH, new_tokenizer
+from threed.diffusion.reading import Vocabulary
+from threed.toybox.family.nets import LENGTH, WEIGHTS, new_tokenizer
 from threed.toybox.family.shelf import (
     CAPTIONS,
     SceneShelf,
@@ -23,7 +24,7 @@ from threed.toybox.family.train import start_from
 from threed.toybox.judge import measure_scenes
 from threed.toybox.judge.net import HEADS, IDENTITY, TOY_HEADS, Judge, Verdict, load_judge
 from threed.toybox.judge.truth import UNKNOWN, indices, truths
-from threed.toybox.world.captions import vocabulary
+from threed.toybox.world.captions import kinds, vocabulary
 from threed.toybox.world.edits import random_edit
 from threed.toybox.world.figures import Figure
 from threed.toybox.world.garments import Garment
@@ -93,13 +94,18 @@ def test_truths_are_names_of_heads_and_hide_what_cannot_be_seen() -> None:
             assert ("upper" in named) != ("lower" in named)
 
 
-def test_all_captions_and_instructions_use_known_words_and_fit() -> None:
-    known, tokenizer = set(vocabulary()), new_tokenizer()
+def test_all_captions_and_instructions_are_read_as_they_are_and_fit() -> None:
+    shown, tokenizer = Vocabulary.of(WEIGHTS), new_tokenizer()
+    assert shown == Vocabulary(frozenset(vocabulary()), tuple(kinds()))
     lengths = []
     for seed in range(150):
         rng = np.random.default_rng(seed)
-        for text in (random_scene(rng).caption(rng), random_edit(rng).instruction):
-            assert set(text.replace(",", " ").split()) <= known, text
+        caption = random_scene(rng).caption(rng)
+        assert shown.has_kind(caption), caption
+        for text in (caption, random_edit(rng).instruction):
+            assert not shown.unknown(text), text
+            assert shown.read(text) == text
+            assert shown.knows(text)
             lengths.append(len(tokenizer(text).input_ids))
     assert np.mean(np.array(lengths) > LENGTH) < 0.01
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from threed.diffusion.condition import Condition
 from threed.diffusion.models.text import Words
+from threed.diffusion.reading import Vocabulary
 
 
 class Backbone(Protocol):
@@ -23,6 +24,7 @@ class Backbone(Protocol):
     latent_channels: int
     views: int  # how many pictures it predicts together: 1, or 4
     scheduler_config: Mapping[str, Any]  # diffusers' own, as stored with the model
+    vocabulary: Vocabulary | None  # the words that it was shown, if it says which
 
     def encode_text(self, prompts: Sequence[str], words: Words = ...) -> Condition:
         """One item a prompt; "" is the unconditional one. words: as of with_words."""
@@ -40,8 +42,8 @@ class Backbone(Protocol):
         """The tokens of a prompt that are read, start and end included, without padding."""
         ...
 
-    def unknown_words(self, prompt: str) -> tuple[str, ...]:
-        """Words of a prompt that the model never saw, if it says which ones it did."""
+    def reads(self, prompt: str) -> str:
+        """What is read of a prompt: no word that the model was never shown, if it says which."""
         ...
 
     def encode_image(self, image: Tensor) -> Tensor:

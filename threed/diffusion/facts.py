@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from threed.core.errors import InputError
 from threed.diffusion.files import check_folder, count_numbers, parts, read_json
+from threed.diffusion.reading import Vocabulary
 
 UNET, TRANSFORMER = "UNet2DConditionModel", "SD3Transformer2DModel"
 # what diffusers takes where a config.json leaves it out
@@ -66,6 +67,11 @@ class Facts:
         if self.denoiser != "unet":
             raise InputError(f"{what} needs a backbone with a UNet, and {self.name!r} has a "
                              "transformer: use --backbone toybox, sd15, sd21 or sdxl")  # fmt: skip
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words that it was shown, if it says which."""
+        return Vocabulary.of(self.folder)
 
     @property
     def place(self) -> Path:

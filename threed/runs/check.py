@@ -8,6 +8,7 @@ from __future__ import annotations
 from guidance.levels import check_falling
 from threed.core.errors import InputError
 from threed.diffusion.facts import Facts
+from threed.diffusion.reading import PROMPT, check_known
 from threed.runs.backbones import Backbones
 from threed.runs.plan import plan_run
 from threed.settings.run import Run, SystemSettings
@@ -16,16 +17,21 @@ from threed.systems.system import Request, System
 from threed.systems.table import find_system
 
 
-def check_run(run: Run, *, mesh: bool = False, editor: bool = False) -> None:
+def check_run(
+    run: Run, prompt: str | None = None, *, mesh: bool = False, editor: bool = False
+) -> None:
     """InputError for the first thing that cannot work.
 
+    prompt: what the run is to make, if that is known yet.
     mesh: the run begins with one, and its fields are left out already (`threed.runs.start`).
     editor: a function of the caller edits pictures for the guidance edit.
     """
     _check_beginning(run, mesh=mesh)
     models = Backbones(run)
+    said = {} if prompt is None else {PROMPT: prompt, **system_prompts(run, prompt)}
     for stage in run.stages:
         known, *others = models.known(stage)
+        check_known(known.name, known.vocabulary, said)
         if stage.guidance == "edit":
             _check_edit(stage, known, mesh=mesh, editor=editor)
         else:
@@ -95,6 +101,14 @@ def _check_system(run: Run, stage: Stage, known: Facts) -> None:
         raise InputError(f"guidance={stage.guidance} takes prompts apart and cannot follow a "
                          "system: use sds, ism, vsd or dreamflow")  # fmt: skip
     read_steering(run.system, "")[0].check_backbone(known)
+
+
+def system_prompts(run: Run, prompt: str) -> dict[str, str]:
+    """The prompts among what a run's system is told, by what they are called."""
+    if run.system.name is None:
+        return {}
+    system, request = read_steering(run.system, prompt)
+    return system.prompts(request)
 
 
 def read_steering(said: SystemSettings, prompt: str) -> tuple[System, Request]:

@@ -140,7 +140,7 @@ def _make(
     path = Path(out) if out is not None else default_folder(prompt)
     refuse_used(path)
     run = run if start is None else for_mesh(run)
-    check_run(run, mesh=start is not None, editor=edit is not None)
+    check_run(run, prompt, mesh=start is not None, editor=edit is not None)
     if run.system != SystemSettings():
         from threed.runs.steer import settled
 

@@ -22,6 +22,7 @@ from threed.diffusion.catalog import facts, load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images, save_image
 from threed.diffusion.paint import latent_shape, paint
+from threed.diffusion.reading import NEGATIVE, PROMPT, check_known
 from threed.runs.folder import RunWarning
 from threed.runs.job import SINGLE, Image, typed
 from threed.runs.plan import check_pictures
@@ -99,10 +100,14 @@ def _make(job: Image, report: Listener | None) -> tuple[Tensor, Backbone]:
     latent_shape(known, _size(job))
     count = known.views if known.views > 1 else job.n
     check_pictures(known, _size(job) or known.image_size, count, device)
+    others = {} if system is None else system.prompts(request)
+    check_known(name, known.vocabulary, {PROMPT: text, **others})
     say = sayer(report)
     say(f"loading {name}")
     model = load_backbone(name, device=job.device)
-    for warning in prompt_warnings(model, text):
+    others[NEGATIVE] = job.negative
+    instructs = system is not None and system.instructs
+    for warning in prompt_warnings(model, text, others, instructs=instructs):
         warnings.warn(warning, RunWarning, stacklevel=3)
     say("sampling")
     if system is None:

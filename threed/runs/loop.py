@@ -25,9 +25,11 @@ from threed.core.files import write
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images, save_image
+from threed.diffusion.reading import NEGATIVE
 from threed.runs import choose as choice
 from threed.runs.asset import Asset, build_asset
 from threed.runs.backbones import Backbones, looks_for_fronts
+from threed.runs.check import system_prompts
 from threed.runs.folder import INIT, INPUTS, Checkpoint, RunFolder, RunWarning
 from threed.runs.given import GivenMesh, read_given
 from threed.runs.guide import make_guide
@@ -92,7 +94,7 @@ def begin(
     models = Backbones(run, sayer(progress))
     backbone, *judge = models.of(0)
     guide = make_guide(run.stages[0], backbone, run, prompt, *judge, given=given, edit=edit)
-    _warn([*notes, *prompt_warnings(backbone, prompt)])
+    _warn([*notes, *_prompt_warnings(backbone, prompt, run)])
     own, files = kept(run, INPUTS)
     if given is not None:
         files[INIT] = given.to_bytes()
@@ -150,8 +152,9 @@ def _optimise_stage(
     else:
         work.say(f"making a {stage.scene} of it")
         scene = following(before, run, stage, backbone.device)
-        if run.backbone_of(stage) != run.backbone_of(run.stages[index - 1]):
-            _warn(prompt_warnings(backbone, folder.prompt))
+        last = work.models.known(run.stages[index - 1])[0]
+        if (last.name, last.vocabulary) != (backbone.name, backbone.vocabulary):
+            _warn(_prompt_warnings(backbone, folder.prompt, run))
     guide = work.take_guide()
     if guide is None:
         told = located(run, folder.path)
@@ -231,6 +234,13 @@ def _build_assets(work: Work, scene: Scene) -> Asset:
         path.mkdir(exist_ok=True)
         made.append(build_asset(one, path, run.asset, provenance, work.say, placement))
     return made[0]
+
+
+def _prompt_warnings(backbone: Backbone, prompt: str, run: Run) -> list[str]:
+    """What a user should know of all that a run gives a backbone to read."""
+    others = system_prompts(run, prompt) | {NEGATIVE: run.negative}
+    instructs = any(stage.guidance == "edit" for stage in run.stages)
+    return prompt_warnings(backbone, prompt, others, instructs=instructs)
 
 
 def _warn(notes: Iterable[str]) -> None:

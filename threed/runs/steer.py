@@ -20,6 +20,7 @@ from guidance.prompts import Prompts
 from threed.core.cameras import Cameras, orbit, view_name
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import facts
 from threed.diffusion.guide import Guide
 from threed.diffusion.score import Score, plain, rescaled, score
 from threed.runs.check import read_steering
@@ -44,7 +45,8 @@ def settled(run: Run, prompt: str) -> Run:
     full = _with_files(run, lambda _, path: path.resolve() if path.exists() else path)
     if full.system.name is None or any(stage.guidance == "edit" for stage in run.stages):
         return full
-    system, request = read_steering(full.system, prompt)
+    shown = facts(full.backbone_of(full.stages[0])).vocabulary
+    system, request = read_steering(full.system, prompt if shown is None else shown.read(prompt))
     told = system.settle(request)
     if told is request:
         return full
@@ -118,7 +120,7 @@ class Steered(Prompts):
         super().__init__(
             backbone, prompt, negative=negative, view_words=view_words, front_deg=front_deg
         )
-        self.system, request = read_steering(said, prompt)
+        self.system, request = read_steering(said, backbone.reads(prompt))
         request = replace(request, guide=Guide(scale, negative), size=backbone.image_size)
         self.request = self.system.settle(request)
         self.weights = self.system.load(backbone, self.request)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from threed.diffusion.catalog import facts, load_backbone
 from threed.diffusion.detect import DETECTORS
 from threed.diffusion.facts import Facts
 from threed.diffusion.models import half
+from threed.diffusion.reading import note_of_many
 from threed.diffusion.weights import filled, find_trained
 from threed.learning import loop
 from threed.learning.data import Find, read_examples
 from threed.learning.recipe import Recipe
+from threed.runs.folder import RunWarning
 from threed.runs.job import Train, typed
 from threed.runs.plan import check_pictures
 from threed.runs.progress import Listener, sayer
@@ -52,6 +56,10 @@ def train_job(job: Train, out: Path, report: Listener | None = None) -> None:
     model: Any = load_backbone(job.backbone, device=job.device, dtype=torch.float32)
     half.norms_in_float32(model.unet)
     torch.manual_seed(recipe.seed)  # what a new net begins with
+    every = range(len(lesson.examples))
+    texts = chain.from_iterable(lesson.examples.texts(name, every) for name in training.texts)
+    for note in note_of_many(model.name, model.vocabulary, texts):
+        warnings.warn(note, RunWarning, stacklevel=2)
     task = training.learn(model, lesson)
     if start is not None:
         filled(task.net, training.load(model, start, options).state_dict(), str(start))

@@ -8,6 +8,7 @@ other faces, `threed list systems` and the docs.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ class Kind:
     """The text of a value, with its file's path changed."""
     copied: bool = False  # a run keeps a copy of the file
     flat: bool = False  # is about one picture, and never of a scene, which has many
+    prompt: Callable[[Any], str] | None = None  # what of a value a backbone reads as a prompt
 
 
 @dataclass(frozen=True)
@@ -152,12 +154,13 @@ def _turn_regions(values: Values, view: View) -> Values | None:
 
 
 TEXT = Kind("text", "TEXT", str)
-PROMPT = Kind("prompt", "PROMPT", str, seen=_say_view)
+PROMPT = Kind("prompt", "PROMPT", str, seen=_say_view, prompt=str)
 WORD = Kind("word", "WORD", str)
 WORD_FACTOR = Kind("word with a factor", "WORD:FACTOR", _read_factor)
 WORD_SPAN = Kind("word with a span", "WORD:[FROM,]UNTIL", _read_span)
 WORD_SHIFT = Kind("word with a shift", "WORD:DX,DY", _read_shift, seen=_turn_shifts)
-REGION = Kind("region", "[LEFT,TOP,RIGHT,BOTTOM:]PROMPT", str, seen=_turn_regions)
+REGION = Kind("region", "[LEFT,TOP,RIGHT,BOTTOM:]PROMPT", str, seen=_turn_regions,
+              prompt=lambda text: re.sub(r"^[-+.,\de\s]*:", "", text).strip())  # fmt: skip
 PICTURE = Kind("picture", "FILE", Path, with_files=_change_file, copied=True, flat=True)
 WEIGHTS = Kind("weights", "PATH|OWNER/NAME", Path, with_files=_change_file)
 LOOK = Kind("word with a look", "WORD:FILE", _read_file, with_files=_change_named_file,

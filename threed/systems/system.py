@@ -11,7 +11,7 @@ from threed.core.errors import InputError
 from threed.diffusion.guide import Guide
 from threed.settings.base import Settings, read_words
 from threed.settings.schema import describe
-from threed.systems.inputs import PICTURED, Input, Values, View, turn
+from threed.systems.inputs import PICTURE, PICTURED, Input, Values, View, turn
 
 if TYPE_CHECKING:
     from torch import nn
@@ -134,6 +134,19 @@ class System:
                 f"a system guides one view at a time, and {known.name!r} sees "
                 f"{known.views}: use --backbone toybox, or another single-view one"
             )
+
+    def prompts(self, request: Request) -> dict[str, str]:
+        """The prompts among the inputs of a request, by what they are called: "--source"."""
+        return {
+            f"--{item.name}" if number == 1 else f"--{item.name} ({number})": item.kind.prompt(one)
+            for item in self.inputs if item.kind.prompt is not None
+            for number, one in enumerate(request.all(item.name), 1)
+        }  # fmt: skip
+
+    @property
+    def instructs(self) -> bool:
+        """Whether its prompt says what to change in a picture, and need not name a thing."""
+        return any(item.kind is PICTURE and item.required for item in self.inputs)
 
     def is_pictured(self, request: Request) -> bool:
         """Whether something that it is told holds for the camera of the given pictures only."""

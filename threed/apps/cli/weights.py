@@ -83,6 +83,7 @@ def make_pairs(job: EditPairs) -> None:
     from threed.diffusion.catalog import load_backbone
     from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.clip import clip_of
+    from threed.diffusion.reading import note_of_many
     from threed.systems.editing.edit_pairs import Filter, Search, Triple, read_triples, write_pairs
 
     check_out(job.out, folder=True)
@@ -93,6 +94,9 @@ def make_pairs(job: EditPairs) -> None:
     else:
         told = read_triples(Path(job.triples).expanduser())
     model = require_unet(load_backbone(job.backbone, device=job.device), "edit-pairs")
+    texts = [text for one in told for text in (one.source, one.target)]
+    for note in note_of_many(model.name, model.vocabulary, texts):
+        complain(note, "warning")
     search = Search(
         Filter(job.image, job.direction, job.text), job.tries, job.most, job.steps, job.seed
     )

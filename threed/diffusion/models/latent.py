@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from threed.diffusion.files import INDEX, read_json, weights
 from threed.diffusion.models.text import Words, check_words, encode, filled_up, ids_of
 from threed.diffusion.parts.decoding import decoder_hooks
 from threed.diffusion.parts.hooks import hooked
+from threed.diffusion.reading import Vocabulary
 
 Model = TypeVar("Model", bound="LatentModel")
 NONE: Words = MappingProxyType({})
@@ -55,6 +56,7 @@ class LatentModel:
         self.encoders: list[Any] = []
         self.tokenizers: list[Any] = []
         self.words: Words = {}
+        self.vocabulary = Vocabulary.of(folder)
 
     def net(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
         """One of its nets, frozen, from its subfolder."""
@@ -69,14 +71,17 @@ class LatentModel:
         check_words(words, self.encoders)
         other = copy.copy(self)
         other.words = {**self.words, **words}
+        if self.vocabulary is not None:
+            other.vocabulary = replace(self.vocabulary, own=tuple(other.words))
         return other
 
     def encode_text(self, prompts: Sequence[str], words: Words = NONE) -> Condition:
-        """Tokens [B, L, C], an item a prompt; longer prompts are cut to L tokens.
+        """Tokens [B, L, C], an item a prompt as it `reads`; longer ones are cut to L tokens.
 
         words: further ones for these prompts, as of with_words. Gradients reach their rows.
         """
-        return (self.with_words(words) if words else self).read_text(list(prompts))
+        model = self.with_words(words) if words else self
+        return model.read_text(list(map(model.reads, prompts)))
 
     def read_text(self, prompts: list[str]) -> Condition:
         """What the text encoders make of prompts together."""
@@ -93,27 +98,18 @@ class LatentModel:
     def token_count(self, prompt: str) -> tuple[int, int]:
         """How many tokens a prompt has, and how many the model reads."""
         tokenizer = self.tokenizers[0]
-        return len(ids_of(tokenizer, prompt, self.words)), int(tokenizer.model_max_length)
+        ids = ids_of(tokenizer, self.reads(prompt), self.words)
+        return len(ids), int(tokenizer.model_max_length)
 
     def token_ids(self, prompt: str) -> tuple[int, ...]:
         """The tokens of a prompt that are read, start and end included, without padding."""
         tokenizer = self.tokenizers[0]
-        ids = ids_of(tokenizer, prompt, self.words)
+        ids = ids_of(tokenizer, self.reads(prompt), self.words)
         return tuple(filled_up(ids, tokenizer, min(len(ids), tokenizer.model_max_length)))
 
-    def unknown_words(self, prompt: str) -> tuple[str, ...]:
-        """The prompt's words that the model never saw, if it says which ones it did.
-
-        Those are in tokenizer/words.txt, one a line, in lower case; without it nothing is unknown.
-        """
-        path = self.folder / "tokenizer" / "words.txt"
-        if not path.is_file():
-            return ()
-        seen = set(path.read_text(encoding="utf-8").split())
-        for own in self.words:
-            prompt = prompt.replace(own, " ")
-        words = re.findall(r"[^\W_]+", prompt.lower())
-        return tuple(dict.fromkeys(word for word in words if word not in seen))
+    def reads(self, prompt: str) -> str:
+        """What the text encoders are given of a prompt: no word that the model was never shown."""
+        return prompt if self.vocabulary is None else self.vocabulary.read(prompt)
 
     def encode_image(self, image: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, C, H/factor, W/factor]: the mean, so no chance in it."""

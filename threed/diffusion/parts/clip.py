@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from threed.core.errors import InputError
 from threed.diffusion.files import read_json
 from threed.diffusion.models.latent import LatentModel
+from threed.diffusion.reading import Vocabulary
 from threed.diffusion.weights import find_trained
 
 OFFICIAL = Path("openai/clip-vit-large-patch14")  # the one of Stable Diffusion 1.5
@@ -37,6 +38,7 @@ class Clip:
         own = any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json"))
         texts = folder if own else folder.parent / "tokenizer"
         self.tokenizer = CLIPTokenizer.from_pretrained(texts)
+        self.vocabulary = None if own else Vocabulary.of(folder.parent)
         path = folder / "preprocessor_config.json"
         config = read_json(path) if path.is_file() else {}
         half = [0.5] * 3
@@ -58,10 +60,11 @@ class Clip:
 
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> Tensor:
-        """B texts -> [B, D], of any length."""
+        """B texts -> [B, D], of any length; words that it was never shown are left out."""
+        given = map(self.vocabulary.read, prompts) if self.vocabulary else prompts
         most = self.model.config.text_config.max_position_embeddings
         options = {"padding": "max_length", "truncation": True, "max_length": most}
-        ids = self.tokenizer(list(prompts), return_tensors="pt", **options).input_ids
+        ids = self.tokenizer(list(given), return_tensors="pt", **options).input_ids
         read = self.model.text_model(input_ids=ids.to(self.device))
         vectors: Tensor = self.model.text_projection(read[1])
         return vectors

@@ -64,7 +64,8 @@ class Goals:
     """The terms, put together from what is asked for."""
 
     def __init__(self, backbone: Backbone, prompt: str, source: str) -> None:
-        self.backbone, self.prompt, self.source = backbone, prompt, source
+        self.backbone = backbone
+        self.prompt, self.source = backbone.reads(prompt), backbone.reads(source)
         self.terms: list[Term] = []
         self.pictures: list[Tensor] = []  # latents
         self.edited: list[str] = []  # words of the prompt
@@ -112,7 +113,8 @@ class Goals:
     def keep(self, words: Sequence[str] | None, aim: Weights) -> None:
         """Words that stay: the given ones, or the last of each phrase that nothing is asked of."""
         if words is None:
-            touched = {part.lower() for word in self.edited for part in word.split()}
+            edited = (self.backbone.reads(word).lower().split() for word in self.edited)
+            touched = {part for words in edited for part in words}
             words = [phrase[-1] for phrase in phrases(self.prompt) if not touched & {*phrase}]
         for word in words:
             here = self._tokens(self.prompt, word)

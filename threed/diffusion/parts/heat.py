@@ -58,7 +58,7 @@ class Heat:
         All words have one scale: 1 is the most that any place looks at any of them.
         """
         mean = (self.total / max(self.calls, 1))[row]
-        spans = zip(prompt.split(), word_spans(backbone, prompt))
+        spans = zip(backbone.reads(prompt).split(), word_spans(backbone, prompt))
         read = mean[..., :-1]  # the last token read is the end
         maps = {word: read[..., span.start : span.stop].sum(-1) for word, span in spans}
         most = max(float(value.max()) for value in maps.values())

@@ -93,6 +93,7 @@ def looked_at(record: Record, words: Tensor, size: Sequence[int], threshold: flo
 
 def align(backbone: Backbone, source: str, prompt: str, length: int, mode: str) -> Alignment:
     """The prompts' alignment in one of the modes."""
+    source, prompt = backbone.reads(source), backbone.reads(prompt)
     if mode == "auto":
         mode = "swap" if len(source.split()) == len(prompt.split()) else "refine"
     return (swap if mode == "swap" else refine)(backbone, source, prompt, length)

@@ -14,13 +14,10 @@ from torch import Tensor
 
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.reading import LINKS
 
 PUNCTUATION = ".,;:!?\"'()[]"
 ARTICLES = ("a", "an", "the", "one", "its", "his", "her", "their")
-BETWEEN = (
-    "and", "or", "on", "in", "at", "of", "with", "without", "to", "next", "beside", "near", "by",
-    "under", "over", "above", "below", "behind", "left", "right", "top", "wearing", "holding",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ def word_tokens(backbone: Backbone, prompt: str, phrase: str) -> list[int]:
     Case and the punctuation around a word do not matter. InputError if it is not there, or only
     beyond what the backbone reads.
     """
+    prompt, phrase = backbone.reads(prompt), backbone.reads(phrase) or phrase
     words = prompt.split()
     bare = [word.strip(PUNCTUATION).lower() for word in words]
     wanted = [word.strip(PUNCTUATION).lower() for word in phrase.split()]
@@ -61,8 +59,9 @@ def word_tokens(backbone: Backbone, prompt: str, phrase: str) -> list[int]:
 
 
 def word_spans(backbone: Backbone, prompt: str) -> list[range]:
-    """The places of the tokens of each word, words being what blanks part."""
-    ends = accumulate((_count(backbone, word) for word in prompt.split()), initial=1)
+    """The places of the tokens of each word that is read, words being what blanks part."""
+    words = backbone.reads(prompt).split()
+    ends = accumulate((_count(backbone, word) for word in words), initial=1)
     return [range(start, end) for start, end in pairwise(ends)]
 
 
@@ -79,6 +78,7 @@ def swap(backbone: Backbone, source: str, edited: str, length: int) -> Alignment
     published code takes the tail at the edited prompt's own places. InputError if the prompts
     differ in their number of words.
     """
+    source, edited = backbone.reads(source), backbone.reads(edited)
     words = source.split(), edited.split()
     if len(words[0]) != len(words[1]):
         raise InputError(f"a word swap needs prompts of equally many words: {source!r} has "
@@ -143,7 +143,7 @@ def phrases(prompt: str) -> list[list[str]]:
     found: list[list[str]] = [[]]
     for word in prompt.lower().split():
         bare = word.strip(PUNCTUATION)
-        if bare in BETWEEN:
+        if bare in LINKS:
             found.append([])
         elif bare not in ARTICLES and bare:
             found[-1].append(bare)

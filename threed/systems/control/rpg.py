@@ -97,7 +97,8 @@ def prepare(backbone: Backbone, request: Request, weights: None = None) -> Ready
     """Make the Score of a request's plan."""
     from threed.diffusion.paint import Ready
 
-    return Ready(build(backbone, plan_of(request), guide=request.guide,
+    plan = plan_of(replace(request, prompt=backbone.reads(request.prompt)))
+    return Ready(build(backbone, plan, guide=request.guide,
                        knobs=request.knobs or Knobs()))  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from threed.core.errors import InputError
-from threed.toybox.world.captions import vocabulary
+from threed.toybox.world.captions import kinds, vocabulary
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -80,13 +80,17 @@ def _learn(word: str, vocab: dict[str, int], merges: list[tuple[str, str]]) -> N
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write the tokenizer in the old and the new layout, and words.txt: what it was trained on."""
+    """Write the tokenizer in the old and the new layout, and what it was trained on.
+
+    words.txt holds all words, kinds.txt those that name what a picture can show.
+    """
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     pairs = [" ".join(pair) for pair in model["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]))
-    (folder / "words.txt").write_text("\n".join([*vocabulary(), ""]))
+    for name, words in (("words", vocabulary()), ("kinds", kinds())):
+        (folder / f"{name}.txt").write_text("\n".join([*words, ""]))
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

@@ -31,6 +31,8 @@ SCENE_WORDS = (
     "remove", "take", "off", "shave",
 )  # fmt: skip
 
+SCENE_KINDS = ("person", "portrait", "shirt", "sweater", "trousers", "shorts", "skirt", "dress")
+
 
 @dataclass(frozen=True)
 class Label:
@@ -76,6 +78,12 @@ def toy_words(rng: Rng, kind: str, color: str, finish: str, drop: float = 0.08) 
 def a(text: str) -> str:
     """Put its article before a text."""
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def kinds() -> list[str]:
+    """List every word that names what a picture shows: toys, persons and garments."""
+    other = (name.split()[-1] for name in chain(*SYNONYMS.values()))
+    return [*dict.fromkeys([*KINDS, *other, *SCENE_KINDS])]
 
 
 def vocabulary() -> list[str]:
