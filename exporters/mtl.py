@@ -128,7 +128,10 @@ def _read_layer(text: str, folder: Path) -> Layer | None:
 
 
 def placed(surface: Surface, uv: Mapping[Hashable, Tensor]) -> Surface:
-    """The surface, without a picture that no texture coordinates place; that is said."""
+    """The surface, without a picture that no texture coordinates place; that is said.
+
+    uv: coordinates [N, 2] by what the surface calls them.
+    """
     if surface.albedo is None or surface.albedo.uv in uv:
         return surface
     say("a texture of faces without texture coordinates is left out")
