@@ -104,8 +104,11 @@ def _check_system(run: Run, stage: Stage, known: Facts) -> None:
 
 
 def system_prompts(run: Run, prompt: str) -> dict[str, str]:
-    """The prompts among what a run's system is told, by what they are called."""
-    if run.system.name is None:
+    """The prompts among what a run's system is told, by what they are called.
+
+    A system that edits the scene's own pictures is told nothing but the instruction.
+    """
+    if run.system.name is None or any(stage.guidance == "edit" for stage in run.stages):
         return {}
     system, request = read_steering(run.system, prompt)
     return system.prompts(request)

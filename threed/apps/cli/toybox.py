@@ -111,15 +111,15 @@ def sample(job: Sample) -> None:
     from threed.core.files import check_out
     from threed.core.pictures import FORMATS
     from threed.core.words import check_prompt
-    from threed.diffusion.catalog import load_backbone
+    from threed.diffusion.catalog import facts, load_backbone
     from threed.diffusion.guide import Guide
     from threed.diffusion.images import grid, make_images, save_image
-    from threed.diffusion.reading import PROMPT, Vocabulary, check_known
+    from threed.diffusion.reading import PROMPT, check_known
     from threed.toybox.family.nets import WEIGHTS
 
     text, folder = check_prompt(job.prompt), job.weights or WEIGHTS
     check_out(job.out, FORMATS)
-    check_known("toybox", Vocabulary.of(folder), {PROMPT: text})
+    check_known("toybox", facts(str(folder / "unet")).vocabulary, {PROMPT: text})
     images = []
     for part, count in (("unet", 4 * job.rows), ("unet_multiview", 4)):
         backbone = load_backbone(str(folder / part), device=job.device)
