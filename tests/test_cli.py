@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests import tiny
+from tests.conftest import Answer
 from threed.apps.cli import main as cli
 from threed.core.errors import InputError
 from threed.runs import generate as commands
@@ -31,27 +31,6 @@ stages: [{steps: 4, batch: 4, resolution: 12}]
 asset: {faces: 200, texture: 64, resolution: 24, turntable_frames: 4, turntable_size: 32,
         preview_size: 16}
 """
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def threed(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    def run(*words: object) -> Answer:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(word) for word in words])
-        said = capsys.readouterr()
-        return Answer(int(exit_.value.code or 0), said.out, said.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

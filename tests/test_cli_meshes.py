@@ -10,10 +10,9 @@ import pytest
 import trimesh
 
 from tests import tiny
-from tests.test_cli import SMALL, Answer, assert_refused, threed
+from tests.conftest import Answer
+from tests.test_cli import SMALL, assert_refused
 from threed.runs.folder import RunFolder
-
-__all__ = ["threed"]
 
 PAINT = "paint: {levels: 3, log2_table: 10, max_resolution: 24, copy_steps: 3}\n"
 

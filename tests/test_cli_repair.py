@@ -12,9 +12,8 @@ import exporters
 from exporters import load, meshlab, topology
 from tests import broken
 from tests.broken import ball, crossings, joined, moved, needs_meshlab
-from tests.test_cli import Answer, assert_refused, threed
-
-__all__ = ["threed"]
+from tests.conftest import Answer
+from tests.test_cli import assert_refused
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from tests import tiny
-from tests.test_cli import Answer, assert_refused
-from threed.apps.cli import main as cli
+from tests.conftest import Answer
+from tests.test_cli import assert_refused
 from threed.diffusion.images import save_image
 from threed.systems.table import SYSTEMS
 
@@ -20,18 +20,6 @@ from threed.systems.table import SYSTEMS
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.tiny_folder(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture
-def threed(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    def run(*words: object) -> Answer:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(word) for word in words])
-        said = capsys.readouterr()
-        return Answer(int(exit_.value.code or 0), said.out, said.err)
-
-    return run
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from PIL import Image
 from safetensors.torch import save
 
 import exporters
+from tests.conftest import Answer
 from tests.shapes import cube
-from tests.test_cli import Answer, assert_refused
+from tests.test_cli import assert_refused
 from tests.test_core_saved import fuzzed, saved
 from tests.tiny import tiny_folder
 from threed.apps.cli import main as cli
@@ -163,20 +164,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path / "picture.png")
     tiny_folder(path / "model")
     return path
-
-
-@pytest.fixture
-def threed(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Run a command as from a shell."""
-
-    def run(*words: object) -> Answer:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(word) for word in words])
-        said = capsys.readouterr()
-        return Answer(int(exit_.value.code or 0), said.out, said.err)
-
-    return run
 
 
 def test_every_command_is_in_the_table() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import threed
 from tests import tiny
-from tests.test_cli import Answer
+from tests.conftest import Answer
 from threed.apps.cli import main as cli
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
