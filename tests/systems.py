@@ -25,6 +25,7 @@ from threed.diffusion.parts.uni_adapters import Adapters
 from threed.diffusion.score import Score, cfg, dual_cfg, score
 from threed.systems.control import controlnet, rpg, self_guidance, uni_controlnet
 from threed.systems.editing import instruct_pix2pix, prompt_to_prompt
+from threed.systems.personalization import style_aligned
 from threed.systems.system import Request, System
 
 Leaf = tuple[Tensor, Score]
@@ -202,6 +203,24 @@ CASES = {
         typical=lambda backbone: _adapted(backbone, 1.0),
         neutral=lambda backbone: _adapted(backbone, 0.0),
         plain=lambda backbone: sampled(backbone, "a red mug"),
+    ),
+    "style_aligned": Case(
+        typical=lambda backbone: Ready(
+            style_aligned.build(backbone, ["a blue hat", "a red mug", "a green car"]),
+            rows=3,
+            results=(1, 2),
+            own_noise=True,
+        ),
+        neutral=lambda backbone: Ready(
+            style_aligned.build(
+                backbone,
+                ["a blue hat", "a red mug"],
+                knobs=style_aligned.Knobs(plain_share=1.0, norms=False),
+            ),
+            rows=2,
+            own_noise=True,
+        ),
+        plain=lambda backbone: sampled(backbone, "a blue hat", "a red mug", scale=5.0),
     ),
     "rpg": Case(
         typical=lambda backbone: _divided(backbone, 0.2),

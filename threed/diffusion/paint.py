@@ -25,10 +25,11 @@ class Ready:
     """A Score, and what else a sampler has to know about it."""
 
     score: Score  # over n groups of `rows` neighbours
-    rows: int = 1  # pictures of a group: they share their noise
+    rows: int = 1  # pictures of a group
     results: tuple[int, ...] = (-1,)  # rows of a group that are results; others lie beside them
     start: Tensor | None = None  # [1, C, h, w] to begin from, where noise is not what is meant
     decode: Decode | None = None  # of all rows, in the place of the backbone's own
+    own_noise: bool = False  # each row begins from noise of its own; else a group shares it
 
     def alone(self) -> Score:
         """The Score of the last result, for distillation: all rows of a group see the same x."""
@@ -64,11 +65,12 @@ def paint(
     """
     if not 1 <= steps <= 1000:
         raise InputError(f"steps must be from 1 to 1000, got {steps}")
-    shape = (n, backbone.latent_channels, *latent_shape(backbone, size))
+    different, alike = (n * ready.rows, 1) if ready.own_noise else (n, ready.rows)
+    shape = (different, backbone.latent_channels, *latent_shape(backbone, size))
     generator = chance(seed)
     noise = torch.randn(shape, generator=generator)
-    start = noise if ready.start is None else ready.start.expand(n, -1, -1, -1)
-    start = start.to(backbone.device).repeat_interleave(ready.rows, 0)
+    start = noise if ready.start is None else ready.start.expand(different, -1, -1, -1)
+    start = start.to(backbone.device).repeat_interleave(alike, 0)
     scheduler = make_scheduler(sampler, backbone.scheduler_config)
     latents = sample(ready.score, scheduler, start, steps=steps, generator=generator)
     return (ready.decode or backbone.decode_latents)(latents)

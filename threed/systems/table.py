@@ -10,11 +10,13 @@ from threed.systems.control.self_guidance import SYSTEM as SELF_GUIDANCE
 from threed.systems.control.uni_controlnet import SYSTEM as UNI_CONTROLNET
 from threed.systems.editing.instruct_pix2pix import SYSTEM as INSTRUCT_PIX2PIX
 from threed.systems.editing.prompt_to_prompt import SYSTEM as PROMPT_TO_PROMPT
+from threed.systems.personalization.style_aligned import SYSTEM as STYLE_ALIGNED
 from threed.systems.system import System, Training
 
 _ROWS = (  # in the order in which they are listed
     PROMPT_TO_PROMPT,
     INSTRUCT_PIX2PIX,
+    STYLE_ALIGNED,
     CONTROLNET,
     UNI_CONTROLNET,
     RPG,

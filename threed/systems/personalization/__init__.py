@@ -1,0 +1,1 @@
+"""Personalization: a subject, a face or a style from pictures, and none from words."""
