@@ -26,6 +26,7 @@ from threed.diffusion.paint import Ready, paint
 from threed.diffusion.parts.plans import read_regions
 from threed.systems.control import rpg, self_guidance
 from threed.systems.editing import prompt_to_prompt
+from threed.systems.personalization import style_aligned
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.measure import pixels, turntable
 from threed.toybox.judge.net import load_judge
@@ -240,10 +241,47 @@ def named(color: str, kind: str) -> str:
     return f"{'an' if color[0] in 'aeiou' else 'a'} {color} {kind}"
 
 
+def style_aligned_series(backbone: Backbone, count: int, sheet: Path | None) -> Scores:
+    """Three pictures each, the first of which has a style, with what is shared and without.
+
+    A style is here what a picture's colours are like: the means and deviations of its channels.
+    """
+    judge, kinds = load_judge(WEIGHTS / "judge"), ("car", "house", "duck", "boat", "fish", "chair")
+    finishes, grounds = ("checkered", "dotted", "striped"), ("pink", "yellow", "green", "blue")
+    ways = {
+        "style shared": style_aligned.Knobs(),
+        "the prompts alone": style_aligned.Knobs(plain_share=1.0, norms=False),
+    }
+    made: dict[str, list[Tensor]] = {name: [] for name in ways}
+    asked: list[str] = []
+    for i in range(count):
+        style = f"a {finishes[i % 3]} {[*COLORS][i % len(COLORS)]} hat"
+        things = [kinds[2 * i % 6], kinds[(2 * i + 1) % 6]]
+        prompts = [f"{style} on a {grounds[i % 4]} background", *(f"a {kind}" for kind in things)]
+        asked += things
+        for name, knobs in ways.items():
+            series = style_aligned.build(backbone, prompts, guide=Guide(SCALE), knobs=knobs)
+            ready = Ready(series, rows=3, own_noise=True)
+            made[name].append(paint(backbone, ready, steps=STEPS, seed=i).cpu())
+    scores: Scores = {}
+    for name, pictures in made.items():
+        every = torch.stack(pictures)  # [series, 3, 3, H, W]
+        looks = torch.cat([every.mean((3, 4)), every.std((3, 4))], 2)
+        away = (looks[:, 1:] - looks[:, :1]).norm(dim=2).mean()
+        read = judge.read(every[:, 1:].flatten(0, 1)).names("kind")
+        scores |= {
+            f"distance of the series from its first in colours, {name}": float(away),
+            f"kind read, {name}": share([a == b for a, b in zip(read, asked)]),
+        }
+    show(torch.cat([torch.cat(pictures) for pictures in made.values()]), sheet, columns=3 * count)
+    return scores
+
+
 Measure = Callable[[Backbone, int, Path | None], Scores]
 MEASURES: dict[str, tuple[Measure, int]] = {  # and how many pictures it takes
     "prompt_to_prompt": (prompt_to_prompt_recolours, 40),
     "self_guidance": (self_guidance_moves, 16),
+    "style_aligned": (style_aligned_series, 8),
     "rpg": (rpg_pairs, 24),
     "rpg_quarters": (rpg_quarters, 10),
 }

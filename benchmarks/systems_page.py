@@ -32,6 +32,8 @@ EXAMPLES = {
     'chair" --blend chair --seed 6 -n 4 --steps 20',
     "instruct_pix2pix": f'threed image "make it blue" --system instruct_pix2pix --image {DRAWN} '
     "-n 4",
+    "style_aligned": 'threed image "a car" --system style_aligned --reference "a checkered green '
+    'hat on a pink background" --also "a house" --also "a duck" -n 2 --steps 20',
     "controlnet": f'threed image "a green mug" --system controlnet --control edges:{DRAWN} -n 4',
     "uni_controlnet": f'threed image "a green mug" --system uni_controlnet --control '
     f"edges:{DRAWN} -n 4",

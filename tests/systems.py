@@ -29,6 +29,7 @@ from threed.systems.personalization import style_aligned
 from threed.systems.system import Request, System
 
 Leaf = tuple[Tensor, Score]
+SERIES = "a blue hat", "a red mug", "a green car"
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,19 @@ CASES = {
         neutral=lambda backbone: _instructed(backbone, taught=False, image_scale=2.0),
         plain=_unmoved,
     ),
+    "style_aligned": Case(
+        typical=lambda backbone: Ready(
+            style_aligned.build(backbone, SERIES), rows=3, results=(1, 2), own_noise=True
+        ),
+        neutral=lambda backbone: Ready(
+            style_aligned.build(
+                backbone, SERIES, knobs=style_aligned.Knobs(plain_share=1.0, norms=False)
+            ),
+            rows=3,
+            own_noise=True,
+        ),
+        plain=lambda backbone: sampled(backbone, *SERIES),
+    ),
     "controlnet": Case(
         typical=lambda backbone: _controlled(backbone, 1.0),
         neutral=lambda backbone: _controlled(backbone, 0.0),
@@ -203,24 +217,6 @@ CASES = {
         typical=lambda backbone: _adapted(backbone, 1.0),
         neutral=lambda backbone: _adapted(backbone, 0.0),
         plain=lambda backbone: sampled(backbone, "a red mug"),
-    ),
-    "style_aligned": Case(
-        typical=lambda backbone: Ready(
-            style_aligned.build(backbone, ["a blue hat", "a red mug", "a green car"]),
-            rows=3,
-            results=(1, 2),
-            own_noise=True,
-        ),
-        neutral=lambda backbone: Ready(
-            style_aligned.build(
-                backbone,
-                ["a blue hat", "a red mug"],
-                knobs=style_aligned.Knobs(plain_share=1.0, norms=False),
-            ),
-            rows=2,
-            own_noise=True,
-        ),
-        plain=lambda backbone: sampled(backbone, "a blue hat", "a red mug", scale=5.0),
     ),
     "rpg": Case(
         typical=lambda backbone: _divided(backbone, 0.2),

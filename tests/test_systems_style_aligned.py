@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from tests import tiny
 from tests.systems import asked, prepared, sampled
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.guide import Guide
 from threed.diffusion.images import save_image
 from threed.diffusion.inversion import levels
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.paint import paint
+from threed.diffusion.parts.adapters import Lora
 from threed.diffusion.parts.attention import Layer, Site, plain
+from threed.diffusion.parts.control import Around, Control, new_controlnet
 from threed.diffusion.parts.norms import Norm
 from threed.diffusion.parts.shared_style import (
     SharedAttention,
@@ -27,11 +31,14 @@ from threed.diffusion.parts.shared_style import (
     followed,
     sharing,
 )
+from threed.diffusion.score import cfg, score
+from threed.systems.control import controlnet
 from threed.systems.personalization.style_aligned import SYSTEM, Knobs, build
 
 HEADS, ROWS = 2, 3
 LAYER = Layer("down_blocks.0.attentions.0.transformer_blocks.0.attn1", False, HEADS)
 PROMPTS = ("a blue hat", "a red mug", "a green car")
+APART = Knobs(plain_share=1.0, norms=False)  # nothing is shared
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +139,8 @@ def test_a_series_has_its_reference_first_and_noise_of_its_own(backbone: StableD
     assert (ready.rows, ready.results) == (4, (1, 2, 3))
     pictures = paint(backbone, ready, n=2, steps=3, size=32)
     assert pictures.shape == (8, 3, 32, 32)
-    alone = paint(backbone, prepared(SYSTEM, backbone, asked("a duck", size=32, reference="a hat")),
-                  n=1, steps=3, size=32)  # fmt: skip
+    pair = prepared(SYSTEM, backbone, asked("a duck", size=32, reference="a hat"))
+    alone = paint(backbone, pair, steps=3, size=32)
     assert len(alone) == 2
     assert float((alone[0] - alone[1]).abs().mean()) > 1e-3
 
@@ -164,10 +171,41 @@ def test_the_way_of_a_picture_is_ahead_at_first(backbone: StableDiffusion) -> No
     assert float(follow(x, timesteps[:1].expand(2))[1]) == -1
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [({}, "needs --reference"), ({"image": "x.png"}, "--image needs --reference")],
-)
-def test_a_style_needs_a_reference(given: dict[str, str], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        SYSTEM.request("a mug", {name: (value,) for name, value in given.items()})
+def test_a_net_beside_the_unet_leaves_the_reference_alone(backbone: StableDiffusion) -> None:
+    torch.manual_seed(0)
+    nets = new_controlnet(backbone).requires_grad_(False)
+    for value in nets.parameters():
+        value.data += 0.02 * torch.randn_like(value)
+    control = Control(backbone, Around(nets), torch.rand(ROWS, 3, 32, 32))
+    x, t = torch.randn(2 * ROWS, 4, tiny.SIZE, tiny.SIZE), torch.full((2 * ROWS,), 600)
+    plain, steered = build(backbone, PROMPTS), build(backbone, PROMPTS, residuals=[control])
+    shift = (steered(x, t) - plain(x, t)).unflatten(0, (2, ROWS)).abs().amax((2, 3, 4))
+    assert float(shift[:, 0].max()) < 1e-5
+    assert float(shift[:, 1:].min()) > 1e-2
+    # where nothing is shared, the others are ControlNet's
+    nothing = build(backbone, PROMPTS, residuals=[control], knobs=APART)(x[:ROWS], t[:ROWS])
+    given = controlnet.Given(nets, control.hint[1:])
+    expected = controlnet.build(backbone, PROMPTS[1:], [given], guide=Guide())
+    torch.testing.assert_close(nothing[1:], expected(x[1:ROWS], t[1:ROWS]), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_an_adapter_holds_for_the_whole_series(tmp_path: Path) -> None:
+    backbone = load_backbone(str(tiny.tiny_folder(tmp_path)), device="cpu")
+    assert isinstance(backbone, StableDiffusion)
+    torch.manual_seed(0)
+    for value in Lora(backbone.unet, "toy", rank=2, seed=0).parameters.values():
+        value.data += 0.2 * torch.randn_like(value)
+    x, t = torch.randn(ROWS, 4, tiny.SIZE, tiny.SIZE), torch.full((ROWS,), 600)
+    made = build(backbone, PROMPTS, adapters={"toy": 0.7}, knobs=APART)(x, t)
+    texts, empty = (backbone.encode_text(p) for p in (PROMPTS, [""] * ROWS))
+    toy = [replace(told, adapters={"toy": 0.7}) for told in (texts, empty)]
+    assert torch.equal(made, score(backbone, toy, cfg(Guide().scale))(x, t))
+    shared = build(backbone, PROMPTS, adapters={"toy": 0.7})(x, t)
+    torch.testing.assert_close(shared[0], made[0], atol=2e-5, rtol=1e-4)
+    assert float((shared[1:] - build(backbone, PROMPTS)(x, t)[1:]).abs().mean()) > 1e-3
+
+
+def test_a_style_needs_a_reference() -> None:
+    with pytest.raises(InputError, match=r"needs --reference: the prompt of .*what --image shows"):
+        SYSTEM.request("a mug", {"image": ("x.png",)})

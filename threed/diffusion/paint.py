@@ -32,14 +32,14 @@ class Ready:
     own_noise: bool = False  # each row begins from noise of its own; else a group shares it
 
     def alone(self) -> Score:
-        """The Score of the last result, for distillation: all rows of a group see the same x."""
+        """The Score of the first result, for distillation: all rows of a group see the same x."""
         if self.rows == 1:
             return self.score
 
         def noise(x: Tensor, t: Tensor) -> Tensor:
             together = self.score(*(v.repeat_interleave(self.rows, 0) for v in (x, t)))
-            last: Tensor = together.unflatten(0, (-1, self.rows))[:, self.results[-1]]
-            return last
+            first: Tensor = together.unflatten(0, (-1, self.rows))[:, self.results[0]]
+            return first
 
         return noise
 

@@ -162,6 +162,7 @@ WORD_SHIFT = Kind("word with a shift", "WORD:DX,DY", _read_shift, seen=_turn_shi
 REGION = Kind("region", "[LEFT,TOP,RIGHT,BOTTOM:]PROMPT", str, seen=_turn_regions,
               prompt=lambda text: re.sub(r"^[-+.,\de\s]*:", "", text).strip())  # fmt: skip
 PICTURE = Kind("picture", "FILE", Path, with_files=_change_file, copied=True, flat=True)
+SHOWN = replace(PICTURE, flat=False)  # of something that is the same from every view
 WEIGHTS = Kind("weights", "PATH|OWNER/NAME", Path, with_files=_change_file)
 LOOK = Kind("word with a look", "WORD:FILE", _read_file, with_files=_change_named_file,
             copied=True)  # fmt: skip

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from threed.diffusion.condition import Condition, Outputs, Residuals
 from threed.diffusion.parts.attention import Attend, Change, Site
+from threed.diffusion.parts.batch import join_parts, select_parts
 from threed.diffusion.parts.norms import Norm, Normalise
 
 EPSILON = 1e-5  # inside the root of AdaIN's deviation, as published
@@ -77,9 +80,38 @@ class SharedNorms:
         return shared
 
 
+@dataclass(frozen=True, eq=False)
+class Spared:
+    """A net beside the UNet that adds nothing to the first of each group of `rows` neighbours.
+
+    So a map says what is where in the others, and the reference is the picture that it is alone.
+    """
+
+    net: Residuals
+    rows: int
+
+    def select(self, index: Tensor) -> Spared:
+        """The items of index ([N] int64)."""
+        return replace(self, net=select_parts((self.net,), index)[0])
+
+    def join(self, others: Sequence[Any]) -> Spared | None:
+        """One net for all, if theirs can be one."""
+        if not all(isinstance(other, Spared) and other.rows == self.rows for other in others):
+            return None
+        nets = join_parts([(one.net,) for one in (self, *others)], lambda each: None)
+        return None if nets[0] is None else replace(self, net=nets[0])
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs:
+        """The net's outputs, zero for the first of each group."""
+        skips, middle = self.net(x, t, condition)
+        others = torch.arange(len(x), device=x.device) % self.rows > 0
+        *skips, middle = (v * others[:, None, None, None] for v in (*skips, middle))
+        return skips, middle
+
+
 def first_of(x: Tensor, rows: int) -> Tensor:
     """[B, ...] for each item the first of its group of `rows` neighbours."""
-    groups = x.unflatten(0, (-1, rows))
+    groups: Tensor = x.unflatten(0, (-1, rows))
     return groups[:, :1].expand_as(groups).flatten(0, 1)
 
 

@@ -1,32 +1,34 @@
 """StyleAligned (arXiv:2312.02133): a series of pictures in the style of its first.
 
 The first picture of a group is the reference: made from a prompt, or a real one that is inverted.
-The others attend to it. Nothing is trained, and it composes with ControlNet and with LoRA.
+The others attend to it. Nothing is trained, and it composes with ControlNet and with LoRA: `build`
+takes nets beside the UNet, which leave the reference alone, and adapters, which hold for all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from threed.core.errors import InputError
 from threed.diffusion.guide import Guide
 from threed.settings.base import Settings
-from threed.systems.inputs import PICTURE, PROMPT, Input
+from threed.systems.inputs import PROMPT, SHOWN, Input
 from threed.systems.system import Request, System
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from threed.diffusion.backbone import Backbone
+    from threed.diffusion.condition import Residuals
     from threed.diffusion.paint import Ready
     from threed.diffusion.parts.shared_style import Follow
     from threed.diffusion.score import Score
 
+NAME = "style_aligned"
 INVERSION_SCALE = 2.0  # guidance on the way from a real picture to its noise, as published
 
 
@@ -34,7 +36,9 @@ class Knobs(Settings):
     """What is shared, and how strongly."""
 
     shift: float | None = Field(
-        None, description="added to the logits of the reference's keys; log 2 with a picture, or 0"
+        None,
+        description="added to the logits of the reference's keys; if not given, log 2 for a real "
+        "picture and 0 for a made one",
     )
     scale: float = Field(1.0, ge=0, description="of the reference's keys")
     plain_share: float = Field(
@@ -54,21 +58,24 @@ def build(
     prompts: Sequence[str],
     *,
     follow: Follow | None = None,
+    residuals: Sequence[Residuals] = (),
+    adapters: Mapping[str, float] | None = None,
     guide: Guide = Guide(),
     knobs: Knobs = Knobs(),
 ) -> Score:
     """Make the Score of groups of len(prompts) neighbours, the first of which is the reference.
 
-    follow: puts a real picture's latents in the reference's place.
+    follow: puts a real picture's latents in the reference's place. residuals: nets beside the UNet,
+    with a row for each of the prompts, of which the reference's counts for nothing.
     """
     import torch
 
-    from threed.diffusion.parts.shared_style import SharedAttention, SharedNorms, sharing
+    from threed.diffusion.models.stable_diffusion import require_unet
+    from threed.diffusion.parts.shared_style import SharedAttention, SharedNorms, Spared, sharing
     from threed.diffusion.score import guided
 
-    base: Any = backbone
-    rows = len(prompts)
-    names = [name for name, _ in base.unet.named_modules() if name.endswith(".attn1")]
+    unet, rows = require_unet(backbone, NAME).unet, len(prompts)
+    names = [name for name, _ in unet.named_modules() if name.endswith(".attn1")]
     shift = (0.0 if follow is None else math.log(2)) if knobs.shift is None else knobs.shift
     attention = SharedAttention(
         rows, sharing(names, knobs.plain_share), knobs.queries, knobs.keys, knobs.values,
@@ -80,6 +87,8 @@ def build(
             texts.select(torch.tensor(items, device=texts.tokens.device)),
             attention=(attention,),
             norms=(SharedNorms(rows),) if knobs.norms else (),
+            residuals=tuple(Spared(net, rows) for net in residuals),
+            adapters=adapters or {},
         )
         for items in (list(range(rows)), [rows] * rows)
     )
@@ -110,19 +119,6 @@ def rows_of(request: Request) -> int:
     return 2 + len(request.all("also"))
 
 
-def check(request: Request) -> None:
-    """InputError if there is no reference, or a real one that nothing describes."""
-    if request.one("reference") is None:
-        if request.one("image") is not None:
-            raise InputError(
-                "--image needs --reference: a prompt that describes the picture; it is what tells "
-                "its style from what it shows"
-            )
-        raise InputError(
-            "style_aligned needs --reference, the prompt of the picture whose style is shared"
-        )
-
-
 def prepare(backbone: Backbone, request: Request, weights: None = None) -> Ready:
     """Make the Score of the reference, the prompt, and the prompts beside it."""
     from threed.diffusion.images import load_image
@@ -139,17 +135,21 @@ def prepare(backbone: Backbone, request: Request, weights: None = None) -> Ready
 
 
 SYSTEM = System(
-    name="style_aligned",
+    name=NAME,
     paper="Style Aligned Image Generation via Shared Attention",
     arxiv="2312.02133",
     claim="makes a series of pictures in one style, that of its first or of a real picture",
     inputs=(
-        Input("reference", PROMPT, "the prompt of the picture whose style is shared"),
-        Input("image", PICTURE, "a real picture in that style, which the reference describes"),
+        Input(
+            "reference",
+            PROMPT,
+            "the prompt of the picture whose style is shared, or what --image shows",
+            required=True,
+        ),
+        Input("image", SHOWN, "a real picture in that style, which the reference describes"),
         Input("also", PROMPT, "a further prompt of the series", many=True),
     ),
     knobs=Knobs,
-    seams=("attention", "norms"),
-    check=check,
+    seams=("attention", "norms", "results"),
     prepare=prepare,
 )
