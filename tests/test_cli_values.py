@@ -49,6 +49,9 @@ CALLS = {
     "blender": ["{here}/cube.glb", "--render", "{here}/new.png"],
     "convert": ["{here}/text.pt", "--out", "{here}/new", "--like", "{here}/model"],
     "pack": ["{here}/empty", "--out", "{here}/new"],
+    "weights lora": ["{here}/none.safetensors", "--to", "{here}/new.safetensors",
+                     "--backbone", "{here}/model"],
+    "weights words": ["{here}/none.safetensors", "--to", "{here}/new.safetensors"],
     "edit-pairs": ["toybox", "--out", "{here}/new", "--backbone", "{here}/model"],
     "evaluate": ["--out", "{here}/new", "--limit", "1"],
     "toybox world": ["--out", "{here}/new.png"],
@@ -86,6 +89,7 @@ KINDS: dict[str, dict[str, str]] = {
     "backbone": NO_FILE | {"toybocs": "did you mean 'toybox'"},
     "preset": NO_FILE,
     "folder": NO_FILE,
+    "weights": NO_FILE | {"{here}/none.safetensors": "is missing"},
     "data": NO_FILE,
     "budget": dict.fromkeys(("", "x", "faces=x", "faces=1", "faces=" + "9" * 5000),
                             "^error: budget"),
@@ -98,7 +102,7 @@ OF_OPTIONS = {
     "mesh": "mesh", "asset": "mesh", "init": "mesh", "source": "mesh", "prompt": "prompt",
     "instruction": "prompt", "folder": "folder", "data": "data", "budget": "budget",
     "to": "out file", "render": "out file", "heat": "out file", "like": "backbone",
-    "work": "out folder",
+    "work": "out folder", "loras": "weights", "file": "weights",
 }  # fmt: skip
 
 
@@ -158,7 +162,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exporters.save(cube(), path / "cube.glb")
     for name in ("text.pt", "text.glb", "a.blend"):
         (path / name).write_text("a text\n" * 9)
-    for end in ("png", "obj", "mp4"):
+    for end in ("png", "obj", "mp4", "safetensors"):
         (path / f"folder.{end}").mkdir()
     (path / "empty").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path / "picture.png")

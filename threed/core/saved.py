@@ -14,6 +14,8 @@ from threed.core.errors import InputError
 class Inert:
     """What an object of a file becomes that is no plain data: it takes anything, does nothing."""
 
+    state: object = None  # what the file says of its attributes
+
     def __new__(cls, *_: object) -> Inert:
         """Whatever the object was made of is dropped."""
         return super().__new__(cls)
@@ -21,8 +23,9 @@ class Inert:
     def __init__(self, *_: object) -> None:
         """Nothing."""
 
-    def __setstate__(self, _: object) -> None:
-        """Nothing, so that no attribute can be set."""
+    def __setstate__(self, state: object) -> None:
+        """Kept aside, so that no attribute can be set."""
+        self.state = state
 
 
 def read_saved(path: Path, *, others: bool = False) -> Any:

@@ -145,7 +145,8 @@ def _parameter(name: str, field: FieldInfo, allowed: str) -> click.Parameter:
         kind = str
     if _place(field) < 100:
         required = field.is_required()
-        metavar = "[NAME=VALUE]..." if many else name.upper() if required else f"[{name.upper()}]"
+        what = "NAME=VALUE" if many and not required else name.upper()
+        metavar = (what if required else f"[{what}]") + "..." * many
         return click.Argument([name], type=kind, nargs=-1 if many else 1, required=required,
                               metavar=metavar)  # fmt: skip
     option = f"-{name}" if len(name) == 1 else f"--{name.removeprefix('as_').replace('_', '-')}"

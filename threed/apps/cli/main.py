@@ -29,6 +29,7 @@ COMMANDS = {  # in the order in which they are listed: where each is
     "blender": "threed.apps.cli.files:BLENDER",
     "convert": "threed.apps.cli.weights:CONVERT",
     "pack": "threed.apps.cli.weights:PACK",
+    "weights": "threed.apps.cli.weights:WEIGHTS",
     "edit-pairs": "threed.apps.cli.weights:EDIT_PAIRS",
     "list": "threed.apps.cli.lists:LIST",
     "doctor": "threed.apps.cli.lists:DOCTOR",

@@ -1,13 +1,17 @@
-"""Commands on weights and what they learn from: convert, pack, edit-pairs."""
+"""Commands on weights and what they learn from: convert, pack, weights, edit-pairs."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Literal
 
+import click
 from pydantic import Field
 
 from threed.apps.cli.command import Command
 from threed.apps.cli.show import complain, say
+from threed.core.errors import InputError
 from threed.runs.job import FIRST, SINGLE
 from threed.settings.base import Device, Seed, Settings
 
@@ -32,6 +36,35 @@ class Pack(Settings):
 
     folder: Path = Field(description="what `threed train` made", json_schema_extra=FIRST)
     out: Path = Field(description="a new folder, to be named by --weights")
+
+
+class Loras(Settings):
+    """Merge LoRAs into one, or write one in another layout; nothing in the files is executed.
+
+    Each may be followed by a weight, as in my-toy:0.8; without one it counts once.
+    """
+
+    loras: tuple[str, ...] = Field(
+        min_length=1, description="LoRAs' files, or folders with them", json_schema_extra=FIRST
+    )
+    to: Path = Field(description="the file to write: .safetensors")
+    layout: Literal["diffusers", "kohya", "comfyui"] = Field(
+        "diffusers", description="how the layers are named; kohya's is AUTOMATIC1111's too"
+    )
+    backbone: str = Field(SINGLE, description="the model that they were made for")
+
+
+class Words(Settings):
+    """Write learned words in another layout; nothing in the file is executed."""
+
+    file: Path = Field(
+        description="learned words (.safetensors, .pt, .bin), or a folder with them",
+        json_schema_extra=FIRST,
+    )
+    to: Path = Field(description="the file to write: .safetensors or .pt")
+    layout: Literal["diffusers", "automatic1111", "official"] = Field(
+        "diffusers", description="whose: official is the code of Textual Inversion's paper"
+    )
 
 
 class EditPairs(Settings):
@@ -77,6 +110,45 @@ def pack(job: Pack) -> None:
     say(str(copy(job.folder, job.out)))
 
 
+def merge(job: Loras) -> None:
+    """Write LoRAs as one."""
+    from threed.core.files import check_out
+    from threed.diffusion.learned.layers import layers_in
+    from threed.diffusion.learned.lora import lora_in, write_lora
+    from threed.diffusion.learned.merge import merged
+
+    check_out(job.to, [".safetensors"])
+    given = [_weighted(text) for text in job.loras]
+    layers = layers_in(job.backbone)
+    write_lora(merged([(lora_in(path, layers), weight) for path, weight in given]), job.to,
+               job.layout)  # fmt: skip
+    say(str(job.to))
+
+
+def _weighted(text: str) -> tuple[Path, float]:
+    """A path, and the weight behind its last colon. InputError for a weight that is none."""
+    path, colon, number = text.rpartition(":")
+    try:
+        weight = float(number) if colon else 1.0
+    except ValueError:
+        path, weight = text, 1.0  # the colon is part of the path
+    if not math.isfinite(weight):
+        raise InputError(f"{text}: a finite weight must follow the colon")
+    return Path(path if colon else text).expanduser(), weight
+
+
+def convert_words(job: Words) -> None:
+    """Write words in a layout."""
+    from threed.core.files import check_out
+    from threed.diffusion.learned.words import words_in, write_words
+
+    check_out(job.to, [".safetensors", ".pt"])
+    words = words_in(job.file)
+    write_words(words, job.to, job.layout)
+    complain(", ".join(words), "words")
+    say(str(job.to))
+
+
 def make_pairs(job: EditPairs) -> None:
     """Write a training folder of pairs."""
     from threed.core.files import check_out
@@ -111,4 +183,11 @@ def make_pairs(job: EditPairs) -> None:
 
 CONVERT = Command("convert", Convert, convert)
 PACK = Command("pack", Pack, pack)
+WEIGHTS = click.Group(
+    "weights",
+    help="What was learned on top of a model: LoRAs merged, words and LoRAs in other layouts.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    commands=[Command("lora", Loras, merge), Command("words", Words, convert_words)],
+)
 EDIT_PAIRS = Command("edit-pairs", EditPairs, make_pairs)

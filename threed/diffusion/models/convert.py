@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ _RESNET = {
 _OUTER = {
     "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
     "camera_embed.0": "class_embedding.linear_1", "camera_embed.2": "class_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2",
     "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out",
 }  # fmt: skip
 # the first convolutions over a ControlNet's hint: place in the sequence, name in diffusers
@@ -152,6 +153,35 @@ def diffusers_name(name: str, layers: int) -> str:
     if rest.startswith("conv."):
         return f"{where}.upsamplers.0.{rest}"
     return _inside(where, layer, part == 1, rest)
+
+
+def latent_diffusion_names(paths: Collection[str], layers: int) -> dict[str, str]:
+    """What latent diffusion calls these layers of diffusers' UNet2DConditionModel; others are left.
+
+    paths: of all its layers, as an upsampler's name depends on whether its block has attentions.
+    layers: as in diffusers_name.
+    """
+    attended = {path.split(".attentions.")[0] for path in paths if ".attentions." in path}
+    outer = {ours: theirs for theirs, ours in _OUTER.items()}
+    resnet = {ours: theirs for theirs, ours in _RESNET.items()}
+    named = {path: outer[path] for path in paths if path in outer}
+    for path in paths:
+        if match := re.fullmatch(r"mid_block\.(resnet|attention)s\.(\d)\.(.+)", path):
+            kind, part, rest = match[1], int(match[2]), match[3]
+            place = f"middle_block.{2 * part if kind == 'resnet' else 1}"
+        elif match := re.fullmatch(
+            r"((down|up)_blocks\.(\d+))\.(resnet|attention|(?:down|up)sampler)s\.(\d)\.(.+)", path
+        ):
+            block, kind, rest = int(match[3]), match[4], match[6]
+            layer = layers if kind.endswith("sampler") else int(match[5])
+            way, first = ("input", 1) if match[2] == "down" else ("output", 0)
+            part = {"attention": 1, "upsampler": 1 + (match[1] in attended)}.get(kind, 0)
+            place = f"{way}_blocks.{block * (layers + 1) + layer + first}.{part}"
+        else:
+            continue
+        inside = {"resnet": resnet.get(rest, rest), "downsampler": "op"}.get(kind, rest)
+        named[path] = f"{place}.{inside}"
+    return named
 
 
 def controlnet_state(state: Mapping[str, Tensor], layers: int, source: str) -> dict[str, Tensor]:
