@@ -34,6 +34,7 @@ FLOORS: dict[str, set[str]] = {
         "core", "settings", "renderers", "exporters", "scenes", "diffusion", "learning",
         "guidance", "systems", "toybox", "version",
     },
+    "queue": {"core", "settings", "systems", "runs", "version"},
     "version": {"core", "settings", "diffusion", "runs"},
 }  # fmt: skip
 FLOORS["apps"] = set(FLOORS)

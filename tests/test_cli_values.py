@@ -54,6 +54,11 @@ CALLS = {
     "weights words": ["{here}/none.safetensors", "--to", "{here}/new.safetensors"],
     "edit-pairs": ["toybox", "--out", "{here}/new", "--backbone", "{here}/model"],
     "evaluate": ["--out", "{here}/new", "--limit", "1"],
+    "queue add": ["{here}/prompts.txt", "--queue", "{here}/new"],
+    "queue status": ["--queue", "{here}/empty"],
+    "queue work": ["--queue", "{here}/empty"],
+    "queue retry": ["--queue", "{here}/empty"],
+    "queue cancel": ["--queue", "{here}/empty"],
     "toybox world": ["--out", "{here}/new.png"],
     "toybox sample": ["a red mug", "--out", "{here}/new.png"],
     "toybox train": ["vae", "--work", "{here}/new", "--weights", "{here}/new", "--sets", "1"],
@@ -88,6 +93,8 @@ KINDS: dict[str, dict[str, str]] = {
     "prompt": {"": "the prompt is empty", "a\x07": "control character", "mug " * 999: "characters"},
     "backbone": NO_FILE | {"toybocs": "did you mean 'toybox'"},
     "preset": NO_FILE,
+    "list": {"{here}/none.txt": "no file", f"{{here}}/{LONG}.txt": "cannot read",
+             "{here}/empty": "must end", "{here}/text.pt": "must end"},
     "folder": NO_FILE,
     "weights": NO_FILE | {"{here}/none.safetensors": "is missing"},
     "data": NO_FILE,
@@ -102,7 +109,8 @@ OF_OPTIONS = {
     "mesh": "mesh", "asset": "mesh", "init": "mesh", "source": "mesh", "prompt": "prompt",
     "instruction": "prompt", "folder": "folder", "data": "data", "budget": "budget",
     "to": "out file", "render": "out file", "heat": "out file", "like": "backbone",
-    "work": "out folder", "loras": "weights", "file": "weights",
+    "work": "out folder", "loras": "weights", "file": "weights", "entries": "list",
+    "queue": "folder",
 }  # fmt: skip
 
 
@@ -123,7 +131,10 @@ def kind_of(name: str, param: click.Parameter) -> str | None:
     if option == "out":
         return "out file" if any(word.startswith("{here}/new.") for word in CALLS[name]) else (
             "out folder")  # fmt: skip
-    if (name, option) == ("image", "heat"):  # judged together with --out
+    if (name, option) == ("queue add", "queue"):
+        return "out folder"
+    # judged together with --out, and where the job is done
+    if (name, option) in (("image", "heat"), ("queue add", "backbone")):
         return None
     if (name, option) in (
         ("convert", "source"),
@@ -160,6 +171,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the calls name."""
     path = tmp_path_factory.mktemp("here")
     exporters.save(cube(), path / "cube.glb")
+    (path / "prompts.txt").write_text("a red mug\n")
     for name in ("text.pt", "text.glb", "a.blend"):
         (path / name).write_text("a text\n" * 9)
     for end in ("png", "obj", "mp4", "safetensors"):

@@ -46,21 +46,28 @@ def check_out(path: Path, endings: Sequence[str] = (), *, folder: bool = False) 
     a file, has the name already; under a file; and where nothing can be written.
     """
     check_name(path, endings)
-    try:
+    with refuse(path):
         if path.is_dir() and not folder:
             raise IsADirectoryError(errno.EISDIR, "")
         if path.exists() and not path.is_dir() and (folder or not path.is_file()):
             raise FileExistsError(errno.EEXIST, "")
         with TemporaryFile(dir=next(place for place in path.absolute().parents if place.exists())):
             pass
-    except OSError as error:
-        raise _refusal(path, error) from error
 
 
 def _refusal(path: Path, error: OSError) -> InputError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     cure = CURES.get(error.errno or 0, "choose another place")
     return InputError(f"cannot write {path}: {reason.lower()}; {cure}")
+
+
+@contextmanager
+def refuse(path: Path) -> Iterator[None]:
+    """Within, an OSError becomes an InputError: the path cannot be written, why, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(path, error) from error
 
 
 def read_text(path: Path) -> str:
@@ -78,10 +85,8 @@ def read_text(path: Path) -> str:
 
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it. InputError as from `check_out`."""
-    try:
+    with refuse(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _refusal(path, error) from error
 
 
 @contextmanager
@@ -94,13 +99,12 @@ def write_aside(path: Path) -> Iterator[Path]:
     mark = zlib.crc32(os.fsencode(path.name))  # the name itself may leave no room
     part = path.with_name(f".{os.getpid()}.{mark:08x}.part{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise _refusal(path, error) from error
+        with refuse(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -122,10 +126,14 @@ def write_together(files: Mapping[Path, bytes]) -> None:
             stack.enter_context(write_aside(path)).write_bytes(content)
 
 
+def slug(prompt: str) -> str:
+    """What a prompt's files are called: its letters a-z and digits, at most 40, joined by "-"."""
+    words = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:40].rstrip("-") or "asset"
+
+
 def default_folder(prompt: str) -> Path:
     """outputs/<slug>-<time>, not in use yet."""
-    words = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:40].rstrip("-") or "asset"
-    path = Path("outputs") / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path("outputs") / f"{slug(prompt)}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = (path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000)))
     return next(candidate for candidate in candidates if not candidate.exists())

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from math import inf, isfinite
 from os import PathLike, fspath
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
@@ -166,7 +167,7 @@ def read(kind: type[S], data: Any, where: str = "") -> S:
 
 def read_words(kind: type[S], words: Sequence[str], where: str = "") -> S:
     """Make settings that hold no others of NAME=VALUE words; InputError as `read`."""
-    data, root = {}, kind.model_json_schema()
+    data, root = {}, _schema(kind)
     for word in words:
         name, equals, text = (part.strip() for part in word.partition("="))
         if not equals or name not in kind.model_fields:
@@ -187,7 +188,7 @@ def override(instance: S, words: Sequence[str]) -> S:
     """
     if not words:
         return instance
-    data, root = plain(instance), type(instance).model_json_schema()
+    data, root = plain(instance), _schema(type(instance))
     for word in words:
         name, equals, text = (part.strip() for part in word.partition("="))
         if not equals or not name:
@@ -269,6 +270,12 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
 
 
+@cache
+def _schema(kind: type[Settings]) -> JsonSchema:
+    """The JSON schema of a class, to be read only: to make it takes longer than all else here."""
+    return kind.model_json_schema()
+
+
 def _read_word(text: str, schema: JsonSchema, name: str) -> Any:
     """Read a word as its setting takes it: text as it stands, all else (and quotes) as YAML."""
     kinds = [choice.get("type") for choice in schema.get("anyOf", [schema])]
@@ -286,7 +293,7 @@ def _sentence(kind: type[Settings], error: ValidationError) -> str:
         return _after(".".join(map(str, place)), context["error"])
     if sort == "missing" and isinstance(place[-1], int):  # too few items: the list is wrong
         place, sort = place[:-1], "too_short"
-    root = kind.model_json_schema()
+    root = _schema(kind)
     name, schema = inside(root, place)
     whole = follow(root, schema)
     if sort == "extra_forbidden":

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ def load_run(preset: str | Path = DEFAULT_PRESET, overrides: Sequence[str] = ())
     return override(parse_run(_preset_text(str(preset)), str(preset)), overrides)
 
 
+@lru_cache(maxsize=64)
 def parse_run(text: str, where: str) -> Run:
     """A run from the text of a preset; `where` begins the errors."""
     data = read_yaml(text, where)
