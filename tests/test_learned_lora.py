@@ -48,6 +48,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: tiny_folder(path / kind, kind) for kind in KINDS}
 
 
+@pytest.fixture(scope="module")
+def every(folders: dict[str, Path]) -> dict[str, Layers]:
+    """The layers of each kind of model."""
+    return {kind: layers_in(str(folder)) for kind, folder in folders.items()}
+
+
 def load(folder: Path) -> StableDiffusion:
     backbone = load_backbone(str(folder), device="cpu")
     assert isinstance(backbone, StableDiffusion)
@@ -121,24 +127,29 @@ def theirs(backbone: StableDiffusion, pipe: Any) -> StableDiffusion:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_of_latent_diffusion_are_those_that_are_read(
-    folders: dict[str, Path], kind: Kind
+def test_names_of_latent_diffusion_are_those_that_are_converted(
+    folders: dict[str, Path], every: dict[str, Layers], kind: Kind
 ) -> None:
-    layers = layers_in(str(folders[kind]))
-    unet = layers.shapes["unet"]
-    older = latent_diffusion_names(unet, layers.resnets)
-    assert older.keys() == unet.keys()
-    for path, name in older.items():
-        assert diffusers_name(f"{name}.weight", layers.resnets) == f"{path}.weight"
-    assert layers == layers_of(load(folders[kind])), "of configs alone, and of a loaded model"
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    backbone, layers = load(folders[kind]), every[kind]
+    assert layers == layers_of(backbone), "of configs alone, and of a loaded model"
+    names = [name.rpartition(".") for name in backbone.unet.state_dict()]
+    older = latent_diffusion_names({path for path, _, _ in names}, layers.resnets)
+    assert older.keys() == {path for path, _, _ in names} > layers.shapes["unet"].keys()
+    checkpoint = {f"{older[path]}.{end}": f"{path}.{end}" for path, _, end in names}
+    assert all(diffusers_name(old, layers.resnets) == new for old, new in checkpoint.items())
+    prefixed = {f"model.diffusion_model.{old}": new for old, new in checkpoint.items()}
+    converted = convert_ldm_unet_checkpoint(prefixed, dict(backbone.unet.config))
+    assert converted == {new: new for new in checkpoint.values()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_layout_is_read_as_it_was_written(
-    folders: dict[str, Path], tmp_path: Path, kind: Kind, layout: Layout
+    every: dict[str, Layers], tmp_path: Path, kind: Kind, layout: Layout
 ) -> None:
-    layers = layers_in(str(folders[kind]))
+    layers = every[kind]
     lora, path = random_lora(layers), tmp_path / FILE
     write_lora(lora, path, layout)
     same(lora_in(path, layers), lora, alphas=layout != "diffusers")
@@ -166,10 +177,10 @@ def test_each_layout_is_read_as_it_was_written(
      "text_encoders.clip_g.transformer.text_model.encoder.layers.0.mlp.fc1.alpha"),
 ])  # fmt: skip
 def test_names_are_as_published(
-    folders: dict[str, Path], tmp_path: Path, kind: Kind, layout: Layout, name: str
+    every: dict[str, Layers], tmp_path: Path, kind: Kind, layout: Layout, name: str
 ) -> None:
     path = tmp_path / FILE
-    write_lora(random_lora(layers_in(str(folders[kind]))), path, layout)
+    write_lora(random_lora(every[kind]), path, layout)
     assert name in load_file(path)
 
 
@@ -204,9 +215,9 @@ NAMES: dict[str, tuple[Layout, Callable[[str], str]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", NAMES)
 def test_names_that_files_had_are_read(
-    folders: dict[str, Path], tmp_path: Path, kind: Kind, case: str
+    every: dict[str, Layers], tmp_path: Path, kind: Kind, case: str
 ) -> None:
-    layers = layers_in(str(folders[kind]))
+    layers = every[kind]
     lora, path = random_lora(layers, only=ATTENTION), tmp_path / FILE
     layout, renamed = NAMES[case]
     write_lora(lora, path, layout)
@@ -219,9 +230,9 @@ def test_names_that_files_had_are_read(
 
 
 def test_sdxl_of_kohyas_may_have_the_names_of_diffusers(
-    folders: dict[str, Path], tmp_path: Path
+    every: dict[str, Layers], tmp_path: Path
 ) -> None:
-    layers = layers_in(str(folders["sdxl"]))
+    layers = every["sdxl"]
     lora, path = random_lora(layers, only="unet|blocks"), tmp_path / FILE
     write_lora(lora, path, "kohya")
     named = stems(layers, "kohya")
@@ -235,9 +246,9 @@ def test_sdxl_of_kohyas_may_have_the_names_of_diffusers(
 
 
 def test_halves_and_convolutions_as_linear_maps_are_read(
-    folders: dict[str, Path], tmp_path: Path
+    every: dict[str, Layers], tmp_path: Path
 ) -> None:
-    layers = layers_in(str(folders["sd15"]))
+    layers = every["sd15"]
     lora, path = random_lora(layers, only="proj_(in|out)|to_k"), tmp_path / FILE
     write_lora(lora, path, "kohya")
     state = {name: value.half()[(...,) + (None,) * 2] if "to_k.lora" in name else
@@ -348,10 +359,10 @@ MISFITS: dict[str, tuple[Kind, dict[str, Tensor | tuple[int, ...]], str]] = {
 
 
 @pytest.mark.parametrize("case", MISFITS)
-def test_what_does_not_fit_is_named(folders: dict[str, Path], tmp_path: Path, case: str) -> None:
+def test_what_does_not_fit_is_named(every: dict[str, Layers], tmp_path: Path, case: str) -> None:
     kind, tensors, said = MISFITS[case]
     model = {"sd15": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}[kind]
-    layers = replace(layers_in(str(folders[kind])), model=model)
+    layers = replace(every[kind], model=model)
     path = tmp_path / "a.safetensors"
     save_file({name: value if isinstance(value, Tensor) else torch.zeros(value)
                for name, value in tensors.items()}, path)  # fmt: skip
@@ -365,9 +376,9 @@ HEADERS = ["{", "[1]", '"unet"', '{"unet.lora_alpha": "x"}', '{"unet.alpha_patte
 
 
 def test_damaged_files_are_refused_and_nothing_is_executed(
-    folders: dict[str, Path], tmp_path: Path
+    every: dict[str, Layers], tmp_path: Path
 ) -> None:
-    layers = layers_in(str(folders["sd15"]))
+    layers = every["sd15"]
     path, ran = tmp_path / FILE, tmp_path / "ran"
     with pytest.raises(InputError, match=f"holds no {FILE}"):
         lora_in(tmp_path, layers)
@@ -399,8 +410,8 @@ def test_damaged_files_are_refused_and_nothing_is_executed(
     assert not ran.exists()
 
 
-def test_only_safetensors_are_written(folders: dict[str, Path], tmp_path: Path) -> None:
-    lora = random_lora(layers_in(str(folders["sd15"])), only="proj_in")
+def test_only_safetensors_are_written(every: dict[str, Layers], tmp_path: Path) -> None:
+    lora = random_lora(every["sd15"], only="proj_in")
     with pytest.raises(InputError, match=r"must end in one of \.safetensors"):
         write_lora(lora, tmp_path / "a.bin")
 
@@ -415,8 +426,8 @@ def added(lora: LoraWeights) -> dict[tuple[str, str], Tensor]:
             for net, pairs in lora.nets.items() for path, pair in pairs.items()}  # fmt: skip
 
 
-def test_merged_loras_add_what_each_adds(folders: dict[str, Path]) -> None:
-    layers = layers_in(str(folders["sdxl"]))
+def test_merged_loras_add_what_each_adds(every: dict[str, Layers]) -> None:
+    layers = every["sdxl"]
     given = [(random_lora(layers, seed, only), weight) for seed, only, weight in
              [(1, "attn", 1.0), (2, "attn1|conv", -0.3), (3, "to_q", 2.0)]]  # fmt: skip
     expected: dict[tuple[str, str], Tensor] = {}
@@ -435,7 +446,7 @@ def test_merged_loras_add_what_each_adds(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_baked_is_loaded(folders: dict[str, Path], kind: Kind) -> None:
     backbone, other = load(folders[kind]), load(folders[kind])
-    lora = random_lora(layers_of(backbone), only="attn|conv1|proj_out")
+    lora = random_lora(layers_of(backbone), only="attn1|conv1|q_proj")
     loaded = noise(backbone, lora)
     same(lora_of(backbone, "toy"), lora)
     for net, module in nets_of(other).items():
@@ -456,9 +467,12 @@ def test_baking_keeps_the_precision_of_a_net() -> None:
 
 
 def test_the_command_merges_and_converts(
-    folders: dict[str, Path], tmp_path: Path, threed: Callable[..., Answer]
+    folders: dict[str, Path],
+    every: dict[str, Layers],
+    tmp_path: Path,
+    threed: Callable[..., Answer],
 ) -> None:
-    layers = layers_in(str(folders["sdxl"]))
+    layers = every["sdxl"]
     one, two = random_lora(layers, 1, "attn"), random_lora(layers, 2, "attn1")
     files = [tmp_path / f"{name}.safetensors" for name in ("one", "two:2", "new")]
     write_lora(one, files[0], "kohya")

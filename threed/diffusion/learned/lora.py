@@ -119,7 +119,7 @@ def write_lora(lora: LoraWeights, path: Path, layout: Layout = "diffusers") -> N
 
 
 def scaled(pair: Pair, weight: float) -> Tensor:
-    """`up` that has alpha / r and a weight in it: what is left is to multiply it by `down`."""
+    """`up` [out, r, ...] times alpha / r and a weight: times `down` it is what is added."""
     return pair.up * (weight * pair.alpha / pair.rank)
 
 
