@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.common import head, row
 from threed.diffusion.images import save_image
-from threed.systems.system import System
+from threed.systems.system import System, Training
 from threed.systems.table import SYSTEMS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +42,10 @@ EXAMPLES = {
     "--size 128 -n 2 --steps 20",
     "self_guidance": 'threed image "a red mug" --system self_guidance --move mug:0.15,0 --seed 1 '
     "-n 4",
+}
+EXAMPLES |= {
+    name: f'threed image "a <toy> on a red cube" --system {name} --weights my-toy -n 4'
+    for name in ("textual_inversion", "dreambooth", "lora", "dco")
 }
 REAL = (f'threed image "a blue mug" --system prompt_to_prompt --source "a red mug" --image {DRAWN} '
         "--blend mug --steps 8")  # fmt: skip
@@ -139,20 +143,30 @@ def table() -> str:
 def section(system: System) -> str:
     """Paper, command, picture, inputs and knobs of one system."""
     picture = shown(system.name)
-    if not picture and system.trains != "nothing":
-        train = f"threed train {system.name} --data DIR --out DIR"
-        picture = f"\nIts weights do not come with toybox: `{train}`, then `--weights DIR`.\n\n"
+    if not picture and system.training is not None:
+        picture = f"\n{taught(system.name, system.training)}\n\n"
     inputs = "".join(
         f"- `--{item.name}`{' (needed)' if item.required else ''}: {item.about}\n"
         for item in system.inputs
     )
-    knobs = ", ".join(f"`{knob}`" for knob in system.said_knobs())
+    knobs = ", ".join(f"`{knob}`" for knob in system.said_knobs()) or "none"
     picture = picture or "\n"
     return (
         f"## {system.name}\n\n{system.claim[0].upper()}{system.claim[1:]}. {system.paper}, "
         f"[arXiv:{system.arxiv}](https://arxiv.org/abs/{system.arxiv}).\n\n"
         f"```\n{commands()[system.name]}\n```\n{picture}{inputs}\nKnobs: {knobs}.\n\n"
     )
+
+
+def taught(name: str, training: Training) -> str:
+    """How somebody gets weights that do not come with toybox."""
+    if training.data is not None:
+        train = f"threed train {name} --data DIR --out DIR"
+        return f"Its weights do not come with toybox: `{train}`, then `--weights DIR`."
+    words = 'name="<toy>" kind=mug'
+    return (f"What it is to know is taught first, by a few pictures in a folder: `threed train "
+            f"{name} --data DIR --out my-toy {words}`; see "
+            "[things with no name](personalization.md).")  # fmt: skip
 
 
 def shown(name: str) -> str:
@@ -188,7 +202,8 @@ def run(name: str, line: str) -> None:
     words = [sys.executable, "-m", "threed.apps.cli.main", *shlex.split(line)[1:]]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     sys.stdout.write(f"{name}: {done.stdout.strip() or done.stderr.strip()}\n")
-    if done.returncode and "needs --weights" in done.stderr:
+    lacking = "needs --weights" in done.stderr or "there are no weights at" in done.stderr
+    if done.returncode and lacking:
         (ROOT / out(name)).unlink(missing_ok=True)
     elif done.returncode:
         raise SystemExit(done.returncode)

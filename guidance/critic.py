@@ -120,7 +120,8 @@ class LoraCritic:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _noise(self, x: Tensor, t: Tensor, cameras: Cameras, vector: Tensor) -> Tensor:
-        condition = replace(self.prompts.bare(cameras), adapters={self.lora.name: 1.0})
+        condition = self.prompts.bare(cameras)
+        condition = replace(condition, adapters={**condition.adapters, self.lora.name: 1.0})
         told, embedding = self.camera(vector), self.backbone.unet.time_embedding
         add = embedding.register_forward_hook(lambda _, __, output: output + told.to(output.dtype))
         with hooked([add]):

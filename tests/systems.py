@@ -5,8 +5,11 @@ A new system joins by one entry of CASES.
 
 from __future__ import annotations
 
+import copy
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +17,14 @@ from torch import Tensor
 
 from threed.core.pictures import Size
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.files import EMBEDDINGS
 from threed.diffusion.guide import Guide
 from threed.diffusion.inversion import Nulls, levels
+from threed.diffusion.learned.lora import FILE, lora_of, write_lora
+from threed.diffusion.learned.words import write_words
 from threed.diffusion.paint import Ready
-from threed.diffusion.parts.channels import widened
+from threed.diffusion.parts.adapters import Lora
+from threed.diffusion.parts.channels import widened, with_unet
 from threed.diffusion.parts.control import new_controlnet
 from threed.diffusion.parts.local_adapter import LocalAdapter
 from threed.diffusion.parts.plans import Plan, Region
@@ -25,8 +32,10 @@ from threed.diffusion.parts.uni_adapters import Adapters
 from threed.diffusion.score import Score, cfg, dual_cfg, score
 from threed.systems.control import controlnet, rpg, self_guidance, uni_controlnet
 from threed.systems.editing import instruct_pix2pix, prompt_to_prompt
-from threed.systems.personalization import style_aligned
+from threed.systems.personalization import dco, style_aligned
+from threed.systems.personalization.teach import rows_of
 from threed.systems.system import Request, System
+from threed.systems.table import SYSTEMS
 
 Leaf = tuple[Tensor, Score]
 SERIES = "a blue hat", "a red mug", "a green car"
@@ -166,6 +175,43 @@ def _unmoved(backbone: Backbone) -> Score:
     return score(backbone, texts, dual_cfg(5.0, 2.0))
 
 
+def _learned(backbone: Backbone, name: str, weight: float = 1.0, knobs: Any = None) -> Ready:
+    """What a system makes after something was learned, of the files that hold it."""
+    base: Any = backbone
+    with tempfile.TemporaryDirectory() as kept, torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        out = Path(kept)
+        if name == "textual_inversion":
+            (rows,) = rows_of(base, "mug")
+            learned = rows + weight * torch.randn_like(rows)
+            write_words({"<toy>": (learned,)}, out / EMBEDDINGS)
+            weight = 1.0
+        elif name == "dreambooth":
+            unet = copy.deepcopy(base.unet)
+            for value in unet.parameters():
+                value += 0.05 * torch.randn_like(value)
+            unet.save_pretrained(out / "unet")
+        else:
+            net = copy.deepcopy(base.unet)
+            lora = Lora(net, "case", rank=4, seed=0)
+            for value in lora.parameters.values():
+                value += 0.3 * torch.randn_like(value)
+            write_lora(lora_of(with_unet(base, net), "case"), out / FILE)
+        word = "<toy>" if name == "textual_inversion" else "mug"
+        asks = asked(f"a red {word}", knobs=knobs, guide=Guide(5.0), weights=((out, weight),))
+        if name == "dco":
+            asks = telling(asks, base="a red mug")
+        return SYSTEMS[name].prepare(SYSTEMS[name].equipped(backbone, asks), asks, None)
+
+
+def _personal(name: str) -> Case:
+    return Case(
+        typical=lambda backbone: _learned(backbone, name),
+        neutral=lambda backbone: _learned(backbone, name, weight=0.0),
+        plain=lambda backbone: sampled(backbone, "a red mug"),
+    )
+
+
 CASES = {
     "prompt_to_prompt": Case(
         typical=lambda backbone: Ready(
@@ -242,5 +288,12 @@ CASES = {
             rows=2,
         ),
         plain=lambda backbone: sampled(backbone, "a red mug", "a red mug"),
+    ),
+    "textual_inversion": _personal("textual_inversion"),
+    "dreambooth": _personal("dreambooth"),
+    "lora": _personal("lora"),
+    "dco": replace(
+        _personal("dco"),
+        neutral=lambda backbone: _learned(backbone, "dco", knobs=dco.Knobs(consistency=0.0)),
     ),
 }

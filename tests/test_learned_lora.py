@@ -454,7 +454,7 @@ def test_baked_is_loaded(folders: dict[str, Path], kind: Kind) -> None:
     put_in(lora, other, "hanging")  # does not matter
     for net, module in nets_of(other).items():
         bake(module, lora.nets[net], 0.75)
-    torch.testing.assert_close(noise(other), loaded, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(noise(other), loaded, atol=5e-6, rtol=1e-5)
     assert not torch.allclose(loaded, noise(backbone), atol=1e-2)
 
 

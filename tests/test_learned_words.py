@@ -19,7 +19,8 @@ from tests.conftest import Answer
 from tests.tiny import WIDTH, Kind, tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
-from threed.diffusion.learned.words import FILE, Layout, read_words, words_in, write_words
+from threed.diffusion.files import EMBEDDINGS
+from threed.diffusion.learned.words import Layout, read_words, words_in, write_words
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.models.text import Words
 
@@ -53,10 +54,10 @@ def same(a: Words, b: Words) -> None:
 
 
 @pytest.mark.parametrize(("layout", "file", "encoders", "counts"), [
-    ("diffusers", FILE, 1, {TOY: 1}),
-    ("diffusers", FILE, 1, {TOY: 3, "<style>": 2}),
-    ("diffusers", FILE, 2, {TOY: 2}),
-    ("diffusers", FILE, 2, {"<style>": 3, TOY: 1}),
+    ("diffusers", EMBEDDINGS, 1, {TOY: 1}),
+    ("diffusers", EMBEDDINGS, 1, {TOY: 3, "<style>": 2}),
+    ("diffusers", EMBEDDINGS, 2, {TOY: 2}),
+    ("diffusers", EMBEDDINGS, 2, {"<style>": 3, TOY: 1}),
     ("automatic1111", "toy.safetensors", 1, {TOY: 3}),
     ("automatic1111", "toy.safetensors", 2, {TOY: 3}),
     ("automatic1111", "toy.pt", 1, {TOY: 3}),
@@ -142,9 +143,9 @@ def test_diffusers_reads_a_word_of_ours(
 ) -> None:
     backbone = load(folders["sd15"])
     words = random_words(1, **{TOY: count})
-    write_words(words, tmp_path / FILE)
+    write_words(words, tmp_path / EMBEDDINGS)
     pipe = StableDiffusionPipeline.from_pretrained(folders["sd15"], local_files_only=True)
-    pipe.load_textual_inversion(tmp_path, weight_name=FILE, local_files_only=True)
+    pipe.load_textual_inversion(tmp_path, weight_name=EMBEDDINGS, local_files_only=True)
     prompts = [f"a red {TOY}", f"a {TOY}, a hat"]
     assert (f"{TOY}_1" in pipe.tokenizer.get_vocab()) == (count == 2)
     ours = backbone.encode_text(prompts, read_words(tmp_path, backbone)).tokens
@@ -159,7 +160,7 @@ def test_diffusers_reads_a_word_of_ours(
 
 
 def test_words_of_another_model_are_named(tmp_path: Path, folders: dict[str, Path]) -> None:
-    path = tmp_path / FILE
+    path = tmp_path / EMBEDDINGS
     for kind, encoders, said in [
         (
             "sd15",
@@ -177,7 +178,7 @@ def test_words_of_another_model_are_named(tmp_path: Path, folders: dict[str, Pat
 
 def test_files_that_hold_no_words_are_refused(tmp_path: Path) -> None:
     safe, pickled = tmp_path / "a.safetensors", tmp_path / "a.pt"
-    with pytest.raises(InputError, match=rf"holds no {FILE}"):
+    with pytest.raises(InputError, match=rf"holds no {EMBEDDINGS}"):
         words_in(tmp_path)
     for missing in (safe, pickled):
         with pytest.raises(InputError, match=r"is missing|there is no file"):
@@ -248,7 +249,7 @@ def test_what_a_layout_has_no_room_for_is_said(tmp_path: Path) -> None:
 
 def test_the_command_converts(tmp_path: Path, threed: Callable[..., Answer]) -> None:
     words = random_words(1, **{TOY: 2})
-    write_words(words, tmp_path / FILE)
+    write_words(words, tmp_path / EMBEDDINGS)
     new = tmp_path / "toy.pt"
     answer = threed("weights", "words", tmp_path, "--to", new, "--layout", "automatic1111")
     assert answer.out == f"{new}\n"

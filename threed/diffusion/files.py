@@ -18,6 +18,8 @@ from threed.core.errors import InputError
 from threed.core.files import read_text
 
 INDEX = "model_index.json"
+SETTINGS = "settings.json"  # how a net was trained
+EMBEDDINGS = "learned_embeds.safetensors"  # words of one's own, in a training's folder
 _NAMES = dict.fromkeys(("unet", "vae", "transformer"), "diffusion_pytorch_model")
 _MAX_HEADER = 100_000_000  # bytes: the safetensors format's own limit
 
@@ -129,7 +131,7 @@ def count_numbers(part: Path, *, half: bool) -> int:
     total, width = 0, 2 if variant == "fp16" else 4
     for shard in _shards(file):
         if shard.suffix == ".safetensors":
-            total += sum(math.prod(entry["shape"]) for entry in _header(shard)[1].values())
+            total += sum(math.prod(entry["shape"]) for entry in header(shard)[1].values())
         else:
             total += shard.stat().st_size // width
     return total
@@ -137,12 +139,12 @@ def count_numbers(part: Path, *, half: bool) -> int:
 
 def _safetensors_size(path: Path) -> int:
     """The number of bytes that the header promises. InputError if there is no such header."""
-    length, tensors = _header(path)
+    length, tensors = header(path)
     return length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
 
 
-def _header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Read how long a safetensors header is, in bytes, and which tensors it names.
+def header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Read how long a safetensors header is, in bytes, and what it says of each tensor.
 
     InputError if there is no such header.
     """

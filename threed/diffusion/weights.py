@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from threed.core.errors import InputError
 from threed.core.files import check_out
-from threed.diffusion.files import read_json
+from threed.diffusion.files import SETTINGS, read_json
 from threed.diffusion.models.convert import check_shapes, read_state
 
 STEM = "diffusion_pytorch_model"
 ENDINGS = ("safetensors", "bin")
-SETTINGS = "settings.json"  # how a net was trained
 PATTERNS = ("*.json", "*.safetensors")  # of the files that are fetched
 
 

@@ -254,6 +254,20 @@ def read_examples(
     if not rows:
         raise InputError(f"{folder} holds no examples: it needs {METADATA}, one JSON object a line "
                          f"with {', '.join([*needed, *texts])}")  # fmt: skip
+    return readable(folder, rows, size, pictures, found)
+
+
+def readable(
+    folder: Path,
+    rows: Sequence[Row],
+    size: Size,
+    pictures: Sequence[str],
+    found: Mapping[str, Find] | None = None,
+) -> Examples:
+    """The examples whose pictures of these roles can be read; a warning counts and names others.
+
+    InputError if none is left.
+    """
     probe = Examples(folder, rows, size)
     with ThreadPoolExecutor(4) as pool:
         names = sorted({row[role] for row in rows for role in pictures if role in row})

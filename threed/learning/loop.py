@@ -25,15 +25,17 @@ from torch import Tensor, nn
 from threed.core import files
 from threed.core.errors import InputError
 from threed.core.saved import read_saved
+from threed.diffusion.files import SETTINGS
 from threed.diffusion.images import save_image
 from threed.diffusion.models.half import norms_in_float32
-from threed.diffusion.weights import SETTINGS
 from threed.learning.data import Batch, ahead
 from threed.learning.optimisers import make_optimizer
 from threed.learning.recipe import Recipe
 
 SAVE_SECONDS = 60.0  # between checkpoints
 LOG_EVERY = 20  # steps between two lines of the log
+SHEET_EVERY = 250  # steps between two sheets, or a quarter of a short training
+TIMED = 10  # steps from which the time that is left is told
 CHECKPOINT, LOG, SHEET = "checkpoint.pt", "log.jsonl", "sheet.png"
 Loss = Callable[[nn.Module, Any, torch.Generator], Tensor]
 """(net, the batch, the chance of this step) -> scalar. The batch is how many examples to take, or
@@ -53,7 +55,7 @@ class Task:
     net: nn.Module
     loss: Loss
     save: Callable[[nn.Module, Path], None]  # write the averaged net into a folder
-    about: Mapping[str, str]  # system, backbone, data, options: the same when resumed
+    about: Mapping[str, Any]  # system, backbone, data, options: the same when resumed
     sheet: Callable[[nn.Module], Tensor] | None = None  # the averaged net -> [3, H, W] in [0, 1]
     rates: Mapping[str, float] = field(default_factory=dict)
     after_step: Callable[[nn.Module], None] | None = None
@@ -68,20 +70,24 @@ def train(
     device: torch.device,
     resume: bool = False,
     minutes: float | None = None,
-    sheet_every: int = 250,
+    sheet_every: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> nn.Module:
     """Train a task's net and write it to the folder `out`; returns it with its averaged weights.
 
     Beside it: settings.json, log.jsonl (the loss), sheet.png, and checkpoint.pt, from which
-    `resume` goes on. `minutes`: stop and write after so many. InputError for a folder that is in
-    use, one that cannot be resumed, or a loss that is no number.
+    `resume` goes on. `minutes`: stop and write after so many. `sheet_every`: steps
+    between sheets, SHEET_EVERY or a quarter of all if that is less. `say` is told how long it will
+    take.
+    InputError for a folder that is in use, one that cannot be resumed, or a loss that is no number.
     """
     begin(task, recipe, out, resume=resume)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         run = _Run(task, recipe, device)
         if resume:
             run.load(out / CHECKPOINT)
-        _loop(run, out, minutes, sheet_every)
+        fewest = max(recipe.steps // 4, 1)
+        _loop(run, out, minutes, sheet_every or min(SHEET_EVERY, fewest), say)
     run.fill(run.average)
     return task.net.eval()
 
@@ -91,11 +97,7 @@ def begin(task: Task, recipe: Recipe, out: Path, *, resume: bool) -> None:
     settings = {**task.about, **asdict(recipe)}
     if task.rates:
         settings["rates"] = dict(task.rates)
-    there = (out / CHECKPOINT).exists()
-    if there and not resume:
-        raise InputError(f"{out} holds a training already; go on with --resume, or choose another")
-    if resume and not there:
-        raise InputError(f"{out} holds no training to resume: there is no {CHECKPOINT} in it")
+    check_folder(out, resume=resume)
     if resume:
         # what a recipe could not say yet was as it is by default
         known = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
@@ -108,6 +110,15 @@ def begin(task: Task, recipe: Recipe, out: Path, *, resume: bool) -> None:
                              "with the same ones (only steps may change)")  # fmt: skip
     files.make_folder(out)
     (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def check_folder(out: Path, *, resume: bool) -> None:
+    """InputError if a folder holds a training that is not gone on with, or none to go on with."""
+    there = (out / CHECKPOINT).exists()
+    if there and not resume:
+        raise InputError(f"{out} holds a training already; go on with --resume, or choose another")
+    if resume and not there:
+        raise InputError(f"{out} holds no training to resume: there is no {CHECKPOINT} in it")
 
 
 def trainable(net: nn.Module) -> dict[str, nn.Parameter]:
@@ -242,7 +253,9 @@ class _Run:
                              "another folder") from error  # fmt: skip
 
 
-def _loop(run: _Run, out: Path, minutes: float | None, sheet_every: int) -> None:
+def _loop(
+    run: _Run, out: Path, minutes: float | None, sheet_every: int, say: Callable[[str], None]
+) -> None:
     began = saved = time.monotonic()
     first, last = run.step, run.recipe.steps
     smooth, batches = torch.zeros((), device=run.device), run.batches()
@@ -251,6 +264,9 @@ def _loop(run: _Run, out: Path, minutes: float | None, sheet_every: int) -> None
             value = run.advance(batches)
             smooth = value if run.step == first + 1 else smooth.lerp(value, 0.02)
             now = time.monotonic()
+            if run.step == first + TIMED and run.step < last:
+                left = (now - began) / TIMED * (last - run.step)
+                say(f"about {_duration(left)} to go; {out / SHEET} will show what it makes")
             done = run.step == last or (minutes is not None and now - began > 60 * minutes)
             looking = run.step % sheet_every == 0 or done
             saving = looking or now - saved > SAVE_SECONDS
@@ -270,6 +286,13 @@ def _loop(run: _Run, out: Path, minutes: float | None, sheet_every: int) -> None
                 _write(run, out)
             if done:
                 break
+
+
+def _duration(seconds: float) -> str:
+    """Say a time in words: "40 seconds", "6 minutes", "2.5 hours"."""
+    if seconds < 100:
+        return f"{max(round(seconds, -1), 10):.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
 
 
 def _read(loss: Tensor, run: _Run) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from guidance.levels import check_falling
 from threed.core.errors import InputError
 from threed.diffusion.facts import Facts
+from threed.diffusion.learned.names import spoken
 from threed.diffusion.reading import PROMPT, check_known
 from threed.runs.backbones import Backbones
 from threed.runs.plan import plan_run
@@ -28,7 +29,7 @@ def check_run(
     """
     _check_beginning(run, mesh=mesh)
     models = Backbones(run)
-    said = {} if prompt is None else {PROMPT: prompt, **system_prompts(run, prompt)}
+    said = {} if prompt is None else all_prompts(run, prompt)
     for stage in run.stages:
         known, *others = models.known(stage)
         check_known(known.name, known.vocabulary, said)
@@ -103,15 +104,29 @@ def _check_system(run: Run, stage: Stage, known: Facts) -> None:
     read_steering(run.system, "")[0].check_backbone(known)
 
 
-def system_prompts(run: Run, prompt: str) -> dict[str, str]:
-    """The prompts among what a run's system is told, by what they are called.
+def all_prompts(run: Run, prompt: str) -> dict[str, str]:
+    """The prompts that a run gives its models to read, by what they are called.
 
-    A system that edits the scene's own pictures is told nothing but the instruction.
+    A system that edits the scene's own pictures is told nothing but the instruction. Learned words
+    are read as what they began as, as a model without them reads them.
     """
-    if run.system.name is None or any(stage.guidance == "edit" for stage in run.stages):
+    said, words = {PROMPT: prompt}, own_words(run, prompt)
+    if run.system.name is not None and not _edits(run):
+        system, request = read_steering(run.system, prompt)
+        said |= system.prompts(request)
+    return {what: spoken(text, words) for what, text in said.items()}
+
+
+def own_words(run: Run, prompt: str = "") -> dict[str, str]:
+    """The words that a run's system is told were learned, and what each began as."""
+    if run.system.name is None or _edits(run):
         return {}
     system, request = read_steering(run.system, prompt)
-    return system.prompts(request)
+    return system.own_words(request)
+
+
+def _edits(run: Run) -> bool:
+    return any(stage.guidance == "edit" for stage in run.stages)
 
 
 def read_steering(said: SystemSettings, prompt: str) -> tuple[System, Request]:

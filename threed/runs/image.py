@@ -21,6 +21,7 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import facts, load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images, save_image
+from threed.diffusion.learned.names import spoken, unsaid
 from threed.diffusion.paint import latent_shape, paint
 from threed.diffusion.reading import NEGATIVE, PROMPT, check_known
 from threed.runs.folder import RunWarning
@@ -101,13 +102,17 @@ def _make(job: Image, report: Listener | None) -> tuple[Tensor, Backbone]:
     count = known.views if known.views > 1 else job.n
     check_pictures(known, _size(job) or known.image_size, count, device)
     others = {} if system is None else system.prompts(request)
-    check_known(name, known.vocabulary, {PROMPT: text, **others})
+    own = {} if system is None else system.own_words(request)
+    plain = {what: spoken(said, own) for what, said in {PROMPT: text, **others}.items()}
+    check_known(name, known.vocabulary, plain)
     say = sayer(report)
     say(f"loading {name}")
-    model = load_backbone(name, device=job.device)
+    model: Backbone = load_backbone(name, device=job.device)
+    if system is not None:
+        model = system.equipped(model, request)
     others[NEGATIVE] = job.negative
     instructs = system is not None and system.instructs
-    for warning in prompt_warnings(model, text, others, instructs=instructs):
+    for warning in [*unsaid(own, text), *prompt_warnings(model, text, others, instructs=instructs)]:
         warnings.warn(warning, RunWarning, stacklevel=3)
     say("sampling")
     if system is None:

@@ -25,11 +25,12 @@ from threed.core.files import write
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images, save_image
-from threed.diffusion.reading import NEGATIVE
+from threed.diffusion.learned.names import unsaid
+from threed.diffusion.reading import NEGATIVE, PROMPT
 from threed.runs import choose as choice
 from threed.runs.asset import Asset, build_asset
 from threed.runs.backbones import Backbones, looks_for_fronts
-from threed.runs.check import system_prompts
+from threed.runs.check import all_prompts, own_words
 from threed.runs.folder import INIT, INPUTS, Checkpoint, RunFolder, RunWarning
 from threed.runs.given import GivenMesh, read_given
 from threed.runs.guide import make_guide
@@ -172,7 +173,7 @@ def _choose_seed(work: Work) -> Work:
     backbone, *_ = work.models.of(0)
     clip = choice.load_clip(backbone)
     until = max(1, round(choice.SHARE * run.stages[0].steps))
-    found = []
+    found, said = [], all_prompts(run, folder.prompt)[PROMPT]
     for number in range(run.best_of):
         trial = replace(run, seed=(run.seed + number) % 2**31, best_of=1)
         path = folder.path / SEEDS / str(trial.seed)
@@ -182,7 +183,7 @@ def _choose_seed(work: Work) -> Work:
         work.say(f"seed {trial.seed}")
         attempt = dataclasses.replace(work, folder=one, guide=work.take_guide())
         scene = each(optimise_stages(attempt, until))[0]
-        found.append(choice.rate(scene, backbone, clip, folder.prompt, trial.seed))
+        found.append(choice.rate(scene, backbone, clip, said, trial.seed))
     winner = choice.best(found)
     work.say(f"seed {winner.seed} goes on")
     write(folder.path / CHOICE, choice.to_json(found).encode())
@@ -198,7 +199,8 @@ def _judge(work: Work, scene: Scene) -> None:
     if looks_for_fronts(folder.run):
         work.say("looking for its front")
         seen_by = work.models.witness()
-        found = choice.check_fronts(each(scene)[0], seen_by, folder.prompt, folder.path)
+        said = all_prompts(folder.run, folder.prompt)[PROMPT]
+        found = choice.check_fronts(each(scene)[0], seen_by, said, folder.path)
         facts["fronts"] = found.count
         if (found.count or 0) > 1:
             warnings.warn(f"the asset looks as if it had {found.count} fronts: see "
@@ -212,6 +214,7 @@ def sample_views(backbone: Backbone, prompt: str, run: Run) -> Tensor:
 
     A multi-view backbone draws one thing; another is asked for each view by its words.
     """
+    prompt = all_prompts(run, prompt)[PROMPT]
     cameras = orbit(4, backbone.image_size).to(backbone.device)
     make = partial(make_images, backbone, seed=run.seed, guide=Guide(7.5, run.negative))
     if backbone.views > 1:
@@ -238,9 +241,10 @@ def _build_assets(work: Work, scene: Scene) -> Asset:
 
 def _prompt_warnings(backbone: Backbone, prompt: str, run: Run) -> list[str]:
     """What a user should know of all that a run gives a backbone to read."""
-    others = system_prompts(run, prompt) | {NEGATIVE: run.negative}
+    others = all_prompts(run, prompt) | {NEGATIVE: run.negative}
     instructs = any(stage.guidance == "edit" for stage in run.stages)
-    return prompt_warnings(backbone, prompt, others, instructs=instructs)
+    read = prompt_warnings(backbone, others.pop(PROMPT), others, instructs=instructs)
+    return [*unsaid(own_words(run), prompt), *read]
 
 
 def _warn(notes: Iterable[str]) -> None:

@@ -50,7 +50,9 @@ def settled(run: Run, prompt: str) -> Run:
     told = system.settle(request)
     if told is request:
         return full
-    inputs = {name: tuple(map(str, values)) for name, values in told.inputs.items()}
+    own = full.system.inputs
+    inputs = {name: own[name] if values is request.inputs.get(name) else tuple(map(str, values))
+              for name, values in told.inputs.items()}  # fmt: skip
     return settings.replace(full, system=settings.replace(full.system, inputs=inputs))
 
 
@@ -99,6 +101,12 @@ def _with_files(run: Run, change: Callable[[str, Path], Path], *, copies: bool =
     return settings.replace(run, system=settings.replace(run.system, inputs=inputs))
 
 
+def equipped(backbone: Backbone, said: SystemSettings, prompt: str) -> Backbone:
+    """The backbone with what a run's system is told was learned."""
+    system, request = read_steering(said, prompt)
+    return system.equipped(backbone, request)
+
+
 class Steered(Prompts):
     """The views of one prompt, and the Score that a system makes for them.
 
@@ -117,6 +125,7 @@ class Steered(Prompts):
         view_words: bool = True,
         front_deg: float = 45.0,
     ) -> None:
+        backbone = equipped(backbone, said, prompt)
         super().__init__(
             backbone, prompt, negative=negative, view_words=view_words, front_deg=front_deg
         )

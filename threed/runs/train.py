@@ -52,7 +52,10 @@ def train_job(job: Train, out: Path, report: Listener | None = None) -> None:
     check_pictures(known, size, recipe.batch, str(device), learn=True)
     given = None if job.weights is None else Path(job.weights)
     start = None if given is None else find_trained(given, known.folder, job.system)
+    place, say = out / training.folder(options), sayer(report)
+    loop.check_folder(place, resume=job.resume)
     lesson = _lesson(job, training, options, known, small, _folder(training, job, report))
+    lesson = replace(lesson, seed=recipe.seed, out=place, say=say)
     model: Any = load_backbone(job.backbone, device=job.device, dtype=torch.float32)
     half.norms_in_float32(model.unet)
     torch.manual_seed(recipe.seed)  # what a new net begins with
@@ -65,10 +68,14 @@ def train_job(job: Train, out: Path, report: Listener | None = None) -> None:
         filled(task.net, training.load(model, start, options).state_dict(), str(start))
     count = sum(p.numel() for p in task.net.parameters() if p.requires_grad)
     seen = f"{len(lesson.examples)} examples, {recipe.steps} steps"
-    sayer(report)(f"{job.system}: {count / 1e6:.1f} M parameters, {seen} of "
-                  f"{recipe.batch * recipe.accumulate} on {model.device}")  # fmt: skip
-    loop.train(task, recipe, out / training.folder(options), device=model.device,
-               resume=job.resume, minutes=job.minutes)  # fmt: skip
+    say(f"{job.system}: {_millions(count)} parameters, {seen} of "
+        f"{recipe.batch * recipe.accumulate} on {model.device}")  # fmt: skip
+    loop.train(task, recipe, place, device=model.device, resume=job.resume, minutes=job.minutes,
+               say=say)  # fmt: skip
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 50_000 else f"{count:,}"
 
 
 def train(system: str, data: Path | str, out: Path | str, **options: Any) -> Path:
@@ -106,8 +113,11 @@ def _lesson(
 ) -> Lesson:
     """What the training is told: its examples, and what settings.json says of it."""
     roles, size = training.pictures(options), job.size or known.image_size
-    examples = read_examples(folder, size, pictures=roles, texts=training.texts,
-                             found=found_for(roles))  # fmt: skip
+    if training.read is not None:
+        examples = training.read(folder, size, options)
+    else:
+        examples = read_examples(folder, size, pictures=roles, texts=training.texts,
+                                 found=found_for(roles))  # fmt: skip
     about = {"system": job.system, "backbone": known.name, "data": job.data}
     about |= {"size": str(examples.size)} | ({"weights": job.weights} if job.weights else {})
     about |= {name: str(value) for name, value in plain(options).items()}
@@ -126,6 +136,9 @@ def _folder(training: Training, job: Train, report: Listener | None) -> Path:
     """The training folder; toybox's own is drawn where it is missing."""
     if job.data != TOYBOX:
         return Path(job.data).expanduser()
+    if training.data is None:
+        raise InputError(f"{job.system} is taught pictures of one thing, in a folder: draw some "
+                         "with threed toybox subject --out my-toy")  # fmt: skip
     from threed.toybox.family.examples import draw_examples
 
     say, place = sayer(report), WORK.expanduser() / training.data

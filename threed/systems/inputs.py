@@ -116,6 +116,23 @@ def _read_file(text: str) -> tuple[str, Path]:
     return word, Path(rest)
 
 
+def _read_weighted(text: str) -> tuple[Path, float]:
+    """A path, and how strongly what lies there counts: "my-toy:0.8"; 1 if not said."""
+    rest, colon, last = text.rpartition(":")
+    try:
+        weight = float(last) if rest else 1.0
+    except ValueError:  # the colon is part of the path
+        return Path(text), 1.0
+    if not math.isfinite(weight):
+        raise InputError(f" {text}: a finite weight must follow the colon")
+    return Path(rest if colon and rest else text), weight
+
+
+def _change_weighted(text: str, change: Change) -> str:
+    path, weight = _read_weighted(text)
+    return f"{change(path).as_posix()}:{weight:g}"
+
+
 def _change_file(text: str, change: Change) -> str:
     return change(Path(text)).as_posix()
 
@@ -164,10 +181,15 @@ REGION = Kind("region", "[LEFT,TOP,RIGHT,BOTTOM:]PROMPT", str, seen=_turn_region
 PICTURE = Kind("picture", "FILE", Path, with_files=_change_file, copied=True, flat=True)
 SHOWN = replace(PICTURE, flat=False)  # of something that is the same from every view
 WEIGHTS = Kind("weights", "PATH|OWNER/NAME", Path, with_files=_change_file)
+LEARNED = Kind("what was learned", "PATH[:WEIGHT]", _read_weighted, with_files=_change_weighted)
 LOOK = Kind("word with a look", "WORD:FILE", _read_file, with_files=_change_named_file,
             copied=True)  # fmt: skip
 PLACE = replace(LOOK, name="word with a place", seen=_hold_for_one_camera)
 MAP = Kind("map", "KIND:FILE", _read_file, _hold_for_one_camera, _change_named_file, copied=True)
+
+
+BESIDE = Input("learned", LEARNED, "what was learned of a thing or a look, to be used beside: a "
+               "folder or a file, and after a colon how much it counts", many=True)  # fmt: skip
 
 
 def turn(inputs: Sequence[Input], given: Mapping[str, Values], view: View) -> Any:

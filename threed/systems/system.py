@@ -11,7 +11,7 @@ from threed.core.errors import InputError
 from threed.diffusion.guide import Guide
 from threed.settings.base import Settings, read_words
 from threed.settings.schema import describe
-from threed.systems.inputs import PICTURE, PICTURED, Input, Values, View, turn
+from threed.systems.inputs import LEARNED, PICTURE, PICTURED, Input, Values, View, turn
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from threed.core.pictures import Size
     from threed.diffusion.backbone import Backbone
     from threed.diffusion.facts import Facts
+    from threed.diffusion.learned.names import Learned
     from threed.diffusion.paint import Ready
     from threed.learning.data import Examples
     from threed.learning.loop import Task
@@ -54,16 +55,19 @@ class Lesson:
     """What a system's training is told."""
 
     examples: Examples
-    about: Mapping[str, str]  # system, backbone, data, options: the same when resumed
+    about: Mapping[str, Any]  # system, backbone, data, options: the same when resumed
     options: Any  # an instance of the training's own Options
     debias: bool = False  # count errors where noise is strong for more: see learning.losses
+    seed: int = 0  # of the training
+    out: Path = Path()  # where it writes; made by the training
+    say: Callable[[str], None] = lambda text: None  # what a person should know
 
 
 @dataclass(frozen=True)
 class Training:
     """How a system learns weights of its own."""
 
-    data: str  # of toybox.family.examples.SETS, what it is taught with there
+    data: str | None  # of toybox.family.examples.SETS, what it is taught with there, if anything
     texts: tuple[str, ...]  # of an example
     paper: Recipe  # for a backbone like Stable Diffusion
     small: Recipe  # for toybox on a CPU
@@ -71,6 +75,7 @@ class Training:
     load: Callable[[Backbone, Path, Any], nn.Module]  # a trained net to go on from, by its options
     pictures: Callable[[Any], tuple[str, ...]]  # the roles of an example's pictures, by the options
     options: type[Settings] = NoKnobs
+    read: Callable[[Path, Size, Any], Examples] | None = None  # its own kind of folder, by options
     folder: Callable[[Any], str] = lambda options: "."  # where in --out it writes
 
 
@@ -134,6 +139,26 @@ class System:
                 f"a system guides one view at a time, and {known.name!r} sees "
                 f"{known.views}: use --backbone toybox, or another single-view one"
             )
+
+    def learned(self, request: Request) -> tuple[Learned, ...]:
+        """What was learned before and counts now: each place, and how strongly."""
+        return tuple(one for item in self.inputs if item.kind is LEARNED
+                     for one in request.all(item.name))  # fmt: skip
+
+    def own_words(self, request: Request) -> dict[str, str]:
+        """The words that were learned, by name, and what each began as: {"<toy>": "mug"}."""
+        from threed.diffusion.learned.names import own_words
+
+        return own_words(place for place, _ in self.learned(request))
+
+    def equipped(self, backbone: Backbone, request: Request) -> Backbone:
+        """The backbone with what was learned: words, LoRAs, another UNet."""
+        given = self.learned(request)
+        if not given:
+            return backbone
+        from threed.diffusion.learned.equip import equipped
+
+        return equipped(backbone, given, self.name)
 
     def prompts(self, request: Request) -> dict[str, str]:
         """The prompts among the inputs of a request, by what they are called: "--source"."""

@@ -10,7 +10,11 @@ from threed.systems.control.self_guidance import SYSTEM as SELF_GUIDANCE
 from threed.systems.control.uni_controlnet import SYSTEM as UNI_CONTROLNET
 from threed.systems.editing.instruct_pix2pix import SYSTEM as INSTRUCT_PIX2PIX
 from threed.systems.editing.prompt_to_prompt import SYSTEM as PROMPT_TO_PROMPT
+from threed.systems.personalization.dco import SYSTEM as DCO
+from threed.systems.personalization.dreambooth import SYSTEM as DREAMBOOTH
+from threed.systems.personalization.lora import SYSTEM as LORA
 from threed.systems.personalization.style_aligned import SYSTEM as STYLE_ALIGNED
+from threed.systems.personalization.textual_inversion import SYSTEM as TEXTUAL_INVERSION
 from threed.systems.system import System, Training
 
 _ROWS = (  # in the order in which they are listed
@@ -21,6 +25,10 @@ _ROWS = (  # in the order in which they are listed
     UNI_CONTROLNET,
     RPG,
     SELF_GUIDANCE,
+    TEXTUAL_INVERSION,
+    DREAMBOOTH,
+    LORA,
+    DCO,
 )
 SYSTEMS = {system.name: system for system in _ROWS}
 

@@ -34,6 +34,17 @@ class World(Settings):
     size: int = Field(128, ge=16, le=1024, description="pixels a side")
 
 
+class Subject(Settings):
+    """Draw pictures of a toy that no words describe, with masks: to teach a model a new word."""
+
+    kind: str | None = Field(
+        None, description="a kind of toy; any if not given", json_schema_extra=FIRST
+    )
+    out: Path = Field(description="a new folder")
+    pictures: int = Field(5, ge=1, le=1000, description="of it, each from another side")
+    seed: Seed = Field(0, description="decides which toy it is")
+
+
 class Family(Settings):
     """What is asked of the family's nets."""
 
@@ -99,6 +110,23 @@ def draw(job: World) -> None:
     picture, said = sheet(job.seed, job.size)
     save_image(picture, job.out)
     say("\n".join([str(job.out), *said]))
+
+
+def draw_thing(job: Subject) -> None:
+    """Draw a subject's pictures into a folder."""
+    from threed.core.errors import InputError
+    from threed.core.files import check_out
+    from threed.core.words import did_you_mean
+    from threed.toybox.family.examples import draw_subject
+    from threed.toybox.world.toys import KINDS
+
+    if job.kind is not None and job.kind not in KINDS:
+        raise InputError(f"toybox has no kind {job.kind!r}{did_you_mean(job.kind, KINDS)}")
+    check_out(job.out, folder=True)
+    drawn = draw_subject(job.out, job.pictures, job.seed, job.kind)
+    say(str(job.out))
+    complain(f"{job.pictures} pictures of a {drawn.kind}; teach it: threed train lora "
+             f'--data {job.out} --out taught name="<toy>" kind={drawn.kind}', "toybox")  # fmt: skip
 
 
 def sample(job: Sample) -> None:
@@ -170,6 +198,7 @@ TOYBOX = click.Group(
     context_settings={"help_option_names": ["-h", "--help"]},
     commands=[
         Command("world", World, draw),
+        Command("subject", Subject, draw_thing),
         Command("sample", Sample, sample),
         Command("train", Train, train),
         Command("evaluate", Evaluate, measure),

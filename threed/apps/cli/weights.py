@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +10,6 @@ from pydantic import Field
 
 from threed.apps.cli.command import Command
 from threed.apps.cli.show import complain, say
-from threed.core.errors import InputError
 from threed.runs.job import FIRST, SINGLE
 from threed.settings.base import Device, Seed, Settings
 
@@ -116,25 +114,14 @@ def merge(job: Loras) -> None:
     from threed.diffusion.learned.layers import layers_in
     from threed.diffusion.learned.lora import lora_in, write_lora
     from threed.diffusion.learned.merge import merged
+    from threed.systems.inputs import LEARNED, Input
 
     check_out(job.to, [".safetensors"])
-    given = [_weighted(text) for text in job.loras]
+    given = Input("loras", LEARNED, "what is merged", many=True).read(job.loras)
     layers = layers_in(job.backbone)
-    write_lora(merged([(lora_in(path, layers), weight) for path, weight in given]), job.to,
-               job.layout)  # fmt: skip
+    loras = [(lora_in(path.expanduser(), layers), weight) for path, weight in given]
+    write_lora(merged(loras), job.to, job.layout)
     say(str(job.to))
-
-
-def _weighted(text: str) -> tuple[Path, float]:
-    """A path, and the weight behind its last colon. InputError for a weight that is none."""
-    path, colon, number = text.rpartition(":")
-    try:
-        weight = float(number) if colon else 1.0
-    except ValueError:
-        path, weight = text, 1.0  # the colon is part of the path
-    if not math.isfinite(weight):
-        raise InputError(f"{text}: a finite weight must follow the colon")
-    return Path(path if colon else text).expanduser(), weight
 
 
 def convert_words(job: Words) -> None:

@@ -1,1 +1,1 @@
-"""What a model has learned on top of its weights, as files hold it: words of one's own, LoRAs."""
+"""What was learned about things with no name: words, LoRAs, whole nets; on disk and in force."""

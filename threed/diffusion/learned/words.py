@@ -22,12 +22,11 @@ from torch import Tensor
 from threed.core.errors import InputError
 from threed.core.files import check_name, write_aside
 from threed.core.saved import Inert, read_saved
+from threed.diffusion.files import EMBEDDINGS
 from threed.diffusion.models.convert import read_safetensors
 from threed.diffusion.models.latent import LatentModel
 from threed.diffusion.models.text import Words, check_words
 
-FILE = "learned_embeds.safetensors"
-"""The file in a folder."""
 Layout = Literal["diffusers", "automatic1111", "official"]
 _HEADER = "words"  # where our files say whose rows they hold: {name: number of rows}, in order
 _BOTH = ("clip_l", "clip_g")  # SDXL's text encoders
@@ -119,14 +118,14 @@ def _save_older(words: Mapping[str, Sequence[Tensor]], file: Path, layout: Layou
 def _file(path: Path) -> Path:
     if not os.path.isdir(path):
         return path
-    for name in (FILE, FILE.replace(".safetensors", ".bin"), "embeddings.pt"):
+    for name in (EMBEDDINGS, EMBEDDINGS.replace(".safetensors", ".bin"), "embeddings.pt"):
         if (path / name).is_file():
             return path / name
     steps = {int(match[1]): path / match[0] for name in os.listdir(path)
              if (match := re.fullmatch(r"embeddings_gs-(\d+)\.pt", name))}  # fmt: skip
     if steps:
         return steps[max(steps)]
-    raise InputError(f"{path} holds no {FILE}; name a file, or a folder with one of that name")
+    raise InputError(f"{path} holds no {EMBEDDINGS}; name a file, or a folder with one so called")
 
 
 def _header(file: Path) -> dict[str, int]:

@@ -17,6 +17,7 @@ from threed.core.errors import InputError
 from threed.diffusion.condition import Condition
 from threed.diffusion.files import INDEX, read_json, weights
 from threed.diffusion.models.text import Words, check_words, encode, filled_up, ids_of
+from threed.diffusion.parts.adapters import adapted
 from threed.diffusion.parts.decoding import decoder_hooks
 from threed.diffusion.parts.hooks import hooked
 from threed.diffusion.reading import Vocabulary
@@ -56,6 +57,8 @@ class LatentModel:
         self.encoders: list[Any] = []
         self.tokenizers: list[Any] = []
         self.words: Words = {}
+        self.adapters: Mapping[str, float] = {}  # LoRAs of the denoiser that are always in force
+        self.text_adapters: tuple[Mapping[str, float], ...] = ()  # the same of each text encoder
         self.vocabulary = Vocabulary.of(folder)
 
     def net(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
@@ -81,7 +84,8 @@ class LatentModel:
         words: further ones for these prompts, as of with_words. Gradients reach their rows.
         """
         model = self.with_words(words) if words else self
-        return model.read_text(list(map(model.reads, prompts)))
+        condition = model.read_text(list(map(model.reads, prompts)))
+        return replace(condition, adapters=self.adapters) if self.adapters else condition
 
     def read_text(self, prompts: list[str]) -> Condition:
         """What the text encoders make of prompts together."""
@@ -93,7 +97,10 @@ class LatentModel:
         read = (ids_of(tokenizer, prompt, self.words) for prompt in prompts)
         ids = [filled_up(one, tokenizer, length) for one in read]
         rows = [word[number] for word in self.words.values()]
-        return encode(self.encoders[number], torch.tensor(ids, device=self.device), rows, **options)
+        weights = self.text_adapters[number] if self.text_adapters else {}
+        with adapted(self.encoders[number], weights):
+            tokens = torch.tensor(ids, device=self.device)
+            return encode(self.encoders[number], tokens, rows, **options)
 
     def token_count(self, prompt: str) -> tuple[int, int]:
         """How many tokens a prompt has, and how many the model reads."""

@@ -14,7 +14,7 @@ from threed.core.errors import InputError
 from threed.diffusion.guide import Guide
 from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
-from threed.systems.inputs import MAP, WEIGHTS, Input
+from threed.systems.inputs import BESIDE, MAP, WEIGHTS, Input
 from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
@@ -281,6 +281,7 @@ SYSTEM = System(
             "a training's folder, a file of the original's, a hub id, or a folder with one for "
             "each kind",
         ),
+        BESIDE,
     ),
     knobs=Knobs,
     trains="a copy of the UNet's encoder for each kind of map",

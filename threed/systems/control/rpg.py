@@ -26,7 +26,7 @@ from threed.diffusion.guide import Guide
 from threed.diffusion.parts.plans import Plan, read_regions
 from threed.settings.base import Settings
 from threed.systems.control.planners import find_planner
-from threed.systems.inputs import REGION, TEXT, Input
+from threed.systems.inputs import BESIDE, REGION, TEXT, Input
 from threed.systems.system import Request, System
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def plan_of(request: Request) -> Plan:
 def settle(request: Request) -> Request:
     """The request with its plan's regions, so that nobody has to plan again."""
     regions = tuple(region.words() for region in plan_of(request).regions)
-    return replace(request, inputs={"region": regions})
+    kept = {name: values for name, values in request.inputs.items() if name == BESIDE.name}
+    return replace(request, inputs={**kept, "region": regions})
 
 
 def prepare(backbone: Backbone, request: Request, weights: None = None) -> Ready:
@@ -116,6 +117,7 @@ SYSTEM = System(
             "a prompt for each region of a split, or LEFT,TOP,RIGHT,BOTTOM:PROMPT",
             many=True,
         ),
+        BESIDE,
     ),
     knobs=Knobs,
     seams=("attention", "blend"),

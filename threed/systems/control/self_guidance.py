@@ -22,7 +22,7 @@ from pydantic import Field
 from threed.core.errors import InputError
 from threed.diffusion.guide import Guide
 from threed.settings.base import Settings
-from threed.systems.inputs import LOOK, PLACE, PROMPT, WORD, WORD_FACTOR, WORD_SHIFT, Input
+from threed.systems.inputs import BESIDE, LOOK, PLACE, PROMPT, WORD, WORD_FACTOR, WORD_SHIFT, Input
 from threed.systems.system import Request, System
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ SYSTEM = System(
         Input(
             "keep", WORD, "a word that stays; if not given, all that nothing is asked of", many=True
         ),
+        BESIDE,
     ),
     knobs=Knobs,
     seams=("attention", "norms", "step"),

@@ -14,7 +14,7 @@ from threed.diffusion.guide import Guide
 from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
 from threed.systems.control.controlnet import Window
-from threed.systems.inputs import MAP, PICTURE, WEIGHTS, Input
+from threed.systems.inputs import BESIDE, MAP, PICTURE, WEIGHTS, Input
 from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
@@ -267,6 +267,7 @@ SYSTEM = System(
         ),
         Input("image", PICTURE, "a picture whose content to show"),
         Input("weights", WEIGHTS, "a training's folder, or the official uni.ckpt"),
+        BESIDE,
     ),
     knobs=Knobs,
     trains="an adapter for all maps, and one for content",

@@ -21,7 +21,7 @@ from pydantic import Field
 from threed.core.errors import InputError
 from threed.diffusion.guide import Guide
 from threed.settings.base import Settings
-from threed.systems.inputs import PICTURE, PROMPT, WORD, WORD_FACTOR, WORD_SPAN, Input
+from threed.systems.inputs import BESIDE, PICTURE, PROMPT, WORD, WORD_FACTOR, WORD_SPAN, Input
 from threed.systems.system import Request, System
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ SYSTEM = System(
             many=True,
         ),
         Input("blend", WORD, "a word outside of which the picture stays", many=True),
+        BESIDE,
     ),
     knobs=Knobs,
     seams=("attention", "blend"),

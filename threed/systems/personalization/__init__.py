@@ -1,1 +1,1 @@
-"""Personalization: a subject, a face or a style from pictures, and none from words."""
+"""Systems that learn a thing with no name from a few pictures, or keep a style over a series."""

@@ -8,7 +8,7 @@ takes nets beside the UNet, which leave the reference alone, and adapters, which
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from threed.diffusion.guide import Guide
 from threed.settings.base import Settings
-from threed.systems.inputs import PROMPT, SHOWN, Input
+from threed.systems.inputs import BESIDE, PROMPT, SHOWN, Input
 from threed.systems.system import Request, System
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ def build(
     *,
     follow: Follow | None = None,
     residuals: Sequence[Residuals] = (),
-    adapters: Mapping[str, float] | None = None,
     guide: Guide = Guide(),
     knobs: Knobs = Knobs(),
 ) -> Score:
@@ -88,7 +87,6 @@ def build(
             attention=(attention,),
             norms=(SharedNorms(rows),) if knobs.norms else (),
             residuals=tuple(Spared(net, rows) for net in residuals),
-            adapters=adapters or {},
         )
         for items in (list(range(rows)), [rows] * rows)
     )
@@ -148,6 +146,7 @@ SYSTEM = System(
         ),
         Input("image", SHOWN, "a real picture in that style, which the reference describes"),
         Input("also", PROMPT, "a further prompt of the series", many=True),
+        BESIDE,
     ),
     knobs=Knobs,
     seams=("attention", "norms", "results"),

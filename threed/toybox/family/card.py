@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from threed.diffusion.weights import SETTINGS
+from threed.diffusion.files import SETTINGS
 from threed.toybox.world.kinds import FRONTED
 from threed.toybox.world.toys import COLORS, FINISHES, KINDS
 

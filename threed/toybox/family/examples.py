@@ -25,6 +25,7 @@ from threed.toybox.world.conditions import CONDITIONS, condition_map
 from threed.toybox.world.edits import random_edit
 from threed.toybox.world.mix import random_scene
 from threed.toybox.world.scenes import View, draw_scene
+from threed.toybox.world.subjects import Keepsake, random_subject, random_subject_scene
 from threed.toybox.world.toys import COLORS, KINDS
 
 SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
@@ -93,6 +94,20 @@ def edit(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
     both = made.draw()
     return ({"instruction": made.instruction, "kind": made.kind},
             {"image": shown(both.before), "edited": shown(both.after)})  # fmt: skip
+
+
+def draw_subject(folder: Path, count: int, seed: int, kind: str | None = None) -> Keepsake:
+    """Draw pictures of one subject, each from another side, with its mask: 00.png, masks/00.png.
+
+    The subject depends on the seed and the kind alone, and picture i on these and i.
+    """
+    subject = random_subject(np.random.default_rng([seed]), kind)
+    for index in range(count):
+        view = draw_scene(random_subject_scene(np.random.default_rng([seed, index]), subject))
+        save_image(shown(view), folder / f"{index:02d}.png")
+        mask = torch.from_numpy(view.mask()).expand(3, -1, -1)
+        save_image(mask, folder / "masks" / f"{index:02d}.png")
+    return subject
 
 
 def edit_triples(count: int, seed: int) -> list[tuple[str, str, str]]:
