@@ -15,24 +15,28 @@ import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.test_pipeline import tiny_run
 from tests.test_queue_folder import BALL, MUG, filled, states
 from tests.tiny import tiny_folder
 from threed.core.errors import InputError
-from threed.queue import Queue, crew, employ, status, work, worker
+from threed.queue import Queue, __main__, crew, employ, status, work, worker
 from threed.queue.board import numbers_of
 from threed.queue.folder import Entry
 from threed.queue.ticket import key_of
 from threed.queue.worker import Keeper, Watch
+from threed.runs import loop
 from threed.runs.do import Result, do
 from threed.runs.folder import RunFolder, RunWarning
 from threed.runs.job import Generate, Image, Job, Resume
 from threed.runs.progress import Listener, Progress
+from threed.settings.base import replace
 from threed.settings.presets import load_run
 
 FORK = multiprocessing.get_context("fork")
@@ -100,6 +104,42 @@ def test_real_pictures_are_the_same_bytes_as_alone(tmp_path: Path) -> None:
     drawn = worker.read_time(queue.path / "sheet-1.png")
     assert work(queue) == 0
     assert worker.read_time(queue.path / "sheet-1.png") == drawn  # nothing is new
+
+
+def test_a_run_that_was_stopped_goes_on_elsewhere_and_ends_as_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(scene: Any, folder: Path, *_: Any) -> SimpleNamespace:
+        (folder / "report.json").write_text("{}")
+        return SimpleNamespace(folder=folder, glb=folder / "asset.glb")
+
+    def watched(job: Job, folder: Path, listen: Listener) -> Result:
+        def look(progress: Progress) -> None:
+            reached.append(progress.step)
+            listen(progress)
+
+        return do(job, folder, look)
+
+    def scene(folder: Path) -> tuple[int, dict[str, Any]]:
+        found = RunFolder.open(folder).latest_checkpoint()
+        assert found is not None
+        return found.step, {name: value.tolist() for name, value in found.scene.items()}
+
+    monkeypatch.setattr(loop, "build_asset", build)  # slow, and of the scene alone
+    model = str(tiny_folder(tmp_path / "model", "multiview"))
+    preset = tmp_path / "run.yaml"
+    run = replace(tiny_run(model, steps=3), preview_every=2, check_fronts=False)
+    preset.write_text(run.to_yaml())
+    job, reached = Generate(prompt="a red mug", preset=str(preset)), list[int]()
+    queue = Queue.create(tmp_path / "queue")
+    queue.add([Entry(job)])
+    with pytest.raises(KeyboardInterrupt):
+        work(queue, do=watched, stop=lambda: 2 in reached)
+    (left,) = (queue.path / "work").iterdir()
+    assert scene(left)[0] == 2
+    assert work(queue) == 1
+    assert scene(queue.result(key_of(job))) == scene(do(job, tmp_path / "alone").folder)
+    assert [one.attempts for one in queue.tickets("done")] == [1]
 
 
 def test_what_a_user_can_change_is_set_aside_at_once_and_bugs_at_the_third_time(
@@ -246,21 +286,32 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(tmp_path: Path, thread
     assert work(queue, stop=lambda: True) == 0
 
 
-def test_a_run_is_interrupted_by_the_signal_that_leaves_a_checkpoint(tmp_path: Path) -> None:
-    queue, heard = filled(tmp_path, MUG), list[int]()
+@pytest.fixture
+def heard() -> Iterator[list[int]]:
+    """The interrupts that have come; SIGTERM is as it was afterwards."""
+    found, before = list[int](), [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGINT, lambda number, frame: found.append(number))
+    yield found
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before):
+        signal.signal(number, handler)
+
+
+def test_a_run_is_interrupted_by_the_signal_that_leaves_a_checkpoint(
+    tmp_path: Path, heard: list[int]
+) -> None:
+    queue = filled(tmp_path, MUG)
     claim = queue.claim("anna")
     assert claim is not None
+    keeper = Keeper(queue, claim, lambda: True)
+    keeper.listen(Progress("one"))
+    keeper.listen(Progress("two"))
+    assert heard == [signal.SIGINT]
 
-    def note(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
 
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        keeper = Keeper(queue, claim, lambda: True)
-        keeper.listen(Progress("one"))
-        keeper.listen(Progress("two"))
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_a_worker_that_a_scheduler_and_its_crew_end_hears_it_once(heard: list[int]) -> None:
+    signal.signal(signal.SIGTERM, __main__._end)
+    for _ in range(2):
+        signal.raise_signal(signal.SIGTERM)
     assert heard == [signal.SIGINT]
 
 

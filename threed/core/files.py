@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import time
 import unicodedata
 import zlib
@@ -16,6 +17,7 @@ from tempfile import TemporaryFile
 from threed.core.errors import InputError
 
 LONGEST = 255  # bytes of a name
+OURS = secrets.token_hex(2)  # on a shared disk another machine may have a process of our number
 CURES = {
     errno.ENOSPC: "free some space, or choose another folder",
     errno.EDQUOT: "free some space, or choose another folder",
@@ -97,7 +99,7 @@ def write_aside(path: Path) -> Iterator[Path]:
     file. Folders on the way are made. OSError becomes an InputError that names the path.
     """
     mark = zlib.crc32(os.fsencode(path.name))  # the name itself may leave no room
-    part = path.with_name(f".{os.getpid()}.{mark:08x}.part{path.suffix}")
+    part = path.with_name(f".{os.getpid()}.{OURS}.{mark:08x}.part{path.suffix}")
     try:
         with refuse(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import warnings
+from types import FrameType
 from typing import TextIO
 
 from threed.core.errors import InputError
@@ -29,11 +30,17 @@ def _say(
         sys.stderr.write(f"warning: {message}\n")
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    """End in peace, as by Ctrl-C, once: a scheduler tells all processes, and so does the crew."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
+
+
 def main(folder: str, name: str, parent: str, *options: str) -> int:
     """Work; the exit status is one of `threed.queue.crew.PEACEFUL`."""
     warnings.showwarning = _say
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _end)
     try:
         work(
             Queue.open(folder),

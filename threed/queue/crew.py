@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -148,6 +149,9 @@ def surroundings(place: int, workers: int) -> Mapping[str, str]:
 @contextmanager
 def _terminable() -> Iterator[None]:
     """Within, SIGTERM, by which schedulers say that time is up, is like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
