@@ -47,6 +47,7 @@ EXAMPLES |= {
     name: f'threed image "a <toy> on a red cube" --system {name} --weights my-toy -n 4'
     for name in ("textual_inversion", "dreambooth", "lora", "dco")
 }
+EXAMPLES["ip_adapter"] = f'threed image "a toy" --system ip_adapter --image {DRAWN} -n 4'
 REAL = (f'threed image "a blue mug" --system prompt_to_prompt --source "a red mug" --image {DRAWN} '
         "--blend mug --steps 8")  # fmt: skip
 HEAT = 'threed image "a green mushroom" --seed 3'

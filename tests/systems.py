@@ -26,6 +26,8 @@ from threed.diffusion.paint import Ready
 from threed.diffusion.parts.adapters import Lora
 from threed.diffusion.parts.channels import widened, with_unet
 from threed.diffusion.parts.control import new_controlnet
+from threed.diffusion.parts.image_adapter import ImageAdapter
+from threed.diffusion.parts.image_tokens import Projection
 from threed.diffusion.parts.local_adapter import LocalAdapter
 from threed.diffusion.parts.plans import Plan, Region
 from threed.diffusion.parts.uni_adapters import Adapters
@@ -34,6 +36,7 @@ from threed.systems.control import controlnet, rpg, self_guidance, uni_controlne
 from threed.systems.editing import instruct_pix2pix, prompt_to_prompt
 from threed.systems.personalization import dco, style_aligned
 from threed.systems.personalization.teach import rows_of
+from threed.systems.reference import ip_adapter
 from threed.systems.system import Request, System
 from threed.systems.table import SYSTEMS
 
@@ -142,6 +145,28 @@ def _controlled(backbone: Backbone, strength: float, hint: Tensor | None = None)
 def _learned_hint(backbone: Backbone) -> Leaf:
     hint = _picture(backbone).requires_grad_()
     return hint, _controlled(backbone, 1.0, hint).score
+
+
+def _shown(backbone: Backbone, scale: float, features: Tensor | None = None) -> Ready:
+    """A picture's features, through an adapter whose maps have learned something."""
+    base: Any = backbone
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = ImageAdapter(base, Projection(24, base.unet.config.cross_attention_dim))
+        features = torch.randn(1, 1, 24) if features is None else features
+        for value in net.ip_adapter.parameters():
+            value.data += 0.3 * torch.randn_like(value)
+    loaded = ip_adapter.Loaded(net.eval().requires_grad_(False))
+    told = ip_adapter.Told(features, torch.zeros(1, 24))
+    knobs = ip_adapter.Knobs(scale=scale)
+    return Ready(
+        ip_adapter.build(backbone, "a red mug", loaded, told, guide=Guide(5.0), knobs=knobs)
+    )
+
+
+def _learned_picture(backbone: Backbone) -> Leaf:
+    features = torch.ones(1, 1, 24).requires_grad_()
+    return features, _shown(backbone, 1.0, features).score
 
 
 def _divided(backbone: Backbone, base_ratio: float) -> Ready:
@@ -295,5 +320,11 @@ CASES = {
     "dco": replace(
         _personal("dco"),
         neutral=lambda backbone: _learned(backbone, "dco", knobs=dco.Knobs(consistency=0.0)),
+    ),
+    "ip_adapter": Case(
+        typical=lambda backbone: _shown(backbone, 1.0),
+        neutral=lambda backbone: _shown(backbone, 0.0),
+        plain=lambda backbone: sampled(backbone, "a red mug"),
+        gradient=_learned_picture,
     ),
 }

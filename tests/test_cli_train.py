@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.tiny import tiny_folder
+from tests.tiny import eye_folder, tiny_folder
 from threed.apps.cli.main import app
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
@@ -58,12 +58,14 @@ def train(system: str, data: object, out: Path, backbone: Path, *more: object) -
 
 
 def test_each_system_is_trained_and_then_used(backbone: Path, data: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "made.png"
+    picture, eye = tmp_path / "made.png", eye_folder(tmp_path / "eye")
     for name, options, inputs in (
         ("controlnet", (), ("--control", f"edges:{data / '0.png'}")),
         ("instruct_pix2pix", (), ("--image", data / "0.png")),
         ("uni_controlnet", ("kinds=edges",), ("--control", f"edges-map:{data / '0.png'}")),
-    ):
+        ("ip_adapter", ("kind=plus", f"encoder={eye}"),
+         ("--image", data / "0.png", "--encoder", eye)),
+    ):  # fmt: skip
         out = tmp_path / name
         result = train(name, data, out, backbone, *options)
         assert result.exit_code == 0

@@ -226,6 +226,7 @@ def test_no_command_takes_what_cannot_be_meant(
 NETS = {
     "controlnet": ("--control", "edges-map:{here}/picture.png"),
     "instruct_pix2pix": ("--image", "{here}/picture.png"),
+    "ip_adapter": ("--image", "{here}/picture.png"),
     "uni_controlnet": ("--control", "edges-map:{here}/picture.png"),
 }
 

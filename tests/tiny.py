@@ -12,7 +12,13 @@ from diffusers import (
     DDIMScheduler,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 Kind = Literal["sd15", "sd21", "sdxl", "multiview"]
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -52,6 +58,18 @@ def tiny_folder(path: Path, kind: Kind = "sd15", seed: int = 0) -> Path:
         index["requires_safety_checker"] = False
     (path / "model_index.json").write_text(json.dumps(index, indent=2))
     return path / "unet_multiview" if kind == "multiview" else path
+
+
+def eye_folder(path: Path) -> Path:
+    """Write a random image encoder of 16-pixel pictures: vectors of 24 numbers, patches of 16."""
+    config = CLIPVisionConfig(
+        image_size=16, patch_size=8, hidden_size=16, intermediate_size=16, num_attention_heads=2,
+        num_hidden_layers=2, projection_dim=24,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        CLIPVisionModelWithProjection(config).save_pretrained(path)
+    return path
 
 
 def _write_text(path: Path, kind: Kind) -> dict[str, Any]:

@@ -180,6 +180,8 @@ REGION = Kind("region", "[LEFT,TOP,RIGHT,BOTTOM:]PROMPT", str, seen=_turn_region
               prompt=lambda text: re.sub(r"^[-+.,\de\s]*:", "", text).strip())  # fmt: skip
 PICTURE = Kind("picture", "FILE", Path, with_files=_change_file, copied=True, flat=True)
 SHOWN = replace(PICTURE, flat=False)  # of something that is the same from every view
+FILE = replace(SHOWN, name="file")
+MASK = replace(SHOWN, name="mask", seen=_hold_for_one_camera)
 WEIGHTS = Kind("weights", "PATH|OWNER/NAME", Path, with_files=_change_file)
 LEARNED = Kind("what was learned", "PATH[:WEIGHT]", _read_weighted, with_files=_change_weighted)
 LOOK = Kind("word with a look", "WORD:FILE", _read_file, with_files=_change_named_file,

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from threed.diffusion.parts.attention import plain
+
 
 class Gated(nn.Module):
     """Two linear maps around a gated GELU (arXiv:2002.05202), by the names of latent diffusion."""
@@ -50,6 +52,96 @@ class GlobalAdapter(nn.Module):
         flat: Tensor = self.ff2(self.norm2(self.ff1(self.norm1(features))))
         tokens: Tensor = flat.unflatten(-1, (-1, self.width))
         return tokens
+
+
+class Projection(nn.Module):
+    """One vector -> tokens: a picture's by one map (IP-Adapter), a face's by two (FaceID)."""
+
+    pooled = True  # of what an image encoder gives, its one vector
+
+    def __init__(self, inputs: int, width: int, tokens: int = 4, *, face: bool = False) -> None:
+        super().__init__()
+        self.inputs, self.width, self.face = inputs, width, face
+        layers = nn.Linear(inputs, 2 * inputs), nn.GELU(), nn.Linear(2 * inputs, tokens * width)
+        self.proj = nn.Sequential(*layers) if face else nn.Linear(inputs, tokens * width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, inputs] -> [B, tokens, width]."""
+        tokens: Tensor = self.norm(self.proj(features).unflatten(-1, (-1, self.width)))
+        return tokens
+
+
+class Patchwise(nn.Module):
+    """A token for each patch that an image encoder saw (IP-Adapter's full-face weights)."""
+
+    pooled = face = False
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.inputs, self.width = inputs, width
+        layers = nn.Linear(inputs, inputs), nn.GELU(), nn.Linear(inputs, width)
+        self.proj = nn.Sequential(*layers, nn.LayerNorm(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, patches, inputs] -> [B, patches, width]."""
+        tokens: Tensor = self.proj(features)
+        return tokens
+
+
+class Resampler(nn.Module):
+    """Queries that look at an image encoder's patches (IP-Adapter Plus, after Flamingo's)."""
+
+    pooled = face = False
+
+    def __init__(
+        self, inputs: int, width: int, *, inner: int, heads: int, depth: int = 4, tokens: int = 16
+    ) -> None:
+        super().__init__()
+        self.inputs, self.width = inputs, width
+        self.latents = nn.Parameter(torch.randn(1, tokens, inner) / inner**0.5)
+        self.proj_in, self.proj_out = nn.Linear(inputs, inner), nn.Linear(inner, width)
+        self.norm_out = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(
+            nn.ModuleList([_Perceiver(inner, heads), _widening(inner)]) for _ in range(depth)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, patches, inputs] -> [B, tokens, width]."""
+        seen, latents = self.proj_in(features), self.latents.expand(len(features), -1, -1)
+        for layer in self.layers:
+            look, widen = layer.children()
+            latents = latents + look(seen, latents)
+            latents = latents + widen(latents)
+        tokens: Tensor = self.norm_out(self.proj_out(latents))
+        return tokens
+
+
+HEAD = 64  # channels of a resampler's head, in all that was published
+
+
+class _Perceiver(nn.Module):
+    """Attention of the queries to the patches and to themselves."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.to_q = nn.Linear(width, heads * HEAD, bias=False)
+        self.to_kv = nn.Linear(width, 2 * heads * HEAD, bias=False)
+        self.to_out = nn.Linear(heads * HEAD, width, bias=False)
+        self.attend = plain(heads)
+
+    def forward(self, seen: Tensor, latents: Tensor) -> Tensor:
+        """[B, S, C] and [B, L, C] -> [B, L, C]."""
+        seen, latents = self.norm1(seen), self.norm2(latents)
+        k, v = self.to_kv(torch.cat([seen, latents], 1)).chunk(2, -1)
+        out: Tensor = self.to_out(self.attend(self.to_q(latents), k, v))
+        return out
+
+
+def _widening(width: int) -> nn.Sequential:
+    layers = (nn.Linear(*sides, bias=False) for sides in ((width, 4 * width), (4 * width, width)))
+    return nn.Sequential(nn.LayerNorm(width), next(layers), nn.GELU(), next(layers))
 
 
 def appended(text: Tensor, tokens: Tensor, strength: float) -> Tensor:

@@ -1,0 +1,1 @@
+"""Reference: what pictures show, or whose face, without training on them."""
