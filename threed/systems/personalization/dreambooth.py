@@ -109,7 +109,7 @@ TRAINING = Training(
     pictures=lambda options: ("image",),
     texts=(),
     paper=PAPER,
-    small=replace(PAPER, steps=400, batch=4, lr=2e-4, warmup=20, cooldown=0.3),
+    small=replace(PAPER, steps=250, batch=4, lr=2e-4, warmup=20, cooldown=0.3),
     learn=learn,
     load=load_nets,
     options=Options,

@@ -116,7 +116,7 @@ TRAINING = Training(
     pictures=lambda options: ("image",),
     texts=(),
     paper=PAPER,
-    small=replace(PAPER, steps=400, batch=4, lr=5e-3, warmup=20, cooldown=0.3),
+    small=replace(PAPER, steps=200, batch=4, lr=2e-3, warmup=20, cooldown=0.3),
     learn=learn,
     load=load_lora,
     options=Options,

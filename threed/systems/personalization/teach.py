@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from threed.diffusion.files import EMBEDDINGS
-from threed.diffusion.images import grid, make_images
+from threed.diffusion.images import grid
 from threed.diffusion.learned.words import write_words
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.models.text import Words
+from threed.diffusion.paint import Ready, paint
+from threed.diffusion.score import guided
 from threed.learning.data import Examples, Latents, Mixed
 from threed.learning.loop import Task
 from threed.learning.losses import denoising_loss
@@ -23,7 +25,10 @@ from threed.systems.personalization.subject import MASK, TEXT, class_pictures, d
 if TYPE_CHECKING:
     from threed.systems.system import Lesson
 
-SHOWN = 4  # pictures in a row of a sheet
+FORMS = ("a {}", "a {}, back view", "a red {}", "a {} on a blue background")  # of a sheet
+OUTSIDE = 0.1  # how much of an error counts where a mask is black
+SHOWN = 4  # pictures in a row of a sheet, made in
+STEPS, SCALE = 12, 5.0  # so many steps under so much guidance
 Save = Callable[[nn.Module, Path], None]
 
 
@@ -113,10 +118,13 @@ def subject_task(
 
 
 def mask_of(examples: Examples, data: Examples | Mixed, chosen: list[int], like: Tensor) -> Any:
-    """[B, 1, h, w] how much each place of latents counts; None if no picture has a mask."""
+    """[B, 1, h, w] how much each place of latents counts; None if no picture has a mask.
+
+    What lies outside of a mask counts a little, so that nothing is free to become anything.
+    """
     if not any(MASK in row for row in examples.rows):
         return None
-    masks = data.pictures(MASK, chosen).mean(1, keepdim=True)
+    masks = data.pictures(MASK, chosen).mean(1, keepdim=True).clamp(min=OUTSIDE)
     return F.adaptive_avg_pool2d(masks, (like.shape[-2], like.shape[-1])).to(like)
 
 
@@ -130,13 +138,14 @@ def sheet_of(
 ) -> Callable[[nn.Module], Tensor]:
     """The pictures that are learned, over what the model makes of the word by now."""
     examples, name = lesson.examples, next(iter(words))
-    prompts = [f"a {name}", f"a {name}, back view", f"a red {name}", f"a {name} on a blue ground"]
+    prompts = [form.format(name) for form in FORMS]
 
     def sheet(_: nn.Module) -> Tensor:
         given = examples.pictures("image", [i % len(examples) for i in range(SHOWN)])
-        made = [make_images(model, prompt, steps=15, seed=0, size=examples.size)
-                for prompt in prompts]  # fmt: skip
-        return grid(torch.cat([given.to(model.device), *made]), columns=SHOWN)
+        told, other = model.encode_text(prompts), model.encode_text([""] * len(prompts))
+        ready = Ready(guided(model, told, other, SCALE))
+        made = paint(model, ready, n=len(prompts), steps=STEPS, size=examples.size)
+        return grid(torch.cat([given.to(model.device), made]), columns=SHOWN)
 
     return sheet
 

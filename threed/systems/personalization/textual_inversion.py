@@ -89,7 +89,7 @@ TRAINING = Training(
     pictures=lambda options: ("image",),
     texts=(),
     paper=PAPER,
-    small=replace(PAPER, steps=400, batch=8, lr=2e-2, cooldown=0.5),
+    small=replace(PAPER, steps=150, batch=8, lr=2e-2, cooldown=0.5),
     learn=learn,
     load=load_rows,
     options=Options,
