@@ -378,6 +378,7 @@ def test_a_picture_holds_from_every_view_and_a_mask_from_its_own(
         assert (seen.inputs, seen.prompt) == (told.inputs, "a mug" + view.tail)
     masked = SYSTEM.request("a mug", {**inputs, "mask": ("m.png",)})
     assert SYSTEM.of_view(masked, View("back")) is None
+    assert SYSTEM.instructs  # "a toy" is enough beside a picture of one
     assert (SYSTEM.is_pictured(told), SYSTEM.is_pictured(masked)) == (False, True)
     views = Steered(backbone, "a mug", SystemSettings(name="ip_adapter", inputs=inputs), scale=5.0)
     plain_views, cameras = Prompts(backbone, "a mug"), orbit(4, 32)

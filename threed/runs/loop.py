@@ -43,6 +43,7 @@ from threed.runs.start import Start
 from threed.runs.steer import kept, located
 from threed.settings.base import replace
 from threed.settings.run import Run
+from threed.systems.table import find_system
 
 VIEWS = "views.png"
 SEEDS, CHOICE = "seeds", "seeds.json"  # runs that were begun, and how they did
@@ -243,6 +244,8 @@ def _prompt_warnings(backbone: Backbone, prompt: str, run: Run) -> list[str]:
     """What a user should know of all that a run gives a backbone to read."""
     others = all_prompts(run, prompt) | {NEGATIVE: run.negative}
     instructs = any(stage.guidance == "edit" for stage in run.stages)
+    if run.system.name is not None:
+        instructs |= find_system(run.system.name).instructs
     read = prompt_warnings(backbone, others.pop(PROMPT), others, instructs=instructs)
     return [*unsaid(own_words(run), prompt), *read]
 

@@ -95,6 +95,7 @@ class System:
     trains: str = "nothing"  # which nets have to be trained
     training: Training | None = None
     needs: Literal["unet", "anything"] = "unet"  # of the backbone
+    shows: bool = False  # its pictures say what is to be seen, so that words need not
     check: Callable[[Request], None] = lambda request: None  # InputError for what does not fit
     settle: Callable[[Request], Request] = lambda request: request
     """The request with what is found out once and holds for all views of a scene."""
@@ -170,8 +171,8 @@ class System:
 
     @property
     def instructs(self) -> bool:
-        """Whether its prompt says what to change in a picture, and need not name a thing."""
-        return any(item.kind is PICTURE and item.required for item in self.inputs)
+        """Whether its prompt is about what pictures show, and need not name a thing."""
+        return self.shows or any(item.kind is PICTURE and item.required for item in self.inputs)
 
     def is_pictured(self, request: Request) -> bool:
         """Whether something that it is told holds for the camera of the given pictures only."""

@@ -367,6 +367,7 @@ SYSTEM = System(
     knobs=Knobs,
     trains="tokens of a picture, and their keys and values in every layer",
     training=TRAINING,
+    shows=True,
     seams=("attention", "weights"),
     load=load,
     prepare=prepare,
