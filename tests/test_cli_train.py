@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.conftest import Answer
 from tests.tiny import eye_folder, tiny_folder
 from threed.apps.cli.main import app
 from threed.core.errors import InputError
@@ -215,3 +217,12 @@ def test_every_system_that_trains_says_how() -> None:
     assert (options.part, options.kinds, options.dropout) == ("local", "edges, depth", False)
     assert options.maps == ("edges", "depth")
     assert Options(part="global").maps == ()
+
+
+def test_help_tells_the_options_of_the_system_that_is_named(threed: Callable[..., Answer]) -> None:
+    plain, dco = threed("train", "--help"), threed("train", "dco", "--help")
+    assert (plain.status, dco.status) == (0, 0)
+    assert "beta=" not in plain.out
+    assert "NAME=VALUE options of dco:" in dco.out
+    for said in ("beta=", "rank=32", 'the new word, such as "<toy>"', "2000, 1, 5e-05"):
+        assert said in dco.out

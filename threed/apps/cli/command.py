@@ -75,11 +75,8 @@ class SystemCommand(Command):
         if name is None:
             return
         system = find_system(name)
-        with formatter.section(f"Knobs of {name} ({system.paper}, arXiv:{system.arxiv})"):
-            formatter.write_dl(
-                [(f"{knob.name}={knob.default}", f"{knob.meaning}; {knob.allowed}")
-                 for knob in describe(system.knobs)] or [("none", "")]
-            )  # fmt: skip
+        title = f"Knobs of {name} ({system.paper}, arXiv:{system.arxiv})"
+        _write_settings(formatter, title, system.knobs)
 
     def run(self, **values: Any) -> None:
         """Gather the inputs of systems into one mapping."""
@@ -90,6 +87,37 @@ class SystemCommand(Command):
         fields = {name: values.pop(name) for name in list(values) if name in self.own}
         given = {name: value for name, value in fields.items() if value not in (None, ())}
         self.act(self.model(**given, inputs=inputs), **values)
+
+
+class TrainCommand(Command):
+    """A command that teaches a system: with its name, --help tells that system's options, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Find the system first."""
+        table = _systems()
+        ctx.meta["taught"] = next((w for w in args if w in table and table[w].training), None)
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """After the options of all, those of the system, and how it trains by default."""
+        name = ctx.meta.get("taught")
+        if name is None:
+            return
+        training = _systems()[name].training
+        _write_settings(formatter, f"NAME=VALUE options of {name}", training.options)
+        with formatter.section("Steps, batch and learning rate, if not given"):
+            recipes = {"small models (toybox)": training.small, "others": training.paper}
+            formatter.write_dl([(who, f"{r.steps}, {r.batch * r.accumulate}, {r.lr:g}")
+                                for who, r in recipes.items()])  # fmt: skip
+
+
+def _write_settings(formatter: click.HelpFormatter, title: str, model: type[Settings]) -> None:
+    """Write a section with the names, defaults and meanings of settings."""
+    with formatter.section(title):
+        formatter.write_dl(
+            [(f"{one.name}={'' if one.default is None else one.default}",
+              f"{one.meaning}; {one.allowed}") for one in describe(model)] or [("none", "")]
+        )  # fmt: skip
 
 
 def _systems() -> dict[str, Any]:

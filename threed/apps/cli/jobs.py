@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from threed.apps.cli.command import Command, SystemCommand
+from threed.apps.cli.command import Command, SystemCommand, TrainCommand
 from threed.apps.cli.show import Display, complain, say
 from threed.core.errors import InputError
 from threed.runs import job as jobs
@@ -132,7 +132,7 @@ IMAGE = SystemCommand(
      _file("heat", "A second picture, beside it: where the first looked at each word.")],
     ["inputs", "file", "heat"],
 )  # fmt: skip
-TRAIN = Command(
+TRAIN = TrainCommand(
     "train", jobs.Train, train,
     [_file("out", "A new folder; the one of a run with --resume.", required=True)],
 )  # fmt: skip
