@@ -34,7 +34,7 @@ from threed.queue.worker import Keeper, Watch
 from threed.runs import loop
 from threed.runs.do import Result, do
 from threed.runs.folder import RunFolder, RunWarning
-from threed.runs.job import Generate, Image, Job, Resume
+from threed.runs.job import Generate, Image, Job, Resume, Train
 from threed.runs.progress import Listener, Progress
 from threed.settings.base import replace
 from threed.settings.presets import load_run
@@ -208,6 +208,21 @@ def test_a_run_goes_on_from_its_checkpoint_and_a_finished_one_is_published(tmp_p
     assert work(queue, do=run) == 1
     assert asked == [job, Resume()]
     assert (queue.result(key_of(job)) / "config.yaml").exists()
+
+
+def test_a_training_goes_on_and_other_jobs_begin_anew(tmp_path: Path) -> None:
+    asked = list[tuple[Job, bool]]()
+
+    def note(job: Job, folder: Path, listen: Listener) -> Result:
+        asked.append((job, any(folder.iterdir())))
+        return Result(folder, folder, ())
+
+    train = Train(system="controlnet", data="toybox")
+    for job in (train, MUG):
+        (tmp_path / job.kind / "edges").mkdir(parents=True)
+        (tmp_path / job.kind / "edges" / "checkpoint.pt").touch()
+        worker.carry_on(job, tmp_path / job.kind, note, lambda progress: None)
+    assert asked == [(replace(train, resume=True), True), (MUG, False)]
 
 
 def test_only_a_lease_that_nobody_renews_runs_out_whatever_the_clocks_say(

@@ -116,7 +116,7 @@ def attempt(queue: Queue, claim: Claim, do: Doer, stop: Callable[[], bool]) -> b
     keeper = Keeper(queue, claim, stop)
     try:
         with keeper.renewing(), warnings.catch_warnings(record=True) as noted:
-            warnings.simplefilter("always")
+            warnings.simplefilter("default")
             result = carry_on(claim.job, claim.folder, do, keeper.listen)
     except Exception as error:
         if not claim.renew():  # lost: others may have gone on with it
