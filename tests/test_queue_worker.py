@@ -455,7 +455,7 @@ def test_workers_share_cores_and_gpus(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_queue_is_looked_after_without_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, threed.apps.cli.queue, threed.queue.__main__\n"
+        "import sys, threed.apps.cli.queues, threed.queue.__main__\n"
         "print([name for name in ('torch', 'numpy', 'PIL') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -31,7 +31,7 @@ COMMANDS = {  # in the order in which they are listed: where each is
     "pack": "threed.apps.cli.weights:PACK",
     "weights": "threed.apps.cli.weights:WEIGHTS",
     "edit-pairs": "threed.apps.cli.weights:EDIT_PAIRS",
-    "queue": "threed.apps.cli.queue:QUEUE_GROUP",
+    "queue": "threed.apps.cli.queues:QUEUE_GROUP",
     "list": "threed.apps.cli.lists:LIST",
     "doctor": "threed.apps.cli.lists:DOCTOR",
     "toybox": "threed.apps.cli.toybox:TOYBOX",

@@ -1,6 +1,6 @@
 """How fast a queue is, and that kills lose nothing.
 
-    python benchmarks/queue.py [--entries 100 1000 10000] [--workers 1 2 8] [--jobs N]
+    python benchmarks/jobs.py [--entries 100 1000 10000] [--workers 1 2 8] [--jobs N]
         [--storm JOBS] [--kills N] [--toybox] [--folder DIR]
 
 Jobs do nothing but write a file, so that what is measured is the queue: adding a list, reading
