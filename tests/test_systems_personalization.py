@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from threed.systems.personalization import dco, dreambooth, lora, subject, textu
 from threed.systems.personalization.teach import Rows, rare_rows, rows_of
 from threed.systems.system import Lesson, Request
 from threed.systems.table import SYSTEMS
+from threed.toybox.family.examples import draw_subject
 
 NAMES = ("textual_inversion", "dreambooth", "lora", "dco")
 CPU = torch.device("cpu")
@@ -58,6 +60,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         color = tuple(torch.randint(256, (3,), generator=torch.manual_seed(number)).tolist())
         Image.new("RGB", (40, 48), color).save(place / f"{number}.png")
     (place / "0.txt").write_text("a <toy> seen from above")
+    (place / "1.txt").write_text("a {} from behind")
     return place
 
 
@@ -434,7 +437,7 @@ BAD: list[tuple[str, Callable[[Path], object], dict[str, str], str]] = [
     ("two", lambda p: [(p / f"{n}.png").unlink() for n in (1, 2)], {}, "holds 2 pictures that can"),
     ("several", lambda p: [(p / f"{n}.png").unlink() for n in range(4)] + [(p / "a").mkdir()], {},
      "holds no pictures but folders, a: one thing is taught"),
-    ("caption", lambda p: (p / "1.txt").write_text("a mug"), {}, "does not say '<toy>'"),
+    ("caption", lambda p: (p / "2.txt").write_text("a mug"), {}, "does not say '<toy>'"),
     ("no name", lambda p: None, {"name": ""}, 'say name="<toy>"'),
     ("no kind", lambda p: None, {"kind": " "}, "say kind=mug"),
     ("prompt", lambda p: None, {"prompt": "a toy"}, "has no {}"),
@@ -534,3 +537,26 @@ def test_in_3d_every_view_knows_the_word(folder: Path, toy: Path, tmp_path: Path
     torch.testing.assert_close(made, other + 5 * (text - other), atol=1e-5, rtol=0)
     run = Run(backbone=str(folder), system=told)
     assert all_prompts(run, "a <toy>") == {"the prompt": "a mug"}
+
+
+def test_captions_say_where_the_word_stands(toy: Path) -> None:
+    examples = subject.read_subject(toy, 32, lora.Options(name="<toy>", kind="mug"))
+    assert examples.texts("text", range(4)) == [
+        "a <toy> seen from above", "a <toy> from behind", *["a photo of a <toy>"] * 2,
+    ]  # fmt: skip
+    assert examples.texts("base", [1]) == ["a mug from behind"]
+
+
+def test_toybox_draws_a_subject_to_learn_from(tmp_path: Path) -> None:
+    one, again = (draw_subject(tmp_path / name, 4, 5, "duck") for name in ("a", "b"))
+    assert one == again
+    assert one.kind == "duck"
+    assert sorted(p.name for p in (tmp_path / "a").glob("*.png")) == [f"0{i}.png" for i in range(4)]
+    for path in (tmp_path / "a").rglob("*.png"):
+        same = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        assert path.read_bytes() == same.read_bytes()
+    examples = subject.read_subject(tmp_path / "a", 64, lora.Options(name="<toy>", kind="duck"))
+    texts = examples.texts("text", range(4))
+    assert all(re.fullmatch(r"a <toy> on an? .* background, \w+ view", text) for text in texts)
+    masks = examples.pictures("mask", range(4)).mean((1, 2, 3))
+    assert 0.05 < float(masks.min()) < float(masks.max()) < 0.8

@@ -1,8 +1,9 @@
 """What is taught about a thing with no name: a few pictures of it, a new word, and its kind.
 
 A folder of pictures is enough: at least three, of one thing. A .txt beside a picture holds its
-caption with the word in it; masks/NAME.png says by white where the thing is. Instead, config.json
-of Direct Consistency Optimization's code names pictures, prompts, base prompts and new words.
+caption with the word in it, or {} where it is to stand; masks/NAME.png says by white where the
+thing is. Instead, config.json of Direct Consistency Optimization's code names pictures, prompts,
+base prompts and new words.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def _found(folder: Path, options: Options, words: Mapping[str, str]) -> list[dic
         caption = path.with_suffix(".txt")
         text = options.prompt.format(options.name)
         if caption.is_file():
-            text = files.read_text(caption).strip()
+            text = files.read_text(caption).strip().replace("{}", options.name)
             if options.name not in text:
                 raise InputError(f"{caption} does not say {options.name!r}, the word that is "
                                  f"taught: {text[:80]!r}")  # fmt: skip

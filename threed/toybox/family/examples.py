@@ -26,7 +26,7 @@ from threed.toybox.world.edits import random_edit
 from threed.toybox.world.mix import random_scene
 from threed.toybox.world.scenes import View, draw_scene
 from threed.toybox.world.subjects import Keepsake, random_subject, random_subject_scene
-from threed.toybox.world.toys import COLORS, KINDS
+from threed.toybox.world.toys import COLORS, KINDS, view_words
 
 SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
 
@@ -97,8 +97,9 @@ def edit(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
 
 
 def draw_subject(folder: Path, count: int, seed: int, kind: str | None = None) -> Keepsake:
-    """Draw pictures of one subject, each from another side, with its mask: 00.png, masks/00.png.
+    """Draw pictures of one subject, each from another side: 00.png, with 00.txt and masks/00.png.
 
+    The caption names the ground and the view, and has {} where the subject's word is to stand.
     The subject depends on the seed and the kind alone, and picture i on these and i.
     """
     subject = random_subject(np.random.default_rng([seed]), kind)
@@ -107,6 +108,9 @@ def draw_subject(folder: Path, count: int, seed: int, kind: str | None = None) -
         save_image(shown(view), folder / f"{index:02d}.png")
         mask = torch.from_numpy(view.mask()).expand(3, -1, -1)
         save_image(mask, folder / "masks" / f"{index:02d}.png")
+        (side,) = view_words(view.scene.camera)
+        text = f"a {{}} on {view.scene.ground.words()}, {side} view\n"
+        (folder / f"{index:02d}.txt").write_text(text, encoding="utf-8")
     return subject
 
 
