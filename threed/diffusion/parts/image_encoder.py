@@ -60,7 +60,7 @@ class ImageEncoder:
 
     @torch.no_grad()
     def nothing(self, *, pooled: bool) -> Tensor:
-        """What stands for no picture, of one item: zeros, or what it sees in a picture of zeros."""
+        """[1, C] or [1, L, C] for no picture: zeros, or what it sees in a picture of zeros."""
         if pooled:
             return torch.zeros(1, self.width(pooled=True), device=self.device)
         return self._look(torch.zeros(1, 3, self.size, self.size, device=self.device), pooled)

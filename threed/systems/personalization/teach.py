@@ -44,7 +44,7 @@ class Rows(nn.Module):
         self.rows = nn.ParameterList(row.clone() for rows in words.values() for row in rows)
 
     def words(self) -> dict[str, tuple[Tensor, ...]]:
-        """The words with their rows as they are now."""
+        """The words with their rows [n, C] as they are now, one tensor a text encoder."""
         each = len(self.rows) // len(self.names)
         return {name: tuple(self.rows[each * i : each * (i + 1)])
                 for i, name in enumerate(self.names)}  # fmt: skip
@@ -136,7 +136,7 @@ def about(lesson: Lesson, words: Mapping[str, str]) -> dict[str, Any]:
 def sheet_of(
     model: StableDiffusion, lesson: Lesson, words: Mapping[str, str]
 ) -> Callable[[nn.Module], Tensor]:
-    """The pictures that are learned, over what the model makes of the word by now."""
+    """What makes a sheet, [3, H, W]: the pictures that are learned over what is made by now."""
     examples, name = lesson.examples, next(iter(words))
     prompts = [form.format(name) for form in FORMS]
 
