@@ -280,7 +280,7 @@ def test_diffusers_predicts_the_same_with_a_file_of_ours(
     pipe = pipeline(folders[kind], kind)
     pipe.load_lora_weights(tmp_path, weight_name=FILE)
     expected = noise(theirs(backbone, pipe))
-    torch.testing.assert_close(noise(backbone, lora), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(noise(backbone, lora), expected, atol=3e-6, rtol=1e-5)
     assert float((expected - plain).abs().max()) > 1e-2
 
 
@@ -307,7 +307,7 @@ def test_a_file_of_diffusers_predicts_the_same_here(
     alphas = {pair.alpha for pairs in lora.nets.values() for pair in pairs.values()}
     assert alphas == {2.0, 8.0, 5.0}
     expected = noise(theirs(backbone, pipe))
-    torch.testing.assert_close(noise(backbone, lora), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(noise(backbone, lora), expected, atol=3e-6, rtol=1e-5)
 
 
 # what does not fit

@@ -126,7 +126,7 @@ def test_what_was_taught_is_in_force_when_it_is_used(
         expected = model.with_words(rows or {"<toy>": rare_rows(model, "<toy>", "mug")})
         expected.adapters = {lora.TAUGHT: 1.0}
     said = "a <toy> on a box"
-    torch.testing.assert_close(noise(used, said), noise(expected, said), rtol=0, atol=1e-6)
+    torch.testing.assert_close(noise(used, said), noise(expected, said), rtol=0, atol=1e-5)
     assert float((noise(used, said) - noise(fresh, "a mug on a box")).abs().max()) > 1e-3
     # nothing is in force in the model itself, whose nets are what they were
     assert same(nets["unet"], fresh.unet)
@@ -380,8 +380,8 @@ def test_consistency_guidance_is_between_the_models(
         one("a mug, big", {}),
         one("grey", {}),
     )
-    torch.testing.assert_close(made(0.0), empty + 7.5 * (plain - empty), atol=1e-5, rtol=0)
-    torch.testing.assert_close(made(7.5), empty + 7.5 * (learned - empty), atol=2e-5, rtol=0)
+    torch.testing.assert_close(made(0.0), empty + 7.5 * (plain - empty), atol=1e-4, rtol=0)
+    torch.testing.assert_close(made(7.5), empty + 7.5 * (learned - empty), atol=1e-4, rtol=0)
 
 
 def test_the_rows_that_dco_learns_keep_their_length(tiny: Any, toy: Path, tmp_path: Path) -> None:
@@ -534,7 +534,7 @@ def test_in_3d_every_view_knows_the_word(folder: Path, toy: Path, tmp_path: Path
     with torch.no_grad():
         made = steered.score(cameras, 5.0)(x, t)
         text, other = (used.predict_noise(x, t, told) for told in (texts, others))
-    torch.testing.assert_close(made, other + 5 * (text - other), atol=1e-5, rtol=0)
+    torch.testing.assert_close(made, other + 5 * (text - other), atol=1e-4, rtol=0)
     run = Run(backbone=str(folder), system=told)
     assert all_prompts(run, "a <toy>") == {"the prompt": "a mug"}
 
