@@ -39,7 +39,7 @@ class State:
 
     @property
     def whole(self) -> bool:
-        """Whether it is a solid that nothing is wrong with."""
+        """Tell whether it is a solid that nothing is wrong with."""
         return not self.problems
 
     @property
@@ -73,7 +73,7 @@ class Mended:
 
     @property
     def summary(self) -> str:
-        """What was done and what changed, in a line."""
+        """Say in a line what was done and what changed."""
         old, new = self.before, self.after
         steps = "; ".join(self.steps) or "nothing to repair"
         counts = f"{old.faces:,} faces became {new.faces:,}, {self.moved:.2%} of the diagonal away"
@@ -111,7 +111,7 @@ def _shown(value: object) -> str:
 
 
 def spread(mesh: Mesh, count: int) -> tuple[Tensor, Tensor]:
-    """Points [count, 3] spread over a mesh, and the face [count] of each; always the same ones."""
+    """Spread points [count, 3] over a mesh, always the same ones; give the face [count] of each."""
     area = topology.areas(mesh).numpy()
     rng = np.random.default_rng(0)
     face = torch.from_numpy(rng.choice(len(area), count, p=area / area.sum()))
@@ -120,7 +120,7 @@ def spread(mesh: Mesh, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _distances(source: Mesh, target: Mesh) -> Tensor:
-    """[SAMPLES] of points of one surface to the other one."""
+    """Measure the distances [SAMPLES] from points of one surface to the other."""
     points, _ = spread(source, SAMPLES)
     spots, owner = spread(target, 4 * SAMPLES)
     corners = target.vertices.double()[target.faces]
@@ -134,7 +134,7 @@ def _distances(source: Mesh, target: Mesh) -> Tensor:
 
 
 def usual_gap(source: Mesh, target: Mesh) -> float:
-    """The distance that 95 % of one surface keep from the other, as a share of the diagonal."""
+    """Measure the distance within which 95 % of one surface lie to the other, of the diagonal."""
     return float(torch.quantile(_distances(source, target), 0.95)) / diagonal(target)
 
 

@@ -129,7 +129,7 @@ class _Repair:
         return self._rebuilt(mesh), self.steps
 
     def _tidy(self, mesh: Mesh) -> Mesh:
-        """Without fins and with neighbours that look the same way, but open where it is open."""
+        """Remove fins and turn neighbours the same way; what is open stays open."""
         if bool(topology.edges(mesh.faces).crowded.any()):
             mesh = self._noted(without_fins(mesh), "fins and inner walls taken out", mesh)
         if bool(topology.edges(mesh.faces).crowded.any()):
@@ -140,7 +140,7 @@ class _Repair:
         return mesh
 
     def _closed(self, mesh: Mesh) -> Mesh:
-        """With all holes closed, as far as there is a surface around them."""
+        """Close all holes that have a surface around them."""
         if bool((topology.edges(mesh.faces).balance == 0).all()):
             return mesh
         mesh = self._tidy(mesh)
@@ -150,7 +150,7 @@ class _Repair:
         return mesh
 
     def _united(self, mesh: Mesh) -> Mesh:
-        """Without crossings, inner walls and edges of more than two faces."""
+        """Remove crossings, inner walls and edges of more than two faces."""
         for attempt in range(ROUNDS):
             crowded = bool(topology.edges(mesh.faces).crowded.any())
             if not crowded and meshlab.work(mesh, [], self.clock).crossing == 0:
@@ -165,7 +165,7 @@ class _Repair:
         return mesh
 
     def _rebuilt(self, mesh: Mesh) -> Mesh:
-        """A new surface: Poisson's, or where that is none, one that is wrapped around the mesh."""
+        """Make a new surface: Poisson's, or if that fails one that is wrapped around the mesh."""
         if _is_flat(mesh):
             raise InputError(NOTHING)
         if self.wish.solid != "wrap":
@@ -185,7 +185,7 @@ class _Repair:
         raise InputError(NOTHING)
 
     def _poisson(self, mesh: Mesh) -> Mesh | None:
-        """Poisson's surface of points of the mesh; None if it is none of this mesh."""
+        """Make Poisson's surface of points of the mesh; None if it does not follow the mesh."""
         low, high = mesh.bounds()
         depth = self.wish.depth or _depth(mesh, float((high - low).max()))
         cell = 1.1 * float((high - low).max()) / 2**depth
@@ -209,7 +209,7 @@ class _Repair:
         return found
 
     def _try(self, mesh: Mesh, step: Step, words: str) -> Mesh:
-        """The mesh after a step of MeshLab's; the same mesh if that refuses it."""
+        """Run a step of MeshLab's; give back the same mesh if MeshLab refuses it."""
         try:
             found = meshlab.work(mesh, [step], self.clock).mesh
         except RefusedError:
@@ -226,7 +226,7 @@ class _Repair:
 
 
 def _even(mesh: Mesh, edge: float, clock: Clock) -> Mesh:
-    """A mesh with edges about so long."""
+    """Give a mesh edges of about this length."""
     area = float(topology.areas(mesh).sum())
     faces = area / (math.sqrt(3) / 4 * edge**2)
     if faces > MOST:
@@ -243,13 +243,13 @@ def _even(mesh: Mesh, edge: float, clock: Clock) -> Mesh:
 
 
 def _is_soup(mesh: Mesh) -> bool:
-    """Whether it has no surface that could be closed: flat lids would be most of the result."""
+    """Tell whether a mesh has no surface to close: flat lids would be most of the result."""
     area = float(topology.areas(mesh).sum())
     return float(topology.areas(fill_holes(mesh)).sum()) - area > SOUP * area
 
 
 def _is_flat(mesh: Mesh) -> bool:
-    """Whether all of it lies in a plane."""
+    """Tell whether a mesh lies in one plane."""
     places = mesh.vertices[torch.unique(mesh.faces)].double()
     spread_out = torch.linalg.svdvals(places - places.mean(0))
     return bool(spread_out[-1] <= FLAT * spread_out[0]) or len(places) < 4
@@ -265,14 +265,14 @@ def _encloses(mesh: Mesh) -> bool:
 
 
 def _depth(mesh: Mesh, extent: float) -> int:
-    """Of a tree whose cells are half as wide as the mesh's triangles are long."""
+    """Choose the depth of an octree whose cells are half as wide as the triangles are long."""
     area = float(topology.areas(mesh).sum()) / len(mesh.faces)
     edge = math.sqrt(4 / math.sqrt(3) * max(area, 1e-30))
     return min(max(math.ceil(math.log2(2.2 * extent / edge)), 6), 9)
 
 
 def _dressed(source: Mesh, body: Mesh) -> tuple[Mesh, str]:
-    """The repaired shape with the colours of the mesh that it was, and what became of them."""
+    """Carry the old mesh's colours over to the repaired shape; say what became of them."""
     own = source.material
     plain = replace(body, material=Material(metallic=own.metallic, roughness=own.roughness))
     pictures = [image for image in (own.albedo, own.metallic_roughness) if image is not None]

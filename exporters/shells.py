@@ -22,7 +22,7 @@ BAR = 0.0005  # of the diagonal: half the width of what joins two pieces along a
 
 
 def without_doubles(mesh: Mesh) -> Mesh:
-    """A bare mesh with every face at most once, and none that names a vertex twice.
+    """Keep every face of a bare mesh once, and none that names a vertex twice.
 
     A wall of two faces back to back encloses nothing and goes, unless most of the mesh is like
     that, which is then a surface written from both sides.
@@ -45,7 +45,7 @@ def without_doubles(mesh: Mesh) -> Mesh:
 
 
 def without_fins(mesh: Mesh) -> Mesh:
-    """A bare mesh without the sheets that stick out of a surface, or divide what it encloses.
+    """Remove the sheets of a bare mesh that stick out of a surface or divide what it encloses.
 
     The mesh is cut apart at all edges of more than two faces; of the sheets, the smaller first,
     those go that make an edge have an odd number of faces, and small ones that end openly.
@@ -82,7 +82,7 @@ def _sheets(mesh: Mesh, edges: topology.Edges) -> Tensor:
 
 
 def outwards(mesh: Mesh) -> Mesh:
-    """A bare mesh whose closed pieces look outwards, save those that are walls of cavities."""
+    """Turn the closed pieces of a bare mesh outwards, save those that are walls of cavities."""
     wrong = inside_out(mesh)[:, None]
     return replace(mesh, faces=torch.where(wrong, mesh.faces.flip(1), mesh.faces))
 
@@ -118,7 +118,7 @@ def winding(corners: Tensor, points: Tensor) -> Tensor:
 
 
 def with_bars(mesh: Mesh) -> Mesh:
-    """A bare mesh and a thin bar along every edge of more than two faces.
+    """Add a thin bar along every edge of a bare mesh that has more than two faces.
 
     Pieces that touch in an edge are one solid once these are united with them.
     """
@@ -146,7 +146,7 @@ def with_bars(mesh: Mesh) -> Mesh:
 
 
 def _odd(along: Tensor) -> Tensor:
-    """[N, 3] a direction that is far from parallel to each of `along` [N, 3]."""
+    """Choose directions [N, 3] that are far from parallel to `along` [N, 3]."""
     first, second = along.new_tensor([0.31, 0.74, 0.6]), along.new_tensor([0.83, -0.29, 0.47])
     near = (along * first).sum(-1, keepdim=True).abs() > 0.8
     return torch.where(near, second, first)

@@ -66,7 +66,7 @@ def is_solid(mesh: Mesh) -> bool:
 
 
 def components(faces: Tensor) -> tuple[int, Tensor]:
-    """Number of pieces that share no vertex, and the piece [F] int64 of each face."""
+    """Count the pieces that share no vertex, and give the piece [F] int64 of each face."""
     pairs = torch.cat([faces[:, :2], faces[:, 1:]])
     label = torch.from_numpy(label_joined(pairs.numpy(), int(faces.max()) + 1))
     used, piece = torch.unique(label[faces[:, 0]], return_inverse=True)
@@ -74,7 +74,7 @@ def components(faces: Tensor) -> tuple[int, Tensor]:
 
 
 def label_joined(pairs: Ints, count: int) -> Ints:
-    """[count] a number for each set of things that pairs [P, 2] of them join, from 0 on."""
+    """Number the sets of `count` things that pairs [P, 2] join, from 0 on: [count]."""
     graph = coo_matrix((np.ones(len(pairs), np.int8), pairs.T), shape=(count, count))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
@@ -94,7 +94,7 @@ def volumes(mesh: Mesh) -> Tensor:
 
 
 def first_places(index: Tensor) -> Tensor:
-    """[C] where each of the numbers 0..C - 1 stands first in an index [N]."""
+    """Find where each of the numbers 0..C - 1 stands first in an index [N]: [C]."""
     first = torch.full((int(index.max()) + 1,), len(index))
     return first.scatter_reduce(0, index, torch.arange(len(index)), "amin")
 
