@@ -25,6 +25,7 @@ from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.guide import Guide
 from threed.diffusion.learned.names import own_words, spoken, unsaid
+from threed.diffusion.learned.words import write_words
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.learning import loop
 from threed.learning.losses import consistency_loss, denoising_loss
@@ -200,6 +201,36 @@ def test_the_kind_is_held_by_its_own_pictures(tiny: Any, toy: Path, tmp_path: Pa
     both = task.loss(task.net, 2, torch.Generator().manual_seed(0)).detach()
     alone = dreambooth.learn(tiny, lesson("dreambooth", toy, tmp_path, prior=0))
     assert both > alone.loss(alone.net, 2, torch.Generator().manual_seed(0)).detach()
+
+
+def test_pictures_of_another_kind_are_not_taken(tiny: Any, toy: Path, tmp_path: Path) -> None:
+    told = {"class_pictures": 1}
+    dreambooth.learn(tiny, lesson("dreambooth", toy, tmp_path, **told))
+    other = lesson("dreambooth", toy, tmp_path, **told)
+    other = replace(other, options=dreambooth.Options(**dict(other.options) | {"kind": "hat"}))
+    with pytest.raises(InputError, match=r"class holds pictures of other settings, .*of a mug"):
+        dreambooth.learn(tiny, other)
+
+
+def test_prompts_may_hold_braces_and_targets_must_be_layers(
+    tiny: Any, toy: Path, tmp_path: Path
+) -> None:
+    one = lesson("textual_inversion", toy, tmp_path, prompt="a {} {x} {0}")
+    assert one.examples.texts("text", [3]) == ["a <toy> {x} {0}"]
+    textual_inversion.learn(tiny, one)
+    for targets, said in (("to_q,", "''"), ("to_q,norm1", "'norm1'"), ("o_q", "'o_q'")):
+        with pytest.raises(InputError, match=f"has a name that ends with {said}"):
+            lora.learn(tiny, lesson("lora", toy, tmp_path, targets=targets))
+
+
+def test_dco_needs_a_base_prompt_for_words_of_unknown_kind(tiny: Any, tmp_path: Path) -> None:
+    write_words({"<toy>": rows_of(tiny, "mug")}, tmp_path / "toy.safetensors")
+    weights = ((tmp_path / "toy.safetensors", 1.0),)
+    request = Request("a <toy>", inputs={"weights": weights})
+    model = SYSTEMS["dco"].equipped(tiny, request)
+    with pytest.raises(InputError, match=r"not known what <toy> began as.*--base"):
+        dco.prepare(model, request, None)
+    dco.prepare(model, replace(request, inputs={"weights": weights, "base": ("a mug",)}), None)
 
 
 def test_diffusers_loads_what_dreambooth_wrote(folder: Path, toy: Path, tmp_path: Path) -> None:
@@ -441,6 +472,7 @@ BAD: list[tuple[str, Callable[[Path], object], dict[str, str], str]] = [
     ("no name", lambda p: None, {"name": ""}, 'say name="<toy>"'),
     ("no kind", lambda p: None, {"kind": " "}, "say kind=mug"),
     ("prompt", lambda p: None, {"prompt": "a toy"}, "has no {}"),
+    ("part of a word", lambda p: (p / "2.txt").write_text("a <toy>s"), {}, "does not say '<toy>'"),
 ]  # fmt: skip
 
 

@@ -103,27 +103,33 @@ def _net(base: StableDiffusion, name: str) -> Any:
     return base.unet if name == "unet" else base.encoders[NETS.index(name) - 1]
 
 
+@torch.no_grad()
 def _moved(base: StableDiffusion, name: str, folders: Sequence[tuple[Path, float]]) -> nn.Module:
-    """A copy of a net, moved by the weighted differences that nets in folders have to it."""
+    """The model's net, moved by the weighted differences that nets in folders have to it.
+
+    One that counts once is taken as it is. In float32 on the CPU.
+    """
     net = _net(base, name)
-    state = {key: value.float() for key, value in net.state_dict().items()}
-    moved = dict(state)
-    for folder, weight in folders:
-        other = _load(net, folder).state_dict()
-        check_shapes(net, other, str(folder))
-        alone = len(folders) == 1 and weight == 1
-        for key, value in other.items():
-            moved[key] = value if alone else moved[key] + weight * (value - state[key])
-    fresh: nn.Module = copy.deepcopy(net)
-    fresh.load_state_dict(moved)
-    return fresh
+    others = [(_load(net, folder), weight) for folder, weight in folders]
+    if len(others) == 1 and others[0][1] == 1:
+        return others[0][0]
+    moved: nn.Module = copy.deepcopy(net).to("cpu", torch.float32)
+    for key, value in moved.named_parameters():
+        start = value.clone()
+        for other, weight in others:
+            value.add_(other.get_parameter(key) - start, alpha=weight)
+    return moved
 
 
-def _load(like: nn.Module, folder: Path) -> Any:
-    """A net of the same class from its folder, in float32 on the CPU."""
+def _load(like: nn.Module, folder: Path) -> nn.Module:
+    """A net of the same class and shapes from its folder, in float32 on the CPU."""
+    net: nn.Module
     if folder.name == "unet":
-        return load_folder(type(like), folder)
-    return load_net(type(like), folder, device=torch.device("cpu"), dtype=torch.float32)
+        net = load_folder(type(like), folder)
+    else:
+        net = load_net(type(like), folder, device=torch.device("cpu"), dtype=torch.float32)
+    check_shapes(like, net.state_dict(), str(folder))
+    return net
 
 
 def _with(model: StableDiffusion, name: str, net: nn.Module) -> StableDiffusion:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from threed.core.errors import InputError
 from threed.diffusion.guide import Guide
 from threed.diffusion.learned.names import own_words, spoken
 from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
 from threed.systems.inputs import PROMPT, Input
 from threed.systems.personalization import lora, subject
-from threed.systems.system import Lesson, Request, System, Training
+from threed.systems.system import Lesson, Request, System
 
 if TYPE_CHECKING:
     import torch
@@ -64,16 +65,13 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     import torch
 
     from threed.diffusion.learned.lora import FILE, lora_of, write_lora
-    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.learning.data import Latents
     from threed.learning.loop import Task
     from threed.learning.losses import consistency_loss
     from threed.systems.personalization import teach
 
-    base, examples, told = require_unet(backbone, NAME), lesson.examples, lesson.options
-    words = subject.taught_words(told, examples.folder)
-    subject.check_words(base, words)
-    lesson.say(subject.describe(examples))
+    base, words = teach.begin(backbone, lesson, NAME)
+    examples, told = lesson.examples, lesson.options
     rows = teach.Rows({name: teach.rows_of(base, kind) for name, kind in words.items()})
     rows.requires_grad_(told.words_rate > 0)
     lengths = [row.detach().norm(dim=-1, keepdim=True) for row in rows.rows]
@@ -134,10 +132,17 @@ def build(
 
 
 def prepare(backbone: Backbone, request: Request, weights: Any) -> Ready:
-    """Make the Score of a request; its base prompt has the words' kinds in their places."""
+    """Make the Score of a request; its base prompt has the words' kinds in their places.
+
+    InputError if no base prompt is given, and it is not known what a word began as.
+    """
     from threed.diffusion.paint import Ready
 
     words = own_words(place for place, _ in request.all("weights"))
+    unknown = [name for name, began in words.items() if not began]
+    if unknown and not request.one("base"):
+        raise InputError(f"it is not known what {unknown[0]} began as, so the prompt without it "
+                         "must be said: --base")  # fmt: skip
     base = request.one("base") or spoken(request.prompt, words)
     return Ready(build(backbone, request.prompt, base, guide=request.guide,
                        knobs=request.knobs or Knobs()))  # fmt: skip
@@ -154,16 +159,12 @@ def load_taught(backbone: Backbone, path: Path, options: Any) -> nn.Module:
 
 
 PAPER = Recipe(steps=2000, batch=1, lr=5e-5, warmup=0, weight_decay=1e-4)
-TRAINING = Training(
-    data=None,
-    pictures=lambda options: ("image",),
-    texts=(),
+TRAINING = subject.training(
     paper=PAPER,
     small=replace(PAPER, steps=180, batch=4, lr=2e-3, warmup=20, cooldown=0.3),
     learn=learn,
     load=load_taught,
     options=Options,
-    read=subject.read_subject,
 )
 SYSTEM = System(
     name=NAME,

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from threed.learning.recipe import Recipe
 from threed.systems.personalization import subject
-from threed.systems.system import Lesson, System, Training
+from threed.systems.system import Lesson, System
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,18 +42,15 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
 
     import torch
 
-    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.channels import with_unet
     from threed.systems.personalization import teach
 
-    base, told = require_unet(backbone, NAME), lesson.options
-    words = subject.taught_words(told, lesson.examples.folder)
-    subject.check_words(base, words)
+    base, words = teach.begin(backbone, lesson, NAME)
     rows = {name: teach.rare_rows(base, name, kind) for name, kind in words.items()}
     unet = copy.deepcopy(base.unet).float().requires_grad_(True)
     model = with_unet(base.with_words(rows), unet)
     learning = {"unet": unet}
-    if told.text_encoder:
+    if lesson.options.text_encoder:
         model.encoders = [copy.deepcopy(e).float().requires_grad_(True) for e in base.encoders]
         names = ("text_encoder", "text_encoder_2")
         learning.update(zip(names, model.encoders))
@@ -72,6 +69,7 @@ def write_folder(source: Path, net: Any, out: Path) -> None:
     import json
     import shutil
 
+    from threed.core import files
     from threed.diffusion.files import INDEX, parts, read_json
 
     index = read_json(source / INDEX)
@@ -81,7 +79,7 @@ def write_folder(source: Path, net: Any, out: Path) -> None:
             shutil.copytree(source / part, out / part)
     absent = {key: [None, None] for key, value in index.items()
               if isinstance(value, list) and key not in (*kept, *net)}  # fmt: skip
-    (out / INDEX).write_text(json.dumps(index | absent, indent=2) + "\n", encoding="utf-8")
+    files.write(out / INDEX, f"{json.dumps(index | absent, indent=2)}\n".encode())
     for part, module in net.items():
         if hasattr(module, "register_to_config"):
             module.register_to_config(_name_or_path="")  # where it was loaded from
@@ -104,16 +102,12 @@ def load_nets(backbone: Backbone, path: Path, options: Any) -> nn.Module:
 
 
 PAPER = Recipe(steps=800, batch=1, lr=5e-6, warmup=0)
-TRAINING = Training(
-    data=None,
-    pictures=lambda options: ("image",),
-    texts=(),
+TRAINING = subject.training(
     paper=PAPER,
     small=replace(PAPER, steps=250, batch=4, lr=2e-4, warmup=20, cooldown=0.3),
     learn=learn,
     load=load_nets,
     options=Options,
-    read=subject.read_subject,
 )
 SYSTEM = System(
     name=NAME,

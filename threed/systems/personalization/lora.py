@@ -11,7 +11,7 @@ from pydantic import Field
 from threed.core.errors import InputError
 from threed.learning.recipe import Recipe
 from threed.systems.personalization import dreambooth, subject
-from threed.systems.system import Lesson, System, Training
+from threed.systems.system import Lesson, System
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,9 +56,12 @@ def with_lora(base: StableDiffusion, options: Sizes, seed: int) -> tuple[StableD
 
     sizes: dict[str, Any] = {"rank": options.rank, "alpha": options.alpha, "seed": seed}
     targets = tuple(target.strip() for target in options.targets.split(","))
-    lacking = [t for t in targets if not any(n.endswith(t) for n, _ in base.unet.named_modules())]
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    layers = [f".{name}" for name, layer in base.unet.named_modules() if isinstance(layer, kinds)]
+    lacking = [t for t in targets if not any(name.endswith(f".{t}") for name in layers)]
     if lacking:
-        raise InputError(f"targets: no layer of {base.name!r} ends with {lacking[0]!r}")
+        raise InputError(f"targets: no matrix or convolution of {base.name!r} has a name that ends "
+                         f"with {lacking[0]!r}")  # fmt: skip
     nets = {"unet": base.unet}
     Lora(base.unet, TAUGHT, targets=targets, **sizes)
     model = copy.copy(base)
@@ -74,14 +77,11 @@ def with_lora(base: StableDiffusion, options: Sizes, seed: int) -> tuple[StableD
 def learn(backbone: Backbone, lesson: Lesson) -> Task:
     """Train a LoRA as DreamBooth trains the whole UNet, with prior preservation or without."""
     from threed.diffusion.learned.lora import FILE, lora_of, write_lora
-    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.systems.personalization import teach
 
-    base, told = require_unet(backbone, NAME), lesson.options
-    words = subject.taught_words(told, lesson.examples.folder)
-    subject.check_words(base, words)
+    base, words = teach.begin(backbone, lesson, NAME)
     rows = {name: teach.rare_rows(base, name, kind) for name, kind in words.items()}
-    model, net = with_lora(base, told, lesson.seed)
+    model, net = with_lora(base, lesson.options, lesson.seed)
 
     def save(net: Any, out: Path) -> None:
         teach.save_words(rows, out)
@@ -111,22 +111,18 @@ def load_lora(backbone: Backbone, path: Path, options: Any) -> nn.Module:
 
 
 PAPER = Recipe(steps=800, batch=1, lr=5e-4, warmup=0)
-TRAINING = Training(
-    data=None,
-    pictures=lambda options: ("image",),
-    texts=(),
+TRAINING = subject.training(
     paper=PAPER,
     small=replace(PAPER, steps=200, batch=4, lr=2e-3, warmup=20, cooldown=0.3),
     learn=learn,
     load=load_lora,
     options=Options,
-    read=subject.read_subject,
 )
 SYSTEM = System(
     name=NAME,
     paper="LoRA: Low-Rank Adaptation of Large Language Models",
     arxiv="2106.09685",
-    claim="a thing or a look of a few pictures is learned in a file of a few hundred kilobytes",
+    claim="a thing or a look of a few pictures is learned in small matrices beside the model's",
     inputs=(subject.WEIGHTS,),
     trains="small matrices beside those of a UNet, and of the text encoder if wanted",
     training=TRAINING,

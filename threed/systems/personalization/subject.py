@@ -19,9 +19,11 @@ from pydantic import Field
 from threed.core import files
 from threed.core.errors import InputError
 from threed.core.words import did_you_mean
-from threed.diffusion.learned.names import spoken
+from threed.diffusion.files import SETTINGS, read_json
+from threed.diffusion.learned.names import spoken, unsaid
 from threed.settings.base import Settings
 from threed.systems.inputs import LEARNED, Input
+from threed.systems.system import Training
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +63,12 @@ class Options(Settings):
         "a photo of a {}", description="of pictures without a .txt; the word stands in place of {}"
     )
     config: str = Field("", description="which of config.json, if it has several")
+
+
+def training(**own: Any) -> Training:
+    """The training of a system that learns a thing from a folder of its pictures."""
+    return Training(data=None, pictures=lambda options: ("image",), texts=(), read=read_subject,
+                    **own)  # fmt: skip
 
 
 def taught_words(options: Options, folder: Path) -> dict[str, str]:
@@ -149,21 +157,27 @@ def prompted(backbone: Backbone, request: Request, weights: None = None) -> Read
 def class_pictures(backbone: Backbone, lesson: Lesson, kind: str, count: int) -> Examples:
     """Pictures of the kind that the frozen model makes, in lesson.out/class; those there are kept.
 
-    They are what prior preservation (DreamBooth, section 3.2) holds the model to.
+    They are what prior preservation (DreamBooth, section 3.2) holds the model to. InputError if
+    those there are of another kind, model or size.
     """
-    from threed.core.seeds import check_seed
     from threed.diffusion.guide import Guide
     from threed.diffusion.images import make_images, save_image
     from threed.learning.data import read_examples, write_examples
 
     prompt, folder = f"a photo of a {kind}", lesson.out / "class"
     folder.mkdir(parents=True, exist_ok=True)
+    about = {"prompt": prompt, "backbone": backbone.name, "size": str(lesson.examples.size)}
+    made_before = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else about
+    if made_before != about:
+        raise InputError(f"{folder} holds pictures of other settings, {made_before}, where {about} "
+                         "are needed: choose another --out")  # fmt: skip
+    files.write(folder / SETTINGS, json.dumps(about).encode())
     for first in range(0, count, TOGETHER):
         names = [f"{number:04d}.png" for number in range(first, min(first + TOGETHER, count))]
         if all((folder / name).is_file() for name in names):
             continue
         made = make_images(backbone, prompt, n=len(names), steps=STEPS, guide=Guide(SCALE),
-                           seed=check_seed(first), size=lesson.examples.size)  # fmt: skip
+                           seed=first, size=lesson.examples.size)  # fmt: skip
         for name, picture in zip(names, made):
             save_image(picture, folder / name)
         lesson.say(f"pictures of {prompt!r}: {first + len(names)} of {count}")
@@ -186,12 +200,11 @@ def _found(folder: Path, options: Options, words: Mapping[str, str]) -> list[dic
         if path.is_dir() or path.name.startswith(".") or path.suffix.lower() in OTHERS:
             continue
         caption = path.with_suffix(".txt")
-        text = options.prompt.format(options.name)
-        if caption.is_file():
-            text = files.read_text(caption).strip().replace("{}", options.name)
-            if options.name not in text:
-                raise InputError(f"{caption} does not say {options.name!r}, the word that is "
-                                 f"taught: {text[:80]!r}")  # fmt: skip
+        said = files.read_text(caption).strip() if caption.is_file() else options.prompt
+        text = said.replace("{}", options.name)
+        if unsaid(words, text):
+            raise InputError(f"{caption} does not say {options.name!r}, the word that is "
+                             f"taught: {text[:80]!r}")  # fmt: skip
         row = {"image": path.name, TEXT: text, BASE: spoken(text, words)}
         mask = folder / MASKS / f"{path.stem}.png"
         rows.append(row | ({MASK: f"{MASKS}/{mask.name}"} if mask.is_file() else {}))

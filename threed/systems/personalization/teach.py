@@ -13,16 +13,24 @@ from torch import Tensor, nn
 from threed.diffusion.files import EMBEDDINGS
 from threed.diffusion.images import grid
 from threed.diffusion.learned.words import write_words
-from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.models.stable_diffusion import StableDiffusion, require_unet
 from threed.diffusion.models.text import Words
 from threed.diffusion.paint import Ready, paint
 from threed.diffusion.score import guided
 from threed.learning.data import Examples, Latents, Mixed
 from threed.learning.loop import Task
 from threed.learning.losses import denoising_loss
-from threed.systems.personalization.subject import MASK, TEXT, class_pictures, describe
+from threed.systems.personalization.subject import (
+    MASK,
+    TEXT,
+    check_words,
+    class_pictures,
+    describe,
+    taught_words,
+)
 
 if TYPE_CHECKING:
+    from threed.diffusion.backbone import Backbone
     from threed.systems.system import Lesson
 
 FORMS = ("a {}", "a {}, back view", "a red {}", "a {} on a blue background")  # of a sheet
@@ -48,6 +56,18 @@ class Rows(nn.Module):
         each = len(self.rows) // len(self.names)
         return {name: tuple(self.rows[each * i : each * (i + 1)])
                 for i, name in enumerate(self.names)}  # fmt: skip
+
+
+def begin(backbone: Backbone, lesson: Lesson, what: str) -> tuple[StableDiffusion, dict[str, str]]:
+    """The model that is taught, and the words by what they begin as; says what pictures there are.
+
+    InputError for a model without a UNet, and for words as of `subject.check_words`.
+    """
+    base = require_unet(backbone, what)
+    words = taught_words(lesson.options, lesson.examples.folder)
+    check_words(base, words)
+    lesson.say(describe(lesson.examples))
+    return base, words
 
 
 def rows_of(base: StableDiffusion, kind: str, vectors: int | None = None) -> tuple[Tensor, ...]:
@@ -97,7 +117,6 @@ def subject_task(
     options.class_pictures, which count options.prior times.
     """
     told, examples = lesson.options, lesson.examples
-    lesson.say(describe(examples))
     data: Examples | Mixed = examples
     weights = [1.0]
     if told.prior > 0:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from threed.learning.recipe import Recipe
 from threed.systems.personalization import subject
-from threed.systems.system import Lesson, System, Training
+from threed.systems.system import Lesson, System
 
 if TYPE_CHECKING:
     import torch
@@ -39,19 +39,16 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     """
     import torch
 
-    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.learning.data import Latents
     from threed.learning.loop import Task
     from threed.learning.losses import denoising_loss
     from threed.systems.personalization import teach
 
-    base, examples, told = require_unet(backbone, NAME), lesson.examples, lesson.options
-    words = subject.taught_words(told, examples.folder)
-    subject.check_words(base, words)
-    lesson.say(subject.describe(examples))
+    base, words = teach.begin(backbone, lesson, NAME)
+    examples, told = lesson.examples, lesson.options
     rows = teach.Rows({name: teach.rows_of(base, kind, told.vectors)
                        for name, kind in words.items()})  # fmt: skip
-    latents, plain = Latents(base, examples, "image"), told.prompt.format(told.name)
+    latents, plain = Latents(base, examples, "image"), told.prompt.replace("{}", told.name)
 
     def said(text: str, generator: torch.Generator) -> str:
         place = int(torch.randint(len(SENTENCES), (1,), generator=generator))
@@ -84,16 +81,12 @@ def load_rows(backbone: Backbone, path: Path, options: Any) -> nn.Module:
 
 
 PAPER = Recipe(steps=5000, batch=4, lr=5e-3, warmup=0, weight_decay=0.0)
-TRAINING = Training(
-    data=None,
-    pictures=lambda options: ("image",),
-    texts=(),
+TRAINING = subject.training(
     paper=PAPER,
     small=replace(PAPER, steps=150, batch=8, lr=2e-2, cooldown=0.5),
     learn=learn,
     load=load_rows,
     options=Options,
-    read=subject.read_subject,
 )
 SYSTEM = System(
     name=NAME,
