@@ -26,6 +26,7 @@ from threed.diffusion.parts.channels import with_unet
 from threed.diffusion.score import cfg, score
 from threed.learning.data import read_examples, write_examples
 from threed.learning.loop import train
+from threed.learning.losses import dropped
 from threed.learning.recipe import Recipe
 from threed.systems.editing import instruct_pix2pix as ip2p
 from threed.systems.editing.instruct_pix2pix import SYSTEM
@@ -171,7 +172,7 @@ def lessons(folder: Path, n: int = 6) -> Path:
 
 def test_of_twenty_examples_one_loses_each_and_one_both() -> None:
     n = 40_000
-    text, image = ip2p.dropped(n, torch.Generator().manual_seed(0))
+    text, image = dropped(n, ip2p.DROP, torch.Generator().manual_seed(0))
     shares = [float(part.float().mean()) for part in (text & ~image, text & image, image & ~text)]
     assert shares == pytest.approx([0.05] * 3, abs=0.004)
 

@@ -41,6 +41,7 @@ from threed.diffusion.parts.image_tokens import Patchwise, Projection, Resampler
 from threed.diffusion.score import cfg, score
 from threed.learning.data import read_examples, write_examples
 from threed.learning.loop import train
+from threed.learning.losses import dropped
 from threed.learning.recipe import Recipe
 from threed.runs.steer import Steered
 from threed.settings.run import SystemSettings
@@ -485,7 +486,7 @@ def test_training_moves_the_adapter_alone_and_resumes(
 
 
 def test_pictures_and_texts_are_left_out_as_often_as_published() -> None:
-    no_text, no_image = ip_adapter.dropped(20_000, torch.Generator().manual_seed(0))
+    no_text, no_image = dropped(20_000, ip_adapter.DROP, torch.Generator().manual_seed(0))
     for drop, share in ((no_text & ~no_image, 0.05), (no_image & ~no_text, 0.05),
                         (no_text & no_image, 0.05)):  # fmt: skip
         assert float(drop.float().mean()) == pytest.approx(share, abs=0.005)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,26 +16,24 @@ from torch import Tensor
 
 from tests.conftest import Answer
 from tests.systems import sampled
-from tests.tiny import tiny_folder
+from tests.tiny import four_pictures, tiny_folder
 from threed.core.cameras import orbit
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
-from threed.diffusion.condition import Condition
 from threed.diffusion.guide import Guide
-from threed.diffusion.learned.names import own_words, spoken, unsaid
+from threed.diffusion.learned.names import own_words
 from threed.diffusion.learned.words import write_words
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.learning import loop
-from threed.learning.losses import consistency_loss, denoising_loss
+from threed.learning.losses import denoising_loss
 from threed.learning.recipe import Recipe
 from threed.runs.check import all_prompts
 from threed.runs.steer import Steered
 from threed.settings.run import Run, SystemSettings
 from threed.systems.personalization import dco, dreambooth, lora, subject, textual_inversion
-from threed.systems.personalization.teach import Rows, rare_rows, rows_of
+from threed.systems.personalization.teach import rare_rows, rows_of
 from threed.systems.system import Lesson, Request
 from threed.systems.table import SYSTEMS
-from threed.toybox.family.examples import draw_subject
 
 NAMES = ("textual_inversion", "dreambooth", "lora", "dco")
 CPU = torch.device("cpu")
@@ -55,14 +51,7 @@ def tiny(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures of 40×48 pixels, one of them with a caption."""
-    place = tmp_path_factory.mktemp("toy")
-    for number in range(4):
-        color = tuple(torch.randint(256, (3,), generator=torch.manual_seed(number)).tolist())
-        Image.new("RGB", (40, 48), color).save(place / f"{number}.png")
-    (place / "0.txt").write_text("a <toy> seen from above")
-    (place / "1.txt").write_text("a {} from behind")
-    return place
+    return four_pictures(tmp_path_factory.mktemp("toy"))
 
 
 def lesson(system: str, toy: Path, out: Path, **options: Any) -> Lesson:
@@ -151,22 +140,6 @@ def test_only_the_words_rows_move_whatever_decays(tiny: Any, toy: Path, tmp_path
     assert bool((row != start[0]).any(-1).all())
     written = load_file(tmp_path / "learned_embeds.safetensors")
     assert written.keys() == {"<toy>"}
-
-
-def test_a_word_begins_as_its_kind(tiny: Any) -> None:
-    rows = Rows({"<toy>": rows_of(tiny, "mug")})
-    there = tiny.encode_text(["a mug on a box"])
-    assert torch.equal(tiny.encode_text(["a <toy> on a box"], rows.words()).tokens, there.tokens)
-    tokens = len(rows_of(tiny, "mug")[0])
-    assert [len(rows_of(tiny, "mug", n)[0]) for n in (1, tokens, tokens + 2)] == [
-        1, tokens, tokens + 2,
-    ]  # fmt: skip
-    torch.testing.assert_close(rows_of(tiny, "mug", 1)[0][0], rows_of(tiny, "mug")[0].mean(0))
-    rare = rare_rows(tiny, "<toy>", "mug")[0]
-    table = tiny.encoders[0].get_input_embeddings().weight
-    assert torch.equal(rare[1:], rows_of(tiny, "mug")[0])
-    torch.testing.assert_close(rare[0].norm(), table.norm(dim=-1).median())
-    assert not torch.equal(rare, rare_rows(tiny, "<pot>", "mug")[0])
 
 
 def test_without_a_prior_dreambooth_is_plain_training(tiny: Any, toy: Path, tmp_path: Path) -> None:
@@ -313,79 +286,6 @@ def test_what_was_learned_serves_other_systems(folder: Path, toy: Path, tmp_path
     torch.testing.assert_close(made, plain, atol=1e-4, rtol=0)  # the reference is its own picture
 
 
-class Linear:
-    """A backbone whose noise is a parameter times x, and with the adapter one more."""
-
-    alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
-
-    def __init__(self) -> None:
-        self.weight = torch.tensor(0.3, requires_grad=True)
-
-    def predict_noise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return x * (self.weight if condition.adapters else 0.3)
-
-
-def test_dcos_loss_is_the_papers() -> None:
-    model, z = Linear(), torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0))
-    learning = Condition(torch.zeros(1, 2, 3), adapters={"taught": 1.0})
-    base = Condition(torch.zeros(1, 2, 3))
-    for beta in (1.0, 1000.0):
-        for gamma in (None, 5.0):
-            model.weight.grad = None
-            loss = consistency_loss(model, z, learning, base, torch.Generator().manual_seed(1),
-                                    beta=beta, snr_gamma=gamma)  # fmt: skip
-            loss.backward()
-            torch.testing.assert_close(loss, torch.tensor(2.0).log())
-            if gamma is None:
-                plain = torch.tensor(0.3, requires_grad=True)
-                model.weight, kept = plain, model.weight
-                denoising_loss(model, z, learning, torch.Generator().manual_seed(1)).backward()
-                model.weight = kept
-                assert kept.grad is not None
-                assert plain.grad is not None
-                torch.testing.assert_close(kept.grad, beta / 2 * plain.grad)
-
-
-def test_dcos_loss_is_one_term_a_picture() -> None:
-    model, z = Linear(), torch.randn(3, 4, 8, 8, generator=torch.manual_seed(0))
-    model.weight = torch.tensor(0.6)
-    told = [Condition(torch.zeros(3, 2, 3), adapters=a) for a in ({"taught": 1.0}, {})]
-    chances = [torch.Generator().manual_seed(1) for _ in range(2)]
-    loss = consistency_loss(model, z, *told, chances[0], beta=20.0)
-    place = torch.randperm(3, generator=chances[1]) + torch.rand(3, generator=chances[1])
-    t = (place * (1000 / 3)).long()
-    eps = torch.randn(z.shape, generator=chances[1])
-    a = model.alphas_cumprod[t].view(-1, 1, 1, 1)
-    x = a.sqrt() * z + (1 - a).sqrt() * eps
-    better = [((w * x - eps) ** 2).mean((1, 2, 3)) for w in (0.6, 0.3)]
-    expected = torch.stack([-torch.log(torch.sigmoid(-20 * (l1 - l0)))
-                            for l1, l0 in zip(*better)]).mean()  # fmt: skip
-    torch.testing.assert_close(loss, expected)
-
-
-def test_a_mask_says_where_errors_count(tiny: Any) -> None:
-    z = torch.randn(2, 4, 8, 8, generator=torch.manual_seed(0))
-    text = tiny.encode_text(["a mug", "a box"])
-    mask = torch.zeros(2, 1, 8, 8)
-    mask[..., :2] = 0.5
-
-    def loss(mask: Tensor | None) -> Tensor:
-        return denoising_loss(tiny, z, text, torch.Generator().manual_seed(4), mask=mask)
-
-    torch.testing.assert_close(loss(torch.full_like(mask, 0.3)), loss(None))
-    model = Linear()
-    condition = Condition(torch.zeros(1, 2, 3))
-    z = torch.zeros(1, 4, 8, 8)
-    z[..., :2] = 2.0
-    half = torch.zeros(1, 1, 8, 8)
-    half[..., :2] = 1
-    here, cut = (
-        denoising_loss(model, part, condition, torch.Generator().manual_seed(4), mask=m)
-        for part, m in ((z, half), (torch.full_like(z, 2.0), half))
-    )
-    torch.testing.assert_close(here, cut)
-
-
 def test_consistency_guidance_is_between_the_models(
     folder: Path, toy: Path, tmp_path: Path
 ) -> None:
@@ -423,84 +323,6 @@ def test_the_rows_that_dco_learns_keep_their_length(tiny: Any, toy: Path, tmp_pa
     assert float(F.cosine_similarity(after.detach(), before).max()) < 0.9999
 
 
-def test_dcos_own_config_is_understood(toy: Path, tmp_path: Path) -> None:
-    for path in toy.glob("*.png"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    listed = {
-        "images": [f"dataset/dog/{n}.png" for n in range(4)],
-        "prompts": ["a photo of a <dog>, macro"] * 4,
-        "base_prompts": ["a photo of a dog, macro"] * 4,
-        "inserting_tokens": ["<dog>"], "initializer_tokens": ["dog"],
-    }  # fmt: skip
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps({"dreambooth": {"images": []}, "full_ti": listed}))
-    options = dco.Options()
-    examples = subject.read_subject(tmp_path, 32, options)
-    assert subject.taught_words(options, tmp_path) == {"<dog>": "dog"}
-    assert examples.texts("text", [3]) == ["a photo of a <dog>, macro"]
-    assert examples.texts("base", [3]) == ["a photo of a dog, macro"]
-    for wrong, said in (
-        ("{", "is damaged"),
-        ({"a": {"images": []}}, "no entry at all has the lists"),
-        ({"a": listed, "b": listed}, "several entries: say config=a or config=b"),
-        ({"a": listed | {"prompts": ["one"]}}, "images has 4 entries, and prompts has 1"),
-        ({"a": listed | {"images": ["../x.png"] * 4}}, "names ../x.png, which is not in"),
-    ):
-        config.write_text(wrong if isinstance(wrong, str) else json.dumps(wrong))
-        with pytest.raises(InputError, match=said):
-            subject.read_subject(tmp_path, 32, options)
-
-
-def test_masks_and_unreadable_pictures_are_told(toy: Path, tmp_path: Path) -> None:
-    for path in toy.glob("*.png"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "IMG_1.HEIC").write_bytes(b"not a picture")
-    (tmp_path / "masks").mkdir()
-    Image.new("L", (40, 48), 255).save(tmp_path / "masks" / "2.png")
-    with pytest.warns(UserWarning, match="1 of 6 pictures .* IMG_1.HEIC"):
-        examples = subject.read_subject(tmp_path, 32, lora.Options(name="<toy>", kind="mug"))
-    assert subject.describe(examples) == "4 pictures of 40×48 pixels, 1 with a mask"
-    assert examples.texts("base", [0]) == ["a photo of a mug"]
-    assert float(examples.pictures("mask", [0, 1, 2]).min()) == 1.0
-
-
-BAD: list[tuple[str, Callable[[Path], object], dict[str, str], str]] = [
-    ("two", lambda p: [(p / f"{n}.png").unlink() for n in (1, 2)], {}, "holds 2 pictures that can"),
-    ("several", lambda p: [(p / f"{n}.png").unlink() for n in range(4)] + [(p / "a").mkdir()], {},
-     "holds no pictures but folders, a: one thing is taught"),
-    ("caption", lambda p: (p / "2.txt").write_text("a mug"), {}, "does not say '<toy>'"),
-    ("no name", lambda p: None, {"name": ""}, 'say name="<toy>"'),
-    ("no kind", lambda p: None, {"kind": " "}, "say kind=mug"),
-    ("prompt", lambda p: None, {"prompt": "a toy"}, "has no {}"),
-    ("part of a word", lambda p: (p / "2.txt").write_text("a <toy>s"), {}, "does not say '<toy>'"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("case", "spoil", "options", "said"), BAD, ids=[b[0] for b in BAD])
-def test_what_cannot_be_taught_is_refused(
-    case: str, spoil: Any, options: dict[str, str], said: str, toy: Path, tmp_path: Path
-) -> None:
-    for path in toy.glob("*.png"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    spoil(tmp_path)
-    told = lora.Options(**{"name": "<toy>", "kind": "mug", **options})
-    with pytest.raises(InputError, match=said):
-        subject.read_subject(tmp_path, 32, told)
-
-
-def test_a_word_must_be_new_and_its_kind_known(tiny: Any) -> None:
-    toybox = load_backbone("toybox", device="cpu")
-    for model, name, kind, said in (
-        (tiny, "two words", "mug", "must be one new word"),
-        (tiny, "a", "mug", "is a word that backbone .* knows already"),
-        (toybox, "mug", "mug", 'knows already, and would be lost: take a new one, such as "<mug>"'),
-        (toybox, "<toy>", "dragon", "knows no 'dragon'"),
-    ):
-        with pytest.raises(InputError, match=said):
-            subject.check_words(model, {name: kind})
-    subject.check_words(toybox, {"<toy>": "mug"})
-
-
 def test_what_was_learned_elsewhere_is_refused_by_name(
     folder: Path, toy: Path, tmp_path: Path, tiny: Any
 ) -> None:
@@ -518,14 +340,6 @@ def test_what_was_learned_elsewhere_is_refused_by_name(
             equipped("lora", tiny, str(tmp_path / place))
     with pytest.raises(InputError, match="has rank 4, and rank=8 is asked for"):
         lora.load_lora(tiny, tmp_path / "lora", lora.Options(rank=8))
-
-
-def test_words_are_read_as_what_they_began_as() -> None:
-    words = {"<toy>": "mug", "<my-toy>": "hat"}
-    assert spoken("a <my-toy> on a <toy>, <toyx>", words) == "a hat on a mug, <toyx>"
-    assert unsaid(words, "a <toy>") == []
-    assert unsaid([], "a mug") == []
-    assert "does not say <toy> or <my-toy>" in unsaid(words, "a mug")[0]
 
 
 @pytest.mark.filterwarnings("always")
@@ -569,26 +383,3 @@ def test_in_3d_every_view_knows_the_word(folder: Path, toy: Path, tmp_path: Path
     torch.testing.assert_close(made, other + 5 * (text - other), atol=1e-4, rtol=0)
     run = Run(backbone=str(folder), system=told)
     assert all_prompts(run, "a <toy>") == {"the prompt": "a mug"}
-
-
-def test_captions_say_where_the_word_stands(toy: Path) -> None:
-    examples = subject.read_subject(toy, 32, lora.Options(name="<toy>", kind="mug"))
-    assert examples.texts("text", range(4)) == [
-        "a <toy> seen from above", "a <toy> from behind", *["a photo of a <toy>"] * 2,
-    ]  # fmt: skip
-    assert examples.texts("base", [1]) == ["a mug from behind"]
-
-
-def test_toybox_draws_a_subject_to_learn_from(tmp_path: Path) -> None:
-    one, again = (draw_subject(tmp_path / name, 4, 5, "duck") for name in ("a", "b"))
-    assert one == again
-    assert one.kind == "duck"
-    assert sorted(p.name for p in (tmp_path / "a").glob("*.png")) == [f"0{i}.png" for i in range(4)]
-    for path in (tmp_path / "a").rglob("*.png"):
-        same = tmp_path / "b" / path.relative_to(tmp_path / "a")
-        assert path.read_bytes() == same.read_bytes()
-    examples = subject.read_subject(tmp_path / "a", 64, lora.Options(name="<toy>", kind="duck"))
-    texts = examples.texts("text", range(4))
-    assert all(re.fullmatch(r"a <toy> on an? .* background, \w+ view", text) for text in texts)
-    masks = examples.pictures("mask", range(4)).mean((1, 2, 3))
-    assert 0.05 < float(masks.min()) < float(masks.max()) < 0.8

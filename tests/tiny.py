@@ -12,6 +12,7 @@ from diffusers import (
     DDIMScheduler,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -164,3 +165,13 @@ def _scheduler(kind: Kind) -> DDIMScheduler:
         steps_offset=1,
         prediction_type="v_prediction" if kind == "sd21" else "epsilon",
     )
+
+
+def four_pictures(place: Path) -> Path:
+    """Write four pictures of 40×48 pixels, two of them with a caption; return their folder."""
+    for number in range(4):
+        color = tuple(torch.randint(256, (3,), generator=torch.manual_seed(number)).tolist())
+        Image.new("RGB", (40, 48), color).save(place / f"{number}.png")
+    (place / "0.txt").write_text("a <toy> seen from above")
+    (place / "1.txt").write_text("a {} from behind")
+    return place

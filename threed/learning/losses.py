@@ -116,6 +116,15 @@ def chosen(n: int, share: float, generator: torch.Generator) -> Tensor:
     return torch.rand(n, generator=generator) < share
 
 
+def dropped(n: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw which of n examples lose their text, and which their picture, both [n] bool.
+
+    A share loses the text alone, a share the picture alone, and a share both.
+    """
+    r = torch.rand(n, generator=generator)
+    return r < 2 * share, (r >= share) & (r < 3 * share)
+
+
 def without_text(condition: Condition, empty: Condition, drop: Tensor) -> Condition:
     """Replace the text of items drop ([B] bool) of a condition by `empty`'s (of one item)."""
     where = drop.to(condition.tokens.device)

@@ -132,14 +132,6 @@ def prepare(backbone: Backbone, request: Request, weights: Any) -> Ready:
                        knobs=request.knobs or Knobs()))  # fmt: skip
 
 
-def dropped(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw which of n examples lose their text, and which their picture, both [n] bool."""
-    import torch
-
-    r = torch.rand(n, generator=generator)
-    return r < 2 * DROP, (r >= DROP) & (r < 3 * DROP)
-
-
 def learn(backbone: Backbone, lesson: Lesson) -> Task:
     """Train the whole 8-channel UNet, from the backbone's, on (image, instruction, edited).
 
@@ -153,7 +145,7 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     from threed.diffusion.parts.channels import unscaled, widened, with_unet
     from threed.learning.data import Latents
     from threed.learning.loop import Task
-    from threed.learning.losses import denoising_loss, without_text
+    from threed.learning.losses import denoising_loss, dropped, without_text
 
     base, examples = require_unet(backbone, NAME), lesson.examples
     unet = widened(base.unet, base.latent_channels)
@@ -164,7 +156,7 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     def loss(net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
         indices = examples.draw(n, generator)
         text = base.encode_text(examples.texts("instruction", indices))
-        no_text, no_image = dropped(n, generator)
+        no_text, no_image = dropped(n, DROP, generator)
         kept = ~no_image[:, None, None, None].to(base.device)
         condition = _show(
             without_text(text, empty, no_text), unscaled(base, before(indices)) * kept

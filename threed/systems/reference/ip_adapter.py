@@ -257,14 +257,6 @@ def read_face(path: Path | None, width: int) -> Tensor:
     return F.normalize(numbers[None], dim=1)
 
 
-def dropped(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw which of n examples lose their text, and which their picture, both [n] bool."""
-    import torch
-
-    r = torch.rand(n, generator=generator)
-    return r < 2 * DROP, (r >= DROP) & (r < 3 * DROP)
-
-
 def new_adapter(base: StableDiffusion, kind: str, encoder: ImageEncoder) -> ImageAdapter:
     """Make an untrained adapter, whose maps to keys and values are the text's."""
     from threed.diffusion.parts.image_adapter import ImageAdapter
@@ -296,7 +288,7 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     )
     from threed.learning.data import Latents
     from threed.learning.loop import Task
-    from threed.learning.losses import denoising_loss, without_text
+    from threed.learning.losses import denoising_loss, dropped, without_text
 
     base, examples = require_unet(backbone, NAME), lesson.examples
     given = lesson.options.encoder
@@ -312,7 +304,7 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
 
     def loss(net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
         indices = examples.draw(n, generator)
-        no_text, no_image = (drop.to(base.device) for drop in dropped(n, generator))
+        no_text, no_image = (drop.to(base.device) for drop in dropped(n, DROP, generator))
         text = without_text(base.encode_text(examples.texts("text", indices)), empty, no_text)
         seen = see(indices)
         seen = torch.where(no_image.view(-1, *[1] * (seen.ndim - 1)), nothing, seen)
