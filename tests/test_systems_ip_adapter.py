@@ -284,6 +284,15 @@ def test_face_ids_lora_is_merged_weights(tmp_path: Path) -> None:
     np.save(tmp_path / "face.npy", face[1:])
     with pytest.raises(InputError, match=r"face.npy must hold 12 numbers, got 11"):
         prepared(SYSTEM, with_lora, said)
+    np.save(tmp_path / "face.npy", np.zeros(10**6, np.float32))
+    with pytest.raises(InputError, match=r"face.npy must hold 12 numbers, got 1000000"):
+        prepared(SYSTEM, with_lora, said)
+    with (tmp_path / "face.npy").open("wb") as file:  # of 4 TB, says its header
+        form = {"descr": "<f4", "fortran_order": False, "shape": (10**12,)}
+        np.lib.format.write_array_header_1_0(file, form)
+        file.write(b"\0" * 64)
+    with pytest.raises(InputError, match=r"face.npy is no .npy file of numbers"):
+        prepared(SYSTEM, with_lora, said)
     np.save(tmp_path / "face.npy", np.array([{}]))  # a pickle
     with pytest.raises(InputError, match=r"face.npy is no .npy file of numbers"):
         prepared(SYSTEM, with_lora, said)

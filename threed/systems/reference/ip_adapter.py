@@ -247,13 +247,14 @@ def read_face(path: Path | None, width: int) -> Tensor:
     if path is None:
         raise InputError("weights of FaceID need --face: a .npy file with a face's embedding, such "
                          "as insightface's")  # fmt: skip
-    try:
-        face = np.load(path, allow_pickle=False)
-        numbers = torch.from_numpy(np.asarray(face, np.float32).reshape(-1))
-    except (OSError, ValueError, EOFError) as error:
+    try:  # mapped, so that no header can ask for more memory than the file has
+        face = np.load(path, mmap_mode="r", allow_pickle=False)
+        count = int(face.size)
+        numbers = torch.from_numpy(np.array(face.reshape(-1)[:width], np.float32))
+    except (OSError, ValueError, EOFError, AttributeError, OverflowError) as error:
         raise InputError(f"--face {path} is no .npy file of numbers") from error
-    if len(numbers) != width or not bool(numbers.isfinite().all()) or not bool(numbers.any()):
-        raise InputError(f"--face {path} must hold {width} numbers, got {len(numbers)}")
+    if count != width or not bool(numbers.isfinite().all()) or not bool(numbers.any()):
+        raise InputError(f"--face {path} must hold {width} numbers, got {count}")
     return F.normalize(numbers[None], dim=1)
 
 
