@@ -112,6 +112,8 @@ def test_packed_weights_are_half_as_large_and_the_same(
     assert load_adapters(model, tmp_path / "packed").kinds == kinds
     with pytest.raises(InputError, match="packed exists already; choose another --out"):
         run("pack", tmp_path / "out", "--out", tmp_path / "packed")
+    with pytest.raises(InputError, match="none is to hold differences from a backbone's UNet"):
+        run("pack", tmp_path / "out", "--small", "--out", tmp_path / "none")
     with pytest.raises(InputError, match="data holds no weights to pack"):
         run("pack", data, "--out", tmp_path / "none")
 

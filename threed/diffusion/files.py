@@ -20,6 +20,8 @@ from threed.core.files import read_text
 INDEX = "model_index.json"
 SETTINGS = "settings.json"  # how a net was trained
 EMBEDDINGS = "learned_embeds.safetensors"  # words of one's own, in a training's folder
+NUMBERS = "numbers"  # how many a file stands for, if not for those of its tensors
+_METADATA = "__metadata__"
 _NAMES = dict.fromkeys(("unet", "vae", "transformer"), "diffusion_pytorch_model")
 _MAX_HEADER = 100_000_000  # bytes: the safetensors format's own limit
 
@@ -131,7 +133,9 @@ def count_numbers(part: Path, *, half: bool) -> int:
     total, width = 0, 2 if variant == "fp16" else 4
     for shard in _shards(file):
         if shard.suffix == ".safetensors":
-            total += sum(math.prod(entry["shape"]) for entry in header(shard)[1].values())
+            sizes = (math.prod(entry["shape"]) for entry in header(shard)[1].values())
+            said = metadata(shard).get(NUMBERS, "")
+            total += int(said) if said.isdecimal() else sum(sizes)
         else:
             total += shard.stat().st_size // width
     return total
@@ -160,8 +164,16 @@ def header(path: Path) -> tuple[int, dict[str, Any]]:
     if len(text) < length:
         raise InputError(f"{damage}truncated within its header")
     tensors: dict[str, Any] = json.loads(text)
-    tensors.pop("__metadata__", None)
+    tensors.pop(_METADATA, None)
     return 8 + int(length), tensors
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Read what a safetensors file whose header is in order says of itself beside its tensors."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        said = json.loads(file.read(length)).get(_METADATA, {})
+    return {name: str(value) for name, value in said.items()} if isinstance(said, dict) else {}
 
 
 def wanted(files: Iterable[str], *, half: bool) -> list[str]:

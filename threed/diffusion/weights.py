@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -17,6 +17,7 @@ from threed.core.errors import InputError
 from threed.core.files import check_out
 from threed.diffusion.files import SETTINGS, read_json
 from threed.diffusion.models.convert import check_shapes, read_state
+from threed.diffusion.packed import base_file, write_packed
 
 STEM = "diffusion_pytorch_model"
 ENDINGS = ("safetensors", "bin")
@@ -102,11 +103,12 @@ def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
             if name.startswith(prefix)}  # fmt: skip
 
 
-def pack(source: Path, out: Path) -> Path:
-    """Copy what a training made, in half precision, without its checkpoint: what there is to keep.
+def pack(source: Path, out: Path, bits: Literal[16, 8] = 16) -> Path:
+    """Copy what a training made, in 16 or 8 bits, without its checkpoint: what there is to keep.
 
     Configs, safetensors and the settings of the training, of the folder and those in it, as they
-    lie there. InputError if there are no weights, or if `out` exists.
+    lie there. In 8 bits they are differences from the UNet of the backbone in whose folder `out`
+    lies. InputError if there are no weights, if `out` exists, or lies elsewhere.
     """
     check_out(out, folder=True)
     files = sorted(source.rglob("*.safetensors")) if os.path.isdir(source) else []
@@ -114,11 +116,17 @@ def pack(source: Path, out: Path) -> Path:
         raise InputError(f"{source} holds no weights to pack")
     if out.exists():
         raise InputError(f"{out} exists already; choose another --out")
+    if bits == 8:
+        base_file(out)  # before anything is written
     for file in files:
         place = out / file.parent.relative_to(source)
         place.mkdir(parents=True, exist_ok=True)
-        halved = {name: value.half().contiguous() for name, value in read_state(file).items()}
-        save_file(halved, place / file.name, {"format": "pt"})
+        state = read_state(file)
+        if bits == 8:
+            write_packed(state, place / file.name, bits)
+        else:
+            halved = {name: value.half().contiguous() for name, value in state.items()}
+            save_file(halved, place / file.name, {"format": "pt"})
         shutil.copyfile(file.parent / "config.json", place / "config.json")
     for file in source.rglob(SETTINGS):
         shutil.copyfile(file, out / file.relative_to(source))

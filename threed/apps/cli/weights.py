@@ -30,10 +30,15 @@ class Convert(Settings):
 
 
 class Pack(Settings):
-    """Copy a training's weights alone, in half precision: to keep, to pass on."""
+    """Copy a training's weights alone, in half precision or smaller: to keep, to pass on."""
 
     folder: Path = Field(description="what `threed train` made", json_schema_extra=FIRST)
     out: Path = Field(description="a new folder, to be named by --weights")
+    small: bool = Field(
+        False,
+        description="in 8 bits, half the size: differences from the UNet of the backbone in whose "
+        "folder --out lies; they can be read only there",
+    )
 
 
 class Loras(Settings):
@@ -105,7 +110,7 @@ def pack(job: Pack) -> None:
     """Copy weights."""
     from threed.diffusion.weights import pack as copy
 
-    say(str(copy(job.folder, job.out)))
+    say(str(copy(job.folder, job.out, 8 if job.small else 16)))
 
 
 def merge(job: Loras) -> None:

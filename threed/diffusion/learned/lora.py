@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from threed.core.errors import InputError
 from threed.core.files import check_name, write_aside
+from threed.diffusion.files import metadata
 from threed.diffusion.learned.layers import (
     WIDTHS,
     Layers,
@@ -179,8 +179,7 @@ def _header(file: Path) -> dict[str, Any]:
     """What the header of a file of diffusers' says of the settings of a LoRA."""
     if file.suffix != ".safetensors":
         return {}
-    with safe_open(file, "pt") as opened:
-        text = (opened.metadata() or {}).get(_HEADER, "{}")
+    text = metadata(file).get(_HEADER, "{}")
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError, RecursionError) as error:

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from threed.core.errors import InputError
 from threed.core.files import check_name, write_aside
 from threed.core.saved import Inert, read_saved
-from threed.diffusion.files import EMBEDDINGS
+from threed.diffusion.files import EMBEDDINGS, metadata
 from threed.diffusion.models.convert import read_safetensors
 from threed.diffusion.models.latent import LatentModel
 from threed.diffusion.models.text import Words, check_words
@@ -130,8 +129,7 @@ def _file(path: Path) -> Path:
 
 def _header(file: Path) -> dict[str, int]:
     """Words and their numbers of rows, as our files say them."""
-    with safe_open(file, "pt") as opened:
-        text = (opened.metadata() or {}).get(_HEADER, "{}")
+    text = metadata(file).get(_HEADER, "{}")
     try:
         return {str(name): int(count) for name, count in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -23,6 +23,7 @@ from threed.core.errors import InputError
 from threed.core.files import check_out
 from threed.core.saved import read_saved
 from threed.diffusion.files import INDEX, check_folder, check_weights, parts, read_json, weights
+from threed.diffusion.packed import base_file, is_packed, unpacked
 
 PREFIX = "model.diffusion_model."
 CONTROL = "control_model."
@@ -103,10 +104,15 @@ def read_state(source: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file by name. InputError if it is damaged."""
+    """The tensors of a .safetensors file by name. InputError if it is damaged.
+
+    Differences from a backbone's UNet are added to it.
+    """
     check_weights(path)
+    base = base_file(path) if is_packed(path) else None
     try:
-        return dict(load_file(path))
+        state = dict(load_file(path))
+        return state if base is None else unpacked(state, load_file(base))
     except Exception as error:  # a reader in Rust has one type for all it stumbles over
         raise InputError(f"{path} is damaged: its tensors are not what its header says"
                          ) from error  # fmt: skip

@@ -17,10 +17,12 @@ from threed.core.errors import InputError
 from threed.diffusion.condition import Condition
 from threed.diffusion.files import INDEX, read_json, weights
 from threed.diffusion.models.text import Words, check_words, encode, filled_up, ids_of
+from threed.diffusion.packed import is_packed
 from threed.diffusion.parts.adapters import adapted
 from threed.diffusion.parts.decoding import decoder_hooks
 from threed.diffusion.parts.hooks import hooked
 from threed.diffusion.reading import Vocabulary
+from threed.diffusion.weights import frozen, load_folder
 
 Model = TypeVar("Model", bound="LatentModel")
 NONE: Words = MappingProxyType({})
@@ -143,7 +145,9 @@ def load_net(kind: Any, part: Path, *, device: torch.device, dtype: torch.dtype)
     .bin files are read with weights_only: pickled code is refused, never run. InputError on any
     damage.
     """
-    _, variant, safe = weights(part, half=dtype != torch.float32)
+    file, variant, safe = weights(part, half=dtype != torch.float32)
+    if safe and file.suffix == ".safetensors" and is_packed(file):
+        return frozen(load_folder(kind, part), device, dtype)
     option = "dtype" if kind.__module__.startswith("transformers") else "torch_dtype"
     try:
         options = {"use_safetensors": safe, "local_files_only": True, option: dtype}

@@ -16,6 +16,7 @@ from threed.core.devices import pick_device
 from threed.core.errors import InputError
 from threed.core.files import check_out
 from threed.diffusion.models.half import bfloat16_pays
+from threed.diffusion.models.latent import load_net
 from threed.learning.loop import CHECKPOINT, LOG, Task
 from threed.learning.loop import train as run
 from threed.toybox.family import card, nets
@@ -139,8 +140,8 @@ def start_from(net: nn.Module, part: str, weights: Path) -> None:
     if part == "judge":
         state = net.state_dict() | load_judge(folder).state_dict()
     else:
-        kind: Any = type(net)
-        state = nets.grown(kind.from_pretrained(folder).float().state_dict(), net)
+        there = load_net(type(net), folder, device=torch.device("cpu"), dtype=torch.float32)
+        state = nets.grown(there.state_dict(), net)
     try:
         net.load_state_dict(state)
     except RuntimeError as error:

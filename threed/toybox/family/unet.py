@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
 from threed.core.cameras import orbit
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images
+from threed.diffusion.packed import write_packed
+from threed.diffusion.weights import weights_file
 from threed.learning.data import Batch, Latents
 from threed.learning.loop import Task
 from threed.learning.losses import denoising_loss
@@ -80,10 +83,13 @@ def unet_task(toys: Shelf, scenes: SceneShelf, weights: Path, device: torch.devi
 
 
 def save_unets(unet: Any, weights: Path) -> None:
-    """Write the multi-view UNet, and the plain one that it is without cameras."""
-    nets.save_part(unet, weights / "unet_multiview")
-    nets.save_part(nets.single_view(copy.deepcopy(unet).cpu()), weights / "unet")
+    """Write the plain UNet that a multi-view one is without cameras, and what it has beyond."""
+    plain, folder = nets.single_view(copy.deepcopy(unet).cpu()), weights / "unet_multiview"
     nets.save_index(weights)
+    nets.save_part(plain, weights / "unet")
+    nets.save_part(unet, folder)
+    file = weights_file(folder)
+    write_packed(load_file(file), file, 16)
 
 
 def load_multiview(weights: Path, device: torch.device) -> Any:
