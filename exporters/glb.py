@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,12 +39,17 @@ def save(mesh: Mesh, path: Path, extras: Extras) -> None:
     """Write a GLB: metallic-roughness material, embedded PNGs, y up, `extras` in asset.extras.
 
     Vertex colours are written where there is no texture, tangents where there is a normal map. The
-    same mesh gives the same bytes.
+    thing is called as `name` in extras says, else as the file. The same mesh gives the same bytes.
     """
-    files.write(path, encode(mesh, extras))
+    files.write(path, encode(mesh, name_of(path, extras), extras))
 
 
-def encode(mesh: Mesh, extras: Extras) -> bytes:
+def name_of(path: Path, extras: Extras) -> str:
+    """Say what the thing in a file is called: one word."""
+    return re.sub(r"\s+", "_", str(extras.get("name", path.stem)).strip()) or "asset"
+
+
+def encode(mesh: Mesh, name: str, extras: Extras) -> bytes:
     """Make the bytes of the file."""
     rows, blob = to_corners(mesh), Blob()
     attributes = _add_attributes(rows, blob)
@@ -56,8 +62,8 @@ def encode(mesh: Mesh, extras: Extras) -> bytes:
         "asset": {"version": "2.0", "generator": "threed", "extras": dict(extras)},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "name": "asset"}],
-        "meshes": [{"name": "asset", "primitives": [primitive]}],
+        "nodes": [{"mesh": 0, "name": name}],
+        "meshes": [{"name": name, "primitives": [primitive]}],
     }
     gltf |= _describe_material(mesh.material, blob, textured=rows.uv is not None)
     return pack(gltf, blob)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from exporters import axes, pictures
 from exporters.corners import unit_normals
-from exporters.glb import Extras
+from exporters.glb import Extras, name_of
 from threed.core import files
 from threed.core.mesh import Mesh, flip_v
 
@@ -29,14 +29,17 @@ def save(mesh: Mesh, path: Path, extras: Extras) -> None:
         surface += f"map_Kd {picture.name}\n"
         together[picture] = pictures.encode_png(image)
     together[material] = surface.encode()
-    together[path] = _describe_shape(mesh, material, extras, painted=image is not None).encode()
+    lines = [f"# {key}: {' '.join(str(value).split())}" for key, value in extras.items()]
+    lines += [f"mtllib {material.name}", f"o {name_of(path, extras)}"]
+    together[path] = _describe_shape(mesh, lines, painted=image is not None).encode()
     files.write_together(together)
 
 
-def _describe_shape(mesh: Mesh, material: Path, extras: Extras, *, painted: bool) -> str:
-    """The text of the OBJ; without the colours of the vertices if a texture is painted on it."""
-    lines = [f"# {key}: {' '.join(str(value).split())}" for key, value in extras.items()]
-    lines += [f"mtllib {material.name}", "o asset"]
+def _describe_shape(mesh: Mesh, lines: list[str], *, painted: bool) -> str:
+    """The text of the OBJ, after its first lines.
+
+    The colours of the vertices are left out if a texture is painted on it.
+    """
     place, form = axes.to_y_up(mesh.vertices), "v %.7g %.7g %.7g"
     if mesh.colors is None or painted:
         lines += _format_rows(form, place)

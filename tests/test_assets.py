@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import pytest
+import torch
 import trimesh
 from PIL import Image
 
@@ -20,6 +21,7 @@ from exporters.clean import Repairs
 from tests.shapes import Ball, cube, sphere
 from threed.core.budget import Budget
 from threed.core.errors import InputError
+from threed.core.mesh import Mesh
 from threed.runs.asset import Asset, build_asset, export_file, report_file, turntable_file
 from threed.settings.asset import AssetSettings
 from threed.settings.base import replace
@@ -81,6 +83,22 @@ def test_the_same_field_gives_the_same_bytes(asset: Asset, tmp_path: Path) -> No
     again = build_asset(Ball(floater=True), tmp_path, SMALL, PROVENANCE)
     for name in FILES - {"turntable.mp4"}:
         assert (again.folder / name).read_bytes() == (asset.folder / name).read_bytes(), name
+
+
+def test_an_asset_stands_as_high_as_asked(asset: Asset, tmp_path: Path) -> None:
+    settings = replace(SMALL, height=0.12)
+    made = build_asset(Ball(floater=True), tmp_path / "run", settings, PROVENANCE)
+    assert stands(made.mesh, 0.12, 1e-5)
+    assert (made.report.psnr, made.report.iou) == pytest.approx(
+        (asset.report.psnr, asset.report.iou), rel=0.01
+    )
+    (path,) = export_file(asset.folder, tmp_path / "small ball.obj", height=0.03)
+    assert stands(load(path), 0.03, 1e-4)
+    assert "\no small_ball\n" in path.read_text()
+    flat = Mesh(torch.eye(3) * torch.tensor([1.0, 1, 0]), torch.tensor([[0, 1, 2]]))
+    exporters.save(flat, tmp_path / "flat.ply")
+    with pytest.raises(InputError, match="the mesh is flat: it has no height"):
+        export_file(tmp_path / "flat.ply", tmp_path / "flat.glb", height=1.0)
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply", ".stl"])
@@ -147,11 +165,22 @@ def test_a_place_that_nobody_may_write_to() -> None:
         exporters.save(cube(), Path("/proc/run/asset.glb"))
 
 
+def stands(mesh: Mesh, height: float, within: float) -> bool:
+    """Whether a mesh is so high, and its base's centre at the origin, within a share of it."""
+    low, high = mesh.bounds()
+    off = torch.stack([low[2], high[2] - height, *(low + high)[:2]])
+    return bool(off.abs().max() <= within * height)
+
+
 def test_coarser_copies_are_made_where_asked(asset: Asset, tmp_path: Path) -> None:
     settings = replace(SMALL, lods=2)
     made = build_asset(Ball(floater=True), tmp_path, settings, PROVENANCE)
     assert {p.name for p in made.folder.iterdir()} == FILES | {"asset_lod1.glb", "asset_lod2.glb"}
-    assert made.glb.read_bytes() == asset.glb.read_bytes()
+    assert torch.equal(made.mesh.vertices, asset.mesh.vertices)
+    assert [*trimesh.load_scene(asset.glb).geometry] == ["a-ball"]
+    for number, name in enumerate(("asset", "asset_lod1", "asset_lod2")):
+        scene = trimesh.load_scene(tmp_path / f"{name}.glb")
+        assert [*scene.geometry] == [f"a-ball_LOD{number}"]
     for number, (faces, texture) in enumerate([(375, 64), (93, 32)], 1):
         copy = load(tmp_path / f"asset_lod{number}.glb")
         assert 0.8 * faces < len(copy.faces) <= faces + 2

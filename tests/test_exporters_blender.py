@@ -78,7 +78,7 @@ def judged(path: Path) -> tuple[str, str]:
 def test_a_glb_arrives_whole(mug: Mesh, drawn: tuple[Seen, Path]) -> None:
     seen, _ = drawn
     (thing,) = seen.objects
-    assert thing["name"] == "asset"
+    assert thing["name"] == "mug"
     assert thing["faces"] == len(mug.faces)
     assert (thing["uv_maps"], thing["color_attributes"]) == (1, 0)
     assert thing["custom_normals"]

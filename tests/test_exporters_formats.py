@@ -328,7 +328,7 @@ def test_glb_by_the_book(tmp_path: Path) -> None:
     start = 20 + size + 8 + view["byteOffset"]
     picture = Image.open(io.BytesIO(content[start : start + view["byteLength"]]))
     assert (picture.format, picture.size) == ("PNG", (64, 64))
-    assert glb.encode(mesh, EXTRAS) == content
+    assert glb.encode(mesh, "toy", EXTRAS) == content
 
 
 def test_linear_light_and_back() -> None:

@@ -27,6 +27,7 @@ from threed.core import files
 from threed.core.budget import Budget, levels
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
+from threed.core.files import slug
 from threed.core.mesh import Mesh
 from threed.core.render import RenderOutput
 from threed.scenes.isosurface import Radiance, Views, isosurface, surface_color, views_of
@@ -116,14 +117,18 @@ def build_asset(
     say("finding its surface")
     found = shape(scene, views, settings)
     place = placement or Placement()
+    if settings.height is not None:
+        place = Placement.standing(found.mesh, settings.height)
     for number, level in enumerate(levels(settings.faces, settings.texture, settings.lods)):
         mesh = found.fewer(level.faces, views) if number else found.mesh
         say(f"mapping and painting {len(mesh.faces):,} faces")
         mesh = place.out(_mapped(mesh, found, settings, level.texture))
         say("writing the files")
-        exporters.save(mesh, folder / lod_name("asset.glb", number), extras=provenance)
+        name = slug(str(provenance.get("prompt", "")))
+        about = {**provenance, "name": f"{name}_LOD{number}" if settings.lods else name}
+        exporters.save(mesh, folder / lod_name("asset.glb", number), extras=about)
         if number == 0:
-            exporters.save(mesh, folder / "asset.obj", extras=provenance)
+            exporters.save(mesh, folder / "asset.obj", extras=about)
     mesh = load(folder / "asset.glb")
     likeness = views.compare(place.into(mesh))
     known = Known(likeness.psnr, likeness.iou, found.threshold, asdict(found.repairs))
@@ -189,21 +194,30 @@ def _present(mesh: Mesh, folder: Path, settings: AssetSettings, known: Known, sa
 
 
 def export_file(
-    source: Path, target: Path, *, budget: Budget | None = None, lods: int = 0
+    source: Path,
+    target: Path,
+    *,
+    budget: Budget | None = None,
+    lods: int = 0,
+    height: float | None = None,
 ) -> list[Path]:
     """Read a mesh file, or the asset.glb of a run's folder, and write it in another format.
 
     Geometry, textures and colours go along as far as the format has them; within a budget, and with
-    coarser copies beside it, where asked: see `exporters.budget.fit_budget`. Returns the files.
-    InputError for a source that cannot be read, and for a target that cannot be written.
+    coarser copies beside it, where asked: see `exporters.budget.fit_budget`. With a height, in
+    metres, it stands on the origin, the centre of its base at 0. Returns the files. InputError for
+    a source that cannot be read, and for a target that cannot be written.
     """
     exporters.find_writer(target)  # a wrong name is noticed before anything is read
     mesh = load_file(source)
+    if height is not None:
+        mesh = Placement.standing(mesh, height).out(mesh)
     plain = budget is None and lods == 0
     written = []
     for level, copy in enumerate([mesh] if plain else fit_budget(mesh, budget, lods)):
         written.append(target.with_name(lod_name(target.name, level)))
-        exporters.save(copy, written[-1], extras={"source": source.name})
+        name = f"{target.stem}_LOD{level}" if lods else target.stem
+        exporters.save(copy, written[-1], extras={"source": source.name, "name": name})
     return written
 
 

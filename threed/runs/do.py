@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from threed.core.budget import Budget
+from threed.core.length import read_length
 from threed.runs import job as jobs
 from threed.runs.job import Job
 
@@ -81,7 +82,10 @@ def _export(job: jobs.Export, folder: Path, report: Listener | None) -> Result:
     from threed.runs.asset import export_file
 
     budget = None if job.budget is None else Budget.parse(job.budget)
-    files = tuple(export_file(job.source, folder / job.file, budget=budget, lods=job.lods))
+    height = None if job.height is None else read_length(job.height)
+    files = tuple(
+        export_file(job.source, folder / job.file, budget=budget, lods=job.lods, height=height)
+    )
     return Result(folder, files[0], files)
 
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from threed.core.budget import LODS, Budget
 from threed.core.errors import InputError
 from threed.core.files import check_name
+from threed.core.length import read_length
 from threed.core.pictures import FORMATS, read_size
 from threed.core.words import check_prompt, did_you_mean
 from threed.diffusion.guide import Guide
@@ -131,6 +132,9 @@ class Generate(Faced):
     init: Path | None = Field(None, description="a mesh to refine: .glb, .gltf, .obj, .ply or .stl")
     budget: str | None = Field(None, description="at most so much, as in faces=5000,texture=512")
     lods: int | None = Field(None, ge=0, le=LODS, description="coarser copies: asset_lod1 and on")
+    height: str | None = Field(
+        None, description="as in 12cm: how high it stands, its base's centre on the origin"
+    )
     knob: Words = Field((), description="NAME=VALUE of the system")
     best_of: int | None = Field(
         None, ge=1, le=64, description="begin so many seeds; the best of them goes on"
@@ -145,6 +149,8 @@ class Generate(Faced):
             words += tuple(f"asset.{name}={value}" for name, value in given.items())
         if self.lods is not None:
             words += (f"asset.lods={self.lods}",)
+        if self.height is not None:
+            words += (f"asset.height={read_length(self.height)}",)
         task: Task = "make" if self.init is None else "refine"
         run = self.to_run(task, words, best_of=self.best_of)
         if not (self.system or self.inputs or self.knob):
@@ -334,12 +340,17 @@ class Export(Job):
     file: str = Field("asset.glb", description="the file to write; its ending says the format")
     budget: str | None = Field(None, description="at most so much, as in faces=5000,texture=512")
     lods: int = Field(0, ge=0, le=LODS, description="coarser copies: NAME_lod1 and on")
+    height: str | None = Field(
+        None, description="as in 12cm: how high it stands, its base's centre on the origin"
+    )
 
     def check(self) -> None:
         """InputError for a budget that cannot be, or a file outside the job's folder."""
         check_own(self.file)
         if self.budget is not None:
             Budget.parse(self.budget)
+        if self.height is not None:
+            read_length(self.height)
 
 
 _KINDS: tuple[type[Job], ...] = (Generate, Texture, Edit3d, Resume, Image, Train, Export)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from threed.core.budget import FEWEST, LODS, SIZES, levels
+from threed.core.length import RANGE
 from threed.settings.base import Settings
 
 
@@ -21,6 +22,9 @@ class AssetSettings(Settings):
     preview_size: int = Field(256, ge=16, le=2048, description="pixels a side of each of 16 views")
     normal_map: bool = Field(True, description="map the shape that fewer faces lose")
     lods: int = Field(0, ge=0, le=LODS, description="coarser copies, each a quarter of the faces")
+    height: float | None = Field(
+        None, ge=RANGE[0], le=RANGE[1], description="metres; the asset stands on the origin then"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> AssetSettings:
