@@ -48,6 +48,10 @@ EXAMPLES |= {
     for name in ("textual_inversion", "dreambooth", "lora", "dco")
 }
 EXAMPLES["ip_adapter"] = f'threed image "a toy" --system ip_adapter --image {DRAWN} -n 4'
+EXAMPLES["ms_diffusion"] = (
+    f'threed image "a mug and a hat" --system ms_diffusion --image {DRAWN} --subject '
+    '"0,0.2,0.5,0.9:a mug" --image hat.png --subject "0.5,0.2,1,0.9:a hat" -n 4'
+)
 REAL = (f'threed image "a blue mug" --system prompt_to_prompt --source "a red mug" --image {DRAWN} '
         "--blend mug --steps 8")  # fmt: skip
 HEAT = 'threed image "a green mushroom" --seed 3'

@@ -30,13 +30,14 @@ from threed.diffusion.parts.image_adapter import ImageAdapter
 from threed.diffusion.parts.image_tokens import Projection
 from threed.diffusion.parts.local_adapter import LocalAdapter
 from threed.diffusion.parts.plans import Plan, Region
+from threed.diffusion.parts.subjects import Grounding, SubjectAdapter
 from threed.diffusion.parts.uni_adapters import Adapters
 from threed.diffusion.score import Score, cfg, dual_cfg, score
 from threed.systems.control import controlnet, rpg, self_guidance, uni_controlnet
 from threed.systems.editing import instruct_pix2pix, prompt_to_prompt
 from threed.systems.personalization import dco, style_aligned
 from threed.systems.personalization.teach import rows_of
-from threed.systems.reference import ip_adapter
+from threed.systems.reference import ip_adapter, ms_diffusion
 from threed.systems.system import Request, System
 from threed.systems.table import SYSTEMS
 
@@ -167,6 +168,33 @@ def _shown(backbone: Backbone, scale: float, features: Tensor | None = None) -> 
 def _learned_picture(backbone: Backbone) -> Leaf:
     features = torch.ones(1, 1, 24).requires_grad_()
     return features, _shown(backbone, 1.0, features).score
+
+
+def _together(
+    backbone: Backbone, scale: float, features: Tensor | None = None, **knobs: Any
+) -> Ready:
+    """Two subjects' patches, each in its box."""
+    base: Any = backbone
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        width, phrase = base.unet.config.cross_attention_dim, base.encoders[0].config.hidden_size
+        grounding = Grounding(16, width, phrase, inner=64, heads=1, depth=1, tokens=3)
+        net = SubjectAdapter(base, grounding)
+        features = torch.randn(1, 2, 5, 16) if features is None else features
+        for value in net.ms_adapter.parameters():
+            value.data += 0.3 * torch.randn_like(value)
+    loaded = ms_diffusion.Loaded(net.eval().requires_grad_(False))
+    subjects = [("mug", (0.0, 0.0, 0.6, 1.0)), ("hat", (0.3, 0.2, 1.0, 1.0))]
+    told = ms_diffusion.Told(features, [subjects])
+    wanted = ms_diffusion.Knobs(scale=scale, **knobs)
+    return Ready(
+        ms_diffusion.build(backbone, "a red mug", loaded, told, guide=Guide(5.0), knobs=wanted)
+    )
+
+
+def _learned_subjects(backbone: Backbone) -> Leaf:
+    features = torch.ones(1, 2, 5, 16).requires_grad_()
+    return features, _together(backbone, 1.0, features).score
 
 
 def _divided(backbone: Backbone, base_ratio: float) -> Ready:
@@ -326,5 +354,11 @@ CASES = {
         neutral=lambda backbone: _shown(backbone, 0.0),
         plain=lambda backbone: sampled(backbone, "a red mug"),
         gradient=_learned_picture,
+    ),
+    "ms_diffusion": Case(
+        typical=lambda backbone: _together(backbone, 1.0),
+        neutral=lambda backbone: _together(backbone, 1.0, strengths="0,0"),
+        plain=lambda backbone: sampled(backbone, "a red mug"),
+        gradient=_learned_subjects,
     ),
 }

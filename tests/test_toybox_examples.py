@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,13 @@ import torch
 from threed.core.errors import InputError
 from threed.diffusion.detect import edges
 from threed.learning.data import read_examples
-from threed.toybox.family.examples import draw_examples, edit_triples
+from threed.systems.reference.shown import placed
+from threed.toybox.family.examples import draw_examples, edit_triples, subjects
+from threed.toybox.world.captions import a
 from threed.toybox.world.conditions import CONDITIONS
 from threed.toybox.world.edits import EDITS, random_edit
+from threed.toybox.world.grounds import Ground
+from threed.toybox.world.scenes import Scene, staged
 from threed.toybox.world.toys import COLORS
 
 
@@ -70,6 +76,37 @@ def test_scenes_have_every_map(tmp_path: Path) -> None:
     assert rows[0]["image"] == "000/000000-image.png"
     with pytest.raises(InputError, match="toybox draws no 'people'; it draws scenes, edits"):
         draw_examples("people", tmp_path, 1, seed=1)
+
+
+def test_subjects_are_in_their_boxes_and_alone_in_pictures_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    white = Ground(("white",), "plain", (1, 1, 1), (1, 1, 1), (1, 1, 1))
+
+    def on_white(*told: Any) -> Scene:
+        return replace(staged(*told), ground=white)
+
+    monkeypatch.setattr("threed.toybox.family.examples.staged", on_white)
+    counts = set()
+    for i in range(5):
+        row, pictures = subjects(np.random.default_rng([1, i, len("subjects")]))
+        there, text = placed(row["subjects"]), row["pointed"]
+        counts.add(len(there))
+        roles = [f"subject{number}" for number, _ in enumerate(there, 1)]
+        assert list(pictures) == ["image", *roles]
+        free = torch.ones(64, 64, dtype=torch.bool)
+        for number, (kind, (left, top, right, bottom)) in enumerate(there, 1):
+            text = text.replace(f"<{number}>", a(kind))
+            assert float(pictures[f"subject{number}"].std()) > 0.02
+            rows, columns = (slice(round(64 * low), round(64 * high))
+                             for low, high in ((top, bottom), (left, right)))  # fmt: skip
+            free[rows, columns] = False
+            inside = pictures["image"][:, rows, columns]
+            for edge in (inside[:, 0], inside[:, -1], inside[:, :, 0], inside[:, :, -1]):
+                assert float(edge.min()) < 1  # it is no larger than what is in it
+        assert text == row["text"]
+        assert float(pictures["image"][:, free].min()) > 1 - 1e-6
+    assert counts == {1, 2}
 
 
 def test_triples_say_the_same_change_twice() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from threed.core.errors import InputError
-from threed.diffusion.parts.plans import read_region
+from threed.diffusion.parts.plans import Region, read_region, read_subject
 
 Values = tuple[Any, ...]
 Change = Callable[[Path], Path]
@@ -170,6 +170,21 @@ def _turn_regions(values: Values, view: View) -> Values | None:
     return tuple(replace(region, prompt=region.prompt + view.tail).words() for region in regions)
 
 
+def _turn_subjects(values: Values, view: View) -> Values:
+    """Boxes are mirrored from behind; from the side only their rows are left of them."""
+
+    def turned(text: str) -> str:
+        phrase, box = read_subject(text)
+        if box is None or view.name in ("front", PICTURED):
+            return text
+        if view.name == "back":
+            return Region(phrase, box).mirrored().words()
+        rows = box[1::2] if view.name == "side" else (0.0, 1.0)
+        return Region(phrase, (0.0, rows[0], 1.0, rows[1])).words()
+
+    return tuple(map(turned, values))
+
+
 TEXT = Kind("text", "TEXT", str)
 PROMPT = Kind("prompt", "PROMPT", str, seen=_say_view, prompt=str)
 WORD = Kind("word", "WORD", str)
@@ -178,6 +193,8 @@ WORD_SPAN = Kind("word with a span", "WORD:[FROM,]UNTIL", _read_span)
 WORD_SHIFT = Kind("word with a shift", "WORD:DX,DY", _read_shift, seen=_turn_shifts)
 REGION = Kind("region", "[LEFT,TOP,RIGHT,BOTTOM:]PROMPT", str, seen=_turn_regions,
               prompt=lambda text: re.sub(r"^[-+.,\de\s]*:", "", text).strip())  # fmt: skip
+SUBJECT = replace(REGION, name="subject", metavar="[LEFT,TOP,RIGHT,BOTTOM:]PHRASE",
+                  seen=_turn_subjects)  # fmt: skip
 PICTURE = Kind("picture", "FILE", Path, with_files=_change_file, copied=True, flat=True)
 SHOWN = replace(PICTURE, flat=False)  # of something that is the same from every view
 FILE = replace(SHOWN, name="file")

@@ -16,6 +16,7 @@ from threed.systems.personalization.lora import SYSTEM as LORA
 from threed.systems.personalization.style_aligned import SYSTEM as STYLE_ALIGNED
 from threed.systems.personalization.textual_inversion import SYSTEM as TEXTUAL_INVERSION
 from threed.systems.reference.ip_adapter import SYSTEM as IP_ADAPTER
+from threed.systems.reference.ms_diffusion import SYSTEM as MS_DIFFUSION
 from threed.systems.system import System, Training
 
 _ROWS = (  # in the order in which they are listed
@@ -31,6 +32,7 @@ _ROWS = (  # in the order in which they are listed
     LORA,
     DCO,
     IP_ADAPTER,
+    MS_DIFFUSION,
 )
 SYSTEMS = {system.name: system for system in _ROWS}
 

@@ -55,17 +55,21 @@ class ImageAdapter(nn.Module):
     def __init__(self, backbone: StableDiffusion, image_proj: Any) -> None:
         super().__init__()
         self.image_proj = image_proj
-        self.places = {name: str(number) for number, name in enumerate(attentions(backbone.unet))
-                       if name.endswith("attn2")}  # fmt: skip
-        maps = {number: Maps(backbone.unet.get_submodule(name))
-                for name, number in self.places.items()}  # fmt: skip
-        self.ip_adapter = nn.ModuleDict(maps)
+        self.places, self.ip_adapter = new_maps(backbone.unet)
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, N, ...] of N pictures each -> tokens [B, N, T, C]."""
         flat = features.flatten(0, 1).to(next(self.parameters()))
         tokens: Tensor = self.image_proj(flat).unflatten(0, features.shape[:2])
         return tokens
+
+
+def new_maps(unet: nn.Module) -> tuple[dict[str, str], nn.ModuleDict]:
+    """The numbers of a UNet's cross-attentions by their names, and maps for each by its number."""
+    places = {name: str(number) for number, name in enumerate(attentions(unet))
+              if name.endswith("attn2")}  # fmt: skip
+    maps = {number: Maps(unet.get_submodule(name)) for name, number in places.items()}
+    return places, nn.ModuleDict(maps)
 
 
 def attentions(unet: nn.Module) -> list[str]:
@@ -173,7 +177,7 @@ def load_image_adapter(backbone: StableDiffusion, path: Path) -> tuple[ImageAdap
     .bin or .safetensors as published, or as the official trainer writes them. Nothing in the file
     is executed. InputError for one of another layout, another backbone, or that is damaged.
     """
-    state = _read(path)
+    state = read_parts(path, PARTS, "IP-Adapter", TRAINER)
     width = int(backbone.unet.config.cross_attention_dim)
     net = ImageAdapter(backbone, _projection(state, path))
     if net.image_proj.width != width:
@@ -187,20 +191,27 @@ def load_image_adapter(backbone: StableDiffusion, path: Path) -> tuple[ImageAdap
     return net, bool(pairs)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their published names: image_proj.* and ip_adapter.*."""
+def read_parts(
+    path: Path, parts: Sequence[str], what: str, renamed: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """The tensors of a file, by names that begin with one of `parts`: "image_proj.norm.weight".
+
+    Nested by part, as .bin files are, or flat. renamed: what else parts are called in some files.
+    InputError, which says what it should hold, if a part is missing. Nothing is executed.
+    """
     safe = path.suffix == ".safetensors"
     saved: Any = read_safetensors(path) if safe else read_saved(path, others=True)
-    state: dict[str, Tensor] = {}
+    flat: dict[str, Tensor] = {}
     for name, value in saved.items() if isinstance(saved, dict) else ():
         nested = value.items() if isinstance(value, dict) else [("", value)]
-        state |= {f"{name}.{rest}".rstrip("."): v for rest, v in nested if isinstance(v, Tensor)}
-    heads = ((name.partition("."), value) for name, value in state.items())
-    state = {f"{TRAINER.get(head, head)}.{rest}": value for (head, _, rest), value in heads}
-    state = {name: value for name, value in state.items() if name.partition(".")[0] in PARTS}
-    missing = [part for part in PARTS if not any(name.startswith(part) for name in state)]
+        flat |= {f"{name}.{rest}".rstrip("."): v for rest, v in nested if isinstance(v, Tensor)}
+    heads = ((name.partition("."), value) for name, value in flat.items())
+    named = {f"{(renamed or {}).get(head, head)}{dot}{rest}": value
+             for (head, dot, rest), value in heads}  # fmt: skip
+    state = {name: value for name, value in named.items() if name.partition(".")[0] in parts}
+    missing = [part for part in parts if not any(name.startswith(part) for name in state)]
     if missing:
-        raise InputError(f"{path} holds no IP-Adapter: no name in it begins with {missing[0]}.")
+        raise InputError(f"{path} holds no {what}: no name in it begins with {missing[0]}.")
     return state
 
 

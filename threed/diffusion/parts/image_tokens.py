@@ -102,19 +102,30 @@ class Resampler(nn.Module):
         self.latents = nn.Parameter(torch.randn(1, tokens, inner) / inner**0.5)
         self.proj_in, self.proj_out = nn.Linear(inputs, inner), nn.Linear(inner, width)
         self.norm_out = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(
-            nn.ModuleList([_Perceiver(inner, heads), _widening(inner)]) for _ in range(depth)
-        )
+        self.layers = perceivers(inner, heads, depth)
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, patches, inputs] -> [B, tokens, width]."""
-        seen, latents = self.proj_in(features), self.latents.expand(len(features), -1, -1)
-        for layer in self.layers:
-            look, widen = layer.children()
-            latents = latents + look(seen, latents)
-            latents = latents + widen(latents)
+        queries = self.latents.expand(len(features), -1, -1)
+        latents = looked(self.layers, self.proj_in(features), queries)
         tokens: Tensor = self.norm_out(self.proj_out(latents))
         return tokens
+
+
+def perceivers(inner: int, heads: int, depth: int) -> nn.ModuleList:
+    """Make a resampler's layers, each a look at the patches and a widening."""
+    return nn.ModuleList(
+        nn.ModuleList([_Perceiver(inner, heads), _widening(inner)]) for _ in range(depth)
+    )
+
+
+def looked(layers: nn.ModuleList, seen: Tensor, latents: Tensor) -> Tensor:
+    """[B, L, C] what queries [B, L, C] become that look at patches [B, S, C]."""
+    for layer in layers:
+        look, widen = layer.children()
+        latents = latents + look(seen, latents)
+        latents = latents + widen(latents)
+    return latents
 
 
 HEAD = 64  # channels of a resampler's head, in all that was published

@@ -8,6 +8,7 @@ height in two columns.
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -123,6 +124,19 @@ def read_region(text: str) -> Region:
                          "picture, such as 0,0,0.5,1:a red ball, or "
                          "give a split, such as 1,1")  # fmt: skip
     return Region(words.strip(), (left, top, right, bottom))
+
+
+def read_subject(text: str) -> tuple[str, Box | None]:
+    """A phrase and its box, from "LEFT,TOP,RIGHT,BOTTOM:PHRASE", or from a phrase alone.
+
+    InputError for a box that is none, or without a phrase.
+    """
+    if re.match(r"[-+.,\de\s]*:", text):
+        region = read_region(text)
+        return region.prompt, region.box
+    if not text.strip():
+        raise InputError("a subject needs a phrase that says what it is, such as a dog")
+    return text.strip(), None
 
 
 def _ratios(split: str, row: str) -> list[float]:

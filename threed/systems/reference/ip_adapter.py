@@ -159,34 +159,37 @@ def load(backbone: Backbone, request: Request) -> Loaded:
     return Loaded(net, encoder, lora)
 
 
-def adapter_file(place: Path) -> Path:
+def adapter_file(place: Path, stem: str = "ip-adapter") -> Path:
     """Find the adapter's file: itself, or the only one of a folder. InputError if none, or many."""
     if place.is_file():
         return place
     found = {path.with_suffix(""): path for ending in ("bin", "safetensors")
-             for path in place.rglob(f"ip-adapter*.{ending}")}  # fmt: skip
+             for path in place.rglob(f"{stem}*.{ending}")}  # fmt: skip
     if len(found) == 1:
         return next(iter(found.values()))
     names = ", ".join(sorted(path.name for path in found.values())) or "none"
-    raise InputError(f"{place} must hold one file ip-adapter*.safetensors or .bin, and there are: "
+    raise InputError(f"{place} must hold one file {stem}*.safetensors or .bin, and there are: "
                      f"{names}; name one by --weights")  # fmt: skip
 
 
-def find_encoder(base: StableDiffusion, given: Path | None, beside: Path | None) -> ImageEncoder:
+def find_encoder(
+    base: StableDiffusion, given: Path | None, beside: Path | None, system: str = NAME
+) -> ImageEncoder:
     """Load the image encoder: as given, beside the adapter's file, or with the backbone."""
     from threed.diffusion.parts.image_encoder import ImageEncoder
     from threed.diffusion.weights import find_trained
 
     own = base.folder / "clip"
     if given is not None:
-        place = find_trained(given, base.folder, NAME, ("*.json", "model.safetensors"))
+        place = find_trained(given, base.folder, system, ("*.json", "model.safetensors"))
         return ImageEncoder(place, base.device)
     for place in [own] if beside is None else [beside.parent / "image_encoder", own]:
         if place.is_dir():
             return ImageEncoder(place, base.device, own=place == own)
     raise InputError(
-        f"system {NAME!r} needs the folder of the image encoder that its weights are taught with, "
-        "such as models/image_encoder of h94/IP-Adapter: --encoder FOLDER, in training encoder="
+        f"system {system!r} needs the folder of the image encoder that its weights are taught "
+        "with, such as models/image_encoder of h94/IP-Adapter: --encoder FOLDER, in training "
+        "encoder="
     )
 
 

@@ -6,9 +6,12 @@ Example i depends on (seed, i) alone, so that drawing can be cut and continued.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +27,14 @@ from threed.toybox.world.chance import Rng
 from threed.toybox.world.conditions import CONDITIONS, condition_map
 from threed.toybox.world.edits import random_edit
 from threed.toybox.world.mix import random_scene
-from threed.toybox.world.scenes import View, draw_scene
-from threed.toybox.world.subjects import Keepsake, random_subject, random_subject_scene
+from threed.toybox.world.pairs import Pair
+from threed.toybox.world.scenes import View, draw_scene, random_camera, staged
+from threed.toybox.world.subjects import (
+    Keepsake,
+    random_subject,
+    random_subject_pair,
+    random_subject_scene,
+)
 from threed.toybox.world.toys import COLORS, KINDS, view_words
 
 SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
@@ -43,7 +52,8 @@ def draw_examples(
     """Draw what a folder lacks of `count` examples of SETS; a folder that has more stays as it is.
 
     "scenes": image, text, and a picture for each of toybox's conditions but edges. "edits": image,
-    edited, instruction, and the edit's kind. processes: as many as there are cores if not given.
+    edited, instruction, and the edit's kind. "subjects": image, text, and a picture of each subject
+    in it alone. processes: as many as there are cores if not given.
     progress is told how many examples there are.
     """
     if what not in SETS:
@@ -96,6 +106,28 @@ def edit(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
             {"image": shown(both.before), "edited": shown(both.after)})  # fmt: skip
 
 
+def subjects(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
+    """Draw one subject, or two together, and each alone, seen from another side.
+
+    Texts: text, the same with <1> and <2> where the subjects are named, and the subjects' boxes and
+    kinds.
+    """
+    alone = rng.uniform() < 0.3
+    made: Pair | Keepsake = random_subject(rng) if alone else random_subject_pair(rng)
+    each: Any = (made,) if isinstance(made, Keepsake) else made.toys
+    camera = random_camera(rng, (-60, 60) if alone else (-15, 15), (0, 30), (0.95, 1.05))
+    view = draw_scene(staged(rng, made, camera))
+    text, pictures = view.scene.caption(rng), {"image": shown(view)}
+    pointed, places = text, []
+    for number, (one, box) in enumerate(zip(each, view.boxes.tolist()), 1):
+        other = staged(rng, replace(one, scale=1.0, turn_deg=0.0),
+                       random_camera(rng, (-60, 60), (-10, 45)))  # fmt: skip
+        pictures[f"subject{number}"] = shown(draw_scene(other))
+        pointed = re.sub(rf"\b{a(one.kind)}\b", f"<{number}>", pointed, count=1)
+        places.append(f"{','.join(f'{side:.4g}' for side in box)}:{one.kind}")
+    return {"text": text, "pointed": pointed, "subjects": "; ".join(places)}, pictures
+
+
 def draw_subject(folder: Path, count: int, seed: int, kind: str | None = None) -> Keepsake:
     """Draw pictures of one subject, each from another side: 00.png, with 00.txt and masks/00.png.
 
@@ -135,5 +167,5 @@ def shown(view: View) -> Tensor:
 
 
 SETS: dict[str, Callable[[Rng], tuple[Row, dict[str, Tensor]]]] = {
-    "scenes": scene, "edits": edit,
+    "scenes": scene, "edits": edit, "subjects": subjects,
 }  # fmt: skip

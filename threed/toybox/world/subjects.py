@@ -9,15 +9,16 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from threed.toybox.world import draw
 from threed.toybox.world.captions import a
-from threed.toybox.world.chance import Rng, choose
+from threed.toybox.world.chance import Rng, choose, choose_other
 from threed.toybox.world.emblems import EMBLEMS
 from threed.toybox.world.kinds import RECIPES
-from threed.toybox.world.pairs import toy_points
+from threed.toybox.world.pairs import ABOVE, BESIDE, BROAD, Pair, toy_points
 from threed.toybox.world.parts import Part, Vector, emblem, extents, pack, place, rotation
 from threed.toybox.world.scenes import Scene, Thing, random_camera, staged
 from threed.toybox.world.toys import COLORS, KINDS, packed_to_fit
@@ -73,8 +74,8 @@ class Keepsake:
         """Place it alone."""
         return (self.thing(),)
 
-    def words(self, rng: Rng) -> str:
-        """Say its kind: the rest has no words."""
+    def words(self, rng: Rng, drop: float = 0.0) -> str:
+        """Say its kind, which nothing drops: the rest has no words."""
         return a(self.kind)
 
     def _worn(self, part: Part) -> Part:
@@ -140,6 +141,16 @@ def stretched(part: Part, by: Vector) -> Part:
 def random_subject_scene(rng: Rng, subject: Keepsake) -> Scene:
     """Stage a subject alone, seen from any side, on any ground."""
     return staged(rng, subject, random_camera(rng, (-180, 180), (-10, 45)))
+
+
+def random_subject_pair(rng: Rng) -> Pair:
+    """Put two subjects of unlike kinds beside each other, or in three of ten one on the other."""
+    above = rng.uniform() < 0.3
+    under: Any = random_subject(rng, choose(rng, BROAD if above else KINDS))
+    over: Any = random_subject(rng, choose_other(rng, KINDS, under.kind))
+    one, two = (replace(each, scale=float(rng.uniform(0.8, 1)), turn_deg=float(turn))
+                for each, turn in zip((over, under), rng.uniform(-35, 35, 2)))  # fmt: skip
+    return Pair(one, two, ABOVE if above else BESIDE)
 
 
 def _repainted(part: Part, main: Vector, other: Vector) -> Part:
