@@ -52,6 +52,13 @@ EXAMPLES["ms_diffusion"] = (
     f'threed image "a mug and a hat" --system ms_diffusion --image {DRAWN} --subject '
     '"0,0.2,0.5,0.9:a mug" --image hat.png --subject "0.5,0.2,1,0.9:a hat" -n 4'
 )
+EXAMPLES["photo_maker"] = (
+    'threed image "a portrait of a person img in a red hat" --system photo_maker '
+    "--image me1.png --image me2.png -n 4"
+)
+EXAMPLES["instant_id"] = (
+    'threed image "a portrait in a red hat" --system instant_id --image me.png -n 4'
+)
 REAL = (f'threed image "a blue mug" --system prompt_to_prompt --source "a red mug" --image {DRAWN} '
         "--blend mug --steps 8")  # fmt: skip
 HEAT = 'threed image "a green mushroom" --seed 3'
@@ -165,7 +172,7 @@ def section(system: System) -> str:
 
 def taught(name: str, training: Training) -> str:
     """How somebody gets weights that do not come with toybox."""
-    if training.data is not None:
+    if training.data is not None or training.read is None:
         train = f"threed train {name} --data DIR --out DIR"
         return f"Its weights do not come with toybox: `{train}`, then `--weights DIR`."
     words = 'name="<toy>" kind=mug'

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.tiny import eye
 from threed.core.pictures import Size
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.files import EMBEDDINGS
@@ -26,8 +27,9 @@ from threed.diffusion.paint import Ready
 from threed.diffusion.parts.adapters import Lora
 from threed.diffusion.parts.channels import widened, with_unet
 from threed.diffusion.parts.control import new_controlnet
+from threed.diffusion.parts.id_encoder import IdEncoder, Sight
 from threed.diffusion.parts.image_adapter import ImageAdapter
-from threed.diffusion.parts.image_tokens import Projection
+from threed.diffusion.parts.image_tokens import Projection, Resampler
 from threed.diffusion.parts.local_adapter import LocalAdapter
 from threed.diffusion.parts.plans import Plan, Region
 from threed.diffusion.parts.subjects import Grounding, SubjectAdapter
@@ -37,7 +39,7 @@ from threed.systems.control import controlnet, rpg, self_guidance, uni_controlne
 from threed.systems.editing import instruct_pix2pix, prompt_to_prompt
 from threed.systems.personalization import dco, style_aligned
 from threed.systems.personalization.teach import rows_of
-from threed.systems.reference import ip_adapter, ms_diffusion
+from threed.systems.reference import instant_id, ip_adapter, ms_diffusion, photo_maker
 from threed.systems.system import Request, System
 from threed.systems.table import SYSTEMS
 
@@ -195,6 +197,48 @@ def _together(
 def _learned_subjects(backbone: Backbone) -> Leaf:
     features = torch.ones(1, 2, 5, 16).requires_grad_()
     return features, _together(backbone, 1.0, features).score
+
+
+def _person(backbone: Backbone, start_merge: float, who: Tensor | None = None) -> Ready:
+    """A person of two pictures, through a net that has learned nothing yet."""
+    base: Any = backbone
+    width = base.unet.config.cross_attention_dim
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = IdEncoder(eye().vision_model, (12, width - 12), Sight()).requires_grad_(False)
+        who = 3 * torch.randn(1, 2, 1, width) if who is None else who
+    knobs = photo_maker.Knobs(start_merge=start_merge, lora=0.0)
+    loaded = photo_maker.Loaded(net.eval())
+    return Ready(
+        photo_maker.build(backbone, "a man img in red", loaded, who, guide=Guide(5.0), knobs=knobs)
+    )
+
+
+def _learned_person(backbone: Backbone) -> Leaf:
+    base: Any = backbone
+    who = torch.randn(1, 2, 1, base.unet.config.cross_attention_dim).requires_grad_()
+    return who, _person(backbone, 0.0, who).score
+
+
+def _identified(backbone: Backbone, knob: float, face: Tensor | None = None) -> Ready:
+    """A face through an adapter and an IdentityNet that have learned a little."""
+    base: Any = backbone
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        width = base.unet.config.cross_attention_dim
+        adapter = ImageAdapter(base, Resampler(12, width, inner=64, heads=1, tokens=4))
+        for value in adapter.ip_adapter.parameters():
+            value.data += 0.3 * torch.randn_like(value)
+        face = torch.randn(1, 12) if face is None else face
+    nets = instant_id.Nets(adapter.requires_grad_(False), _taught(lambda: new_controlnet(base)))
+    told = instant_id.Told(face, _picture(backbone))
+    knobs = instant_id.Knobs(scale=knob, strength=knob)
+    return Ready(instant_id.build(backbone, "a red mug", nets, told, guide=Guide(5.0), knobs=knobs))
+
+
+def _learned_face(backbone: Backbone) -> Leaf:
+    face = torch.ones(1, 12).requires_grad_()
+    return face, _identified(backbone, 1.0, face).score
 
 
 def _divided(backbone: Backbone, base_ratio: float) -> Ready:
@@ -360,5 +404,17 @@ CASES = {
         neutral=lambda backbone: _together(backbone, 1.0, strengths="0,0"),
         plain=lambda backbone: sampled(backbone, "a red mug"),
         gradient=_learned_subjects,
+    ),
+    "photo_maker": Case(
+        typical=lambda backbone: _person(backbone, 0.0),
+        neutral=lambda backbone: _person(backbone, 1.0),
+        plain=lambda backbone: sampled(backbone, "a man in red"),
+        gradient=_learned_person,
+    ),
+    "instant_id": Case(
+        typical=lambda backbone: _identified(backbone, 1.0),
+        neutral=lambda backbone: _identified(backbone, 0.0),
+        plain=lambda backbone: sampled(backbone, "a red mug"),
+        gradient=_learned_face,
     ),
 }

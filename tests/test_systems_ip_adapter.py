@@ -279,7 +279,7 @@ def test_face_ids_lora_is_merged_weights(tmp_path: Path) -> None:
     save_file({**net.state_dict(), **wrong}, tmp_path / "wrong.safetensors")
     with pytest.raises(InputError, match=r"ip_adapter.0.to_\w+_lora has no place in the UNet"):
         load_image_adapter(merged, tmp_path / "wrong.safetensors")
-    with pytest.raises(InputError, match="weights of FaceID need --face"):
+    with pytest.raises(InputError, match=r"these weights need --face, a .npy file"):
         prepared(SYSTEM, with_lora, telling(said, face=None, image=tmp_path / "x.png"))
     np.save(tmp_path / "face.npy", face[1:])
     with pytest.raises(InputError, match=r"face.npy must hold 12 numbers, got 11"):

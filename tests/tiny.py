@@ -63,14 +63,19 @@ def tiny_folder(path: Path, kind: Kind = "sd15", seed: int = 0) -> Path:
 
 def eye_folder(path: Path) -> Path:
     """Write a random image encoder of 16-pixel pictures: vectors of 24 numbers, patches of 16."""
+    eye().save_pretrained(path)
+    return path
+
+
+def eye(heads: int = 2) -> CLIPVisionModelWithProjection:
+    """The same image encoder, always with the same weights."""
     config = CLIPVisionConfig(
-        image_size=16, patch_size=8, hidden_size=16, intermediate_size=16, num_attention_heads=2,
-        num_hidden_layers=2, projection_dim=24,
+        image_size=16, patch_size=8, hidden_size=16, intermediate_size=16,
+        num_attention_heads=heads, num_hidden_layers=2, projection_dim=24,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        CLIPVisionModelWithProjection(config).save_pretrained(path)
-    return path
+        return CLIPVisionModelWithProjection(config)
 
 
 def _write_text(path: Path, kind: Kind) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import facts
 from threed.diffusion.guide import Guide
+from threed.diffusion.learned.names import spoken
 from threed.diffusion.score import Score, plain, rescaled, score
-from threed.runs.check import read_steering
+from threed.runs.check import own_words, read_steering
 from threed.settings import base as settings
 from threed.settings.run import Run, SystemSettings
 from threed.systems.inputs import PICTURED, View
@@ -46,7 +47,9 @@ def settled(run: Run, prompt: str) -> Run:
     if full.system.name is None or any(stage.guidance == "edit" for stage in run.stages):
         return full
     shown = facts(full.backbone_of(full.stages[0])).vocabulary
-    system, request = read_steering(full.system, prompt if shown is None else shown.read(prompt))
+    if shown is not None:
+        prompt = replace(shown, own=tuple(own_words(full, prompt))).read(prompt)
+    system, request = read_steering(full.system, prompt)
     told = system.settle(request)
     if told is request:
         return full
@@ -126,10 +129,11 @@ class Steered(Prompts):
         front_deg: float = 45.0,
     ) -> None:
         backbone = equipped(backbone, said, prompt)
-        super().__init__(
-            backbone, prompt, negative=negative, view_words=view_words, front_deg=front_deg
-        )
         self.system, request = read_steering(said, backbone.reads(prompt))
+        plain_prompt = spoken(prompt, dict.fromkeys(self.system.marks, ""))
+        super().__init__(
+            backbone, plain_prompt, negative=negative, view_words=view_words, front_deg=front_deg
+        )
         request = replace(request, guide=Guide(scale, negative), size=backbone.image_size)
         self.request = self.system.settle(request)
         self.weights = self.system.load(backbone, self.request)

@@ -43,7 +43,8 @@ class Kind:
     metavar: str  # what is typed: "WORD:FACTOR"
     read: Callable[[str], Any]
     seen: Callable[[Values, View], Values | None] = lambda values, view: values
-    """What values say of a view of a scene; None where they say nothing of it at all."""
+    """What values say of a view of a scene: none are left of what says nothing there, and None
+    where nothing can be told without them."""
     with_files: Callable[[str, Change], str] = lambda text, change: text
     """The text of a value, with its file's path changed."""
     copied: bool = False  # a run keeps a copy of the file
@@ -151,6 +152,11 @@ def _hold_for_one_camera(values: Values, view: View) -> Values | None:
     return values if view.name == PICTURED else None
 
 
+def _say_nothing_elsewhere(values: Values, view: View) -> Values:
+    """What is known for one camera is left out from elsewhere, and all else goes on."""
+    return values if view.name == PICTURED else ()
+
+
 def _turn_shifts(values: Values, view: View) -> Values | None:
     """A move turns round from behind; from the side only up and down are left of it."""
     side = {"back": -1.0, "side": 0.0}.get(view.name, 1.0)
@@ -199,6 +205,7 @@ PICTURE = Kind("picture", "FILE", Path, with_files=_change_file, copied=True, fl
 SHOWN = replace(PICTURE, flat=False)  # of something that is the same from every view
 FILE = replace(SHOWN, name="file")
 MASK = replace(SHOWN, name="mask", seen=_hold_for_one_camera)
+POSE = replace(SHOWN, name="pose", seen=_say_nothing_elsewhere)
 WEIGHTS = Kind("weights", "PATH|OWNER/NAME", Path, with_files=_change_file)
 LEARNED = Kind("what was learned", "PATH[:WEIGHT]", _read_weighted, with_files=_change_weighted)
 LOOK = Kind("word with a look", "WORD:FILE", _read_file, with_files=_change_named_file,

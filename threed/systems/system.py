@@ -95,6 +95,7 @@ class System:
     trains: str = "nothing"  # which nets have to be trained
     training: Training | None = None
     needs: Literal["unet", "anything"] = "unet"  # of the backbone
+    marks: tuple[str, ...] = ()  # words of its prompts that are for it alone: no model reads them
     shows: bool = False  # its pictures say what is to be seen, so that words need not
     check: Callable[[Request], None] = lambda request: None  # InputError for what does not fit
     settle: Callable[[Request], Request] = lambda request: request
@@ -147,19 +148,31 @@ class System:
                      for one in request.all(item.name))  # fmt: skip
 
     def own_words(self, request: Request) -> dict[str, str]:
-        """The words that were learned, by name, and what each began as: {"<toy>": "mug"}."""
+        """The words that were learned, by name, and what each began as: {"<toy>": "mug"}.
+
+        With the system's marks, which begin as nothing.
+        """
         from threed.diffusion.learned.names import own_words
 
-        return own_words(place for place, _ in self.learned(request))
+        return dict.fromkeys(self.marks, "") | own_words(
+            place for place, _ in self.learned(request)
+        )
 
     def equipped(self, backbone: Backbone, request: Request) -> Backbone:
-        """The backbone with what was learned: words, LoRAs, another UNet."""
-        given = self.learned(request)
-        if not given:
-            return backbone
-        from threed.diffusion.learned.equip import equipped
+        """The backbone with what was learned: words, LoRAs, another UNet.
 
-        return equipped(backbone, given, self.name)
+        It leaves the system's marks in prompts.
+        """
+        given = self.learned(request)
+        if given:
+            from threed.diffusion.learned.equip import equipped
+
+            backbone = equipped(backbone, given, self.name)
+        if self.marks and backbone.vocabulary is not None:
+            from threed.diffusion.learned.equip import marked
+
+            backbone = marked(backbone, self.marks)
+        return backbone
 
     def prompts(self, request: Request) -> dict[str, str]:
         """The prompts among the inputs of a request, by what they are called: "--source"."""
@@ -178,7 +191,7 @@ class System:
         """Whether something that it is told holds for the camera of the given pictures only."""
         return any(
             item.kind.seen(request.all(item.name), View(PICTURED)) is not None
-            and item.kind.seen(request.all(item.name), View("front")) is None
+            and not item.kind.seen(request.all(item.name), View("front"))
             for item in self.inputs
             if item.name in request.inputs
         )

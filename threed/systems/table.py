@@ -15,8 +15,10 @@ from threed.systems.personalization.dreambooth import SYSTEM as DREAMBOOTH
 from threed.systems.personalization.lora import SYSTEM as LORA
 from threed.systems.personalization.style_aligned import SYSTEM as STYLE_ALIGNED
 from threed.systems.personalization.textual_inversion import SYSTEM as TEXTUAL_INVERSION
+from threed.systems.reference.instant_id import SYSTEM as INSTANT_ID
 from threed.systems.reference.ip_adapter import SYSTEM as IP_ADAPTER
 from threed.systems.reference.ms_diffusion import SYSTEM as MS_DIFFUSION
+from threed.systems.reference.photo_maker import SYSTEM as PHOTO_MAKER
 from threed.systems.system import System, Training
 
 _ROWS = (  # in the order in which they are listed
@@ -33,6 +35,8 @@ _ROWS = (  # in the order in which they are listed
     DCO,
     IP_ADAPTER,
     MS_DIFFUSION,
+    PHOTO_MAKER,
+    INSTANT_ID,
 )
 SYSTEMS = {system.name: system for system in _ROWS}
 

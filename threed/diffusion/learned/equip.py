@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,14 @@ def equipped(backbone: Backbone, given: Sequence[Learned], what: str) -> StableD
             model = _with(model, net, moved)
     loras = [(one.place, one.lora, weight) for one, weight in found if one.lora]
     return _with_loras(model, loras) if loras else model
+
+
+def marked(backbone: Backbone, marks: Sequence[str]) -> Backbone:
+    """The backbone, which leaves these words in what it `reads`, for a system to find."""
+    other = copy.copy(backbone)
+    if other.vocabulary is not None:
+        other.vocabulary = replace(other.vocabulary, own=(*other.vocabulary.own, *marks))
+    return other
 
 
 def read_learned(base: StableDiffusion, place: Path, what: str) -> Found:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ _KEY = re.compile(
     r"(?P<stem>.+?)(\.lora_|\.lora\.|_lora\.|\.lora_linear_layer\.)(?P<what>down|up|A|B)\.weight"
     r"|(?P<layer>.+?)\.alpha"
 )
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 _OTHERS = {"hada_": "LoHa", "lokr_": "LoKr", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA",
            "lora_mid": "LoCon with a core tensor", "oft_": "OFT", "glora": "GLoRA",
            ".diff": "full differences of weights"}  # fmt: skip
@@ -61,14 +63,21 @@ def read_lora(path: Path, backbone: StableDiffusion) -> LoraWeights:
 
 
 def lora_in(path: Path, layers: Layers) -> LoraWeights:
-    """A LoRA of a file, or of a folder with one, for these layers; float32 on the CPU.
-
-    InputError for damage, for another kind of adapter (LoHa, DoRA, ...), and if it was made for
-    another model: the model is named where it can be told, else the first layer that differs.
-    """
+    """A LoRA of a file, or of a folder with one, for these layers. InputError as of `lora_from`."""
     file = _file(path)
-    found = _sorted(read_state(file), file)
-    said = _header(file)
+    return lora_from(read_state(file), layers, file, _header(file))
+
+
+def lora_from(
+    state: Mapping[str, Tensor], layers: Layers, file: Path, said: Mapping[str, Any] = NOTHING
+) -> LoraWeights:
+    """A LoRA of the tensors of a file, for these layers; float32 on the CPU.
+
+    said: what the file's header says of it. InputError for damage, for another kind of adapter
+    (LoHa, DoRA, ...), and if it was made for another model: the model is named where it can be
+    told, else the first layer that differs.
+    """
+    found = _sorted(state, file)
     known = places(layers)
     nets: dict[str, dict[str, Pair]] = {net: {} for net in layers.shapes}
     for stem, parts in found.items():
@@ -101,6 +110,12 @@ def write_lora(lora: LoraWeights, path: Path, layout: Layout = "diffusers") -> N
     another ending, or a layer that the layout has no name for.
     """
     check_name(path, [".safetensors"])
+    with write_aside(path) as part:
+        save_file(tensors_of(lora, layout), part, {"format": "pt"})
+
+
+def tensors_of(lora: LoraWeights, layout: Layout = "diffusers") -> dict[str, Tensor]:
+    """The tensors of a LoRA by their names in a layout. InputError for a layer without one."""
     named = stems(lora.of, layout)
     tensors: dict[str, Tensor] = {}
     for net, pairs in lora.nets.items():
@@ -114,8 +129,7 @@ def write_lora(lora: LoraWeights, path: Path, layout: Layout = "diffusers") -> N
                 alpha = torch.tensor(pair.alpha)
                 written = {"lora_down.weight": pair.down, "lora_up.weight": pair.up, "alpha": alpha}
             tensors |= {f"{stem}.{part}": value.contiguous() for part, value in written.items()}
-    with write_aside(path) as part:
-        save_file(tensors, part, {"format": "pt"})
+    return tensors
 
 
 def scaled(pair: Pair, weight: float) -> Tensor:

@@ -112,10 +112,13 @@ class Resampler(nn.Module):
         return tokens
 
 
-def perceivers(inner: int, heads: int, depth: int) -> nn.ModuleList:
+HEAD = 64  # channels of a resampler's head, in all that was published but PhotoMaker
+
+
+def perceivers(inner: int, heads: int, depth: int, head: int = HEAD) -> nn.ModuleList:
     """Make a resampler's layers, each a look at the patches and a widening."""
     return nn.ModuleList(
-        nn.ModuleList([_Perceiver(inner, heads), _widening(inner)]) for _ in range(depth)
+        nn.ModuleList([_Perceiver(inner, heads, head), _widening(inner)]) for _ in range(depth)
     )
 
 
@@ -128,18 +131,15 @@ def looked(layers: nn.ModuleList, seen: Tensor, latents: Tensor) -> Tensor:
     return latents
 
 
-HEAD = 64  # channels of a resampler's head, in all that was published
-
-
 class _Perceiver(nn.Module):
     """Attention of the queries to the patches and to themselves."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, head: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.to_q = nn.Linear(width, heads * HEAD, bias=False)
-        self.to_kv = nn.Linear(width, 2 * heads * HEAD, bias=False)
-        self.to_out = nn.Linear(heads * HEAD, width, bias=False)
+        self.to_q = nn.Linear(width, heads * head, bias=False)
+        self.to_kv = nn.Linear(width, 2 * heads * head, bias=False)
+        self.to_out = nn.Linear(heads * head, width, bias=False)
         self.attend = plain(heads)
 
     def forward(self, seen: Tensor, latents: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from threed.core.errors import InputError
 from threed.diffusion.guide import Guide
 from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
-from threed.systems.inputs import BESIDE, FILE, MASK, SHOWN, WEIGHTS, Input
+from threed.systems.inputs import BESIDE, MASK, SHOWN, WEIGHTS, Input
+from threed.systems.reference.faces import RECOGNISER, embeddings, face_input
 from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
@@ -222,13 +223,14 @@ def prepare(backbone: Backbone, request: Request, weights: Loaded) -> Ready:
 def look(request: Request, loaded: Loaded) -> tuple[Tensor, Tensor]:
     """What a request shows, [1, N, ...], and what its unconditional half is told, [1, ...]."""
     import torch
+    from torch.nn import functional as F
 
     from threed.learning.data import read_picture
 
     encoder, kind = loaded.encoder, loaded.net.image_proj
     if encoder is None:
-        face = read_face(request.one("face"), int(kind.inputs))
-        return face[None], torch.zeros_like(face)
+        faces = F.normalize(embeddings(request, int(kind.inputs)), dim=1)  # as FaceID was taught
+        return faces[None], torch.zeros_like(faces[:1])
     if not request.all("image"):
         raise InputError("--face is for weights of FaceID; these take --image")
     size, pooled = encoder.size, bool(kind.pooled)
@@ -239,26 +241,6 @@ def look(request: Request, loaded: Loaded) -> tuple[Tensor, Tensor]:
 
     shown, unlike = torch.stack([*map(seen, request.all("image"))], 1), request.one("unlike")
     return shown, encoder.nothing(pooled=pooled) if unlike is None else seen(unlike)
-
-
-def read_face(path: Path | None, width: int) -> Tensor:
-    """[1, width] a face's embedding from a .npy file, of length 1, as FaceID was taught."""
-    import numpy as np
-    import torch
-    from torch.nn import functional as F
-
-    if path is None:
-        raise InputError("weights of FaceID need --face: a .npy file with a face's embedding, such "
-                         "as insightface's")  # fmt: skip
-    try:  # mapped, so that no header can ask for more memory than the file has
-        face = np.load(path, mmap_mode="r", allow_pickle=False)
-        count = int(face.size)
-        numbers = torch.from_numpy(np.array(face.reshape(-1)[:width], np.float32))
-    except (OSError, ValueError, EOFError, AttributeError, OverflowError) as error:
-        raise InputError(f"--face {path} is no .npy file of numbers") from error
-    if count != width or not bool(numbers.isfinite().all()) or not bool(numbers.any()):
-        raise InputError(f"--face {path} must hold {width} numbers, got {count}")
-    return F.normalize(numbers[None], dim=1)
 
 
 def new_adapter(base: StableDiffusion, kind: str, encoder: ImageEncoder) -> ImageAdapter:
@@ -355,7 +337,8 @@ SYSTEM = System(
         Input("image", SHOWN, "a picture that is a prompt; repeat for more", many=True),
         Input("mask", MASK, "where a picture counts, white on black; once for each", many=True),
         Input("unlike", SHOWN, "a picture that the result is to be unlike"),
-        Input("face", FILE, "a face's embedding in a .npy file, for weights of FaceID"),
+        face_input(", for weights of FaceID"),
+        RECOGNISER,
         Input("weights", WEIGHTS, "a training's folder, an official file, or owner/name"),
         Input("encoder", WEIGHTS, "the image encoder's folder, if it is not beside the weights"),
         BESIDE,
