@@ -36,6 +36,7 @@ class Analysis:
 
     def prepare(self, ctx_id: int) -> None:
         """On the CPU."""
+        print("set det-size:", ctx_id)  # noqa: T201  as it does
         assert ctx_id == -1
 
     def get(self, picture: Any) -> list[dict[str, Any]]:
@@ -67,12 +68,13 @@ def picture(path: Path, size: tuple[int, int] = (80, 80)) -> Path:
 
 
 def test_a_face_is_what_insightface_says_of_it(
-    analysis: type[Analysis], models: Path, tmp_path: Path
+    analysis: type[Analysis], models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = picture(tmp_path / "a.png")
     face = face_in(path, InsightFace(models))
     assert (face.size, face.box.tolist(), face.points.tolist()) == ((80, 80), WHOLE["bbox"], POINTS)
     assert analysis.seen[1][0, 0].tolist() == [10, 20, 250]  # BGR
+    assert capsys.readouterr().out == ""
     told = asked("x", image=(path, path), recogniser=models)
     assert embeddings(told, 3).tolist() == [[3, 4, 0]] * 2
     with pytest.raises(InputError, match="gives 3 numbers of a face, and these weights take 512"):

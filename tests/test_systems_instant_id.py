@@ -93,7 +93,7 @@ def noisy(n: int = 1) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def test_it_is_the_published_pipeline(backbone: StableDiffusion) -> None:
-    """Within 2e-6 of diffusers' nets: attention to the face, and a net told the face alone."""
+    """Within 6e-6 of diffusers' nets: attention to the face, and a net told the face alone."""
     nets, told = trained(backbone), face()
     state = nets.adapter.state_dict()
     parts = {part: {name.removeprefix(f"{part}."): value for name, value in state.items()

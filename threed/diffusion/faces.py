@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,11 +58,12 @@ class InsightFace:
                              "face: --face FILE.npy") from error  # fmt: skip
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder with insightface's models")
+        parts = ["detection", "recognition"]
         try:
-            parts = ["detection", "recognition"]
-            self.app: Any = FaceAnalysis(name=str(folder.resolve()), allowed_modules=parts,
-                                         providers=["CPUExecutionProvider"])  # fmt: skip
-            self.app.prepare(ctx_id=-1)
+            with redirect_stdout(StringIO()):  # it prints what it loads
+                self.app: Any = FaceAnalysis(name=str(folder.resolve()), allowed_modules=parts,
+                                             providers=["CPUExecutionProvider"])  # fmt: skip
+                self.app.prepare(ctx_id=-1)
             if not set(parts) <= self.app.models.keys():
                 raise FileNotFoundError
         except Exception as error:  # it asserts, or raises whatever its runtime stumbles over
