@@ -52,6 +52,9 @@ EXAMPLES["ms_diffusion"] = (
     f'threed image "a mug and a hat" --system ms_diffusion --image {DRAWN} --subject '
     '"0,0.2,0.5,0.9:a mug" --image hat.png --subject "0.5,0.2,1,0.9:a hat" -n 4'
 )
+EXAMPLES["kosmos_g"] = (
+    f'threed image "<1> to the left of <2>" --system kosmos_g --image {DRAWN} --image hat.png -n 4'
+)
 EXAMPLES["photo_maker"] = (
     'threed image "a portrait of a person img in a red hat" --system photo_maker '
     "--image me1.png --image me2.png -n 4"

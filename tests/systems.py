@@ -25,6 +25,7 @@ from threed.diffusion.learned.lora import FILE, lora_of, write_lora
 from threed.diffusion.learned.words import write_words
 from threed.diffusion.paint import Ready
 from threed.diffusion.parts.adapters import Lora
+from threed.diffusion.parts.aligner import Sizes
 from threed.diffusion.parts.channels import widened, with_unet
 from threed.diffusion.parts.control import new_controlnet
 from threed.diffusion.parts.id_encoder import IdEncoder, Sight
@@ -32,6 +33,7 @@ from threed.diffusion.parts.image_adapter import ImageAdapter
 from threed.diffusion.parts.image_tokens import Projection, Resampler
 from threed.diffusion.parts.local_adapter import LocalAdapter
 from threed.diffusion.parts.plans import Plan, Region
+from threed.diffusion.parts.reader import new_reader
 from threed.diffusion.parts.subjects import Grounding, SubjectAdapter
 from threed.diffusion.parts.uni_adapters import Adapters
 from threed.diffusion.score import Score, cfg, dual_cfg, score
@@ -39,7 +41,13 @@ from threed.systems.control import controlnet, rpg, self_guidance, uni_controlne
 from threed.systems.editing import instruct_pix2pix, prompt_to_prompt
 from threed.systems.personalization import dco, style_aligned
 from threed.systems.personalization.teach import rows_of
-from threed.systems.reference import instant_id, ip_adapter, ms_diffusion, photo_maker
+from threed.systems.reference import (
+    instant_id,
+    ip_adapter,
+    kosmos_g,
+    ms_diffusion,
+    photo_maker,
+)
 from threed.systems.system import Request, System
 from threed.systems.table import SYSTEMS
 
@@ -197,6 +205,29 @@ def _together(
 def _learned_subjects(backbone: Backbone) -> Leaf:
     features = torch.ones(1, 2, 5, 16).requires_grad_()
     return features, _together(backbone, 1.0, features).score
+
+
+def _interleaved(backbone: Backbone, words: float, seen: Tensor | None = None) -> Ready:
+    """A picture's patches among words, read by a reader that has learned something."""
+    base: Any = backbone
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        width, length = base.unet.config.cross_attention_dim, base.tokenizers[0].model_max_length
+        sizes = Sizes(64, width, length, layers=1, positions=256)
+        reader = new_reader(base, 16, sizes, slots=3, layers=1)
+        seen = torch.randn(1, 5, 16) if seen is None else seen
+        for value in reader.parameters():
+            value.data += 0.1 * torch.randn_like(value)
+    reader = reader.eval().requires_grad_(False)
+    knobs = kosmos_g.Knobs(words=words)
+    return Ready(
+        kosmos_g.build(backbone, "a red <1> mug", reader, [seen], guide=Guide(5.0), knobs=knobs)
+    )
+
+
+def _learned_patches(backbone: Backbone) -> Leaf:
+    seen = torch.ones(1, 5, 16).requires_grad_()
+    return seen, _interleaved(backbone, 0.0, seen).score
 
 
 def _person(backbone: Backbone, start_merge: float, who: Tensor | None = None) -> Ready:
@@ -404,6 +435,12 @@ CASES = {
         neutral=lambda backbone: _together(backbone, 1.0, strengths="0,0"),
         plain=lambda backbone: sampled(backbone, "a red mug"),
         gradient=_learned_subjects,
+    ),
+    "kosmos_g": Case(
+        typical=lambda backbone: _interleaved(backbone, 0.0),
+        neutral=lambda backbone: _interleaved(backbone, 1.0),
+        plain=lambda backbone: sampled(backbone, "a red mug"),
+        gradient=_learned_patches,
     ),
     "photo_maker": Case(
         typical=lambda backbone: _person(backbone, 0.0),

@@ -227,6 +227,7 @@ NETS = {
     "controlnet": ("--control", "edges-map:{here}/picture.png"),
     "instruct_pix2pix": ("--image", "{here}/picture.png"),
     "ip_adapter": ("--image", "{here}/picture.png"),
+    "kosmos_g": (),
     "ms_diffusion": ("--image", "{here}/picture.png", "--subject", "a mug"),
     "uni_controlnet": ("--control", "edges-map:{here}/picture.png"),
 }

@@ -26,6 +26,7 @@ LINKS = (
 PLACES = ("left", "right", "top", "front", "next", "side", "back")  # links before "of" and "to"
 NOT_DRAWN = ("without", "no", "not", "like", "than", "as", "made")  # what follows is not there
 PROMPT, NEGATIVE = "the prompt", "the negative prompt"  # what texts are called
+POINTER = re.compile(r"<([1-9]\d{0,2})>")  # a picture among the words: "<1> on <2>"
 SEPARATORS = ",.;:!?|\n"
 WIDER = "sd15, sd21 and sdxl know far more words (threed list toybox shows what toybox knows)"
 

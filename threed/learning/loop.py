@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class Task:
     rates: Mapping[str, float] = field(default_factory=dict)
     after_step: Callable[[nn.Module], None] | None = None
     batch: Callable[[int, torch.Generator], Batch] | None = None
+    first: tuple[Task, ...] = ()  # stages before it, of parts of its net; about says their "stage"
 
 
 def train(
@@ -92,6 +93,44 @@ def train(
     return task.net.eval()
 
 
+def train_stages(
+    task: Task,
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    minutes: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Train what comes first of a task, each stage in its folder in `out`, and then the task.
+
+    Each takes the recipe's steps, and goes on with the weights of the one before. `resume` goes on
+    with the stage that was cut; those that are done stay as they are, even if steps have grown.
+    minutes: of all together. InputError as of `train`.
+    """
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    stages = [*task.first, task]
+    folders = [*(out / str(stage.about["stage"]) for stage in task.first), out]
+    for stage, folder, later in zip(stages, folders, [*folders[1:], None]):
+        left = end - time.monotonic()
+        if stage is not stages[0] and left <= 0:
+            return
+        done = resume and later is not None and (later / CHECKPOINT).exists()
+        steps = _settings(folder)["steps"] if done else recipe.steps
+        if task.first:
+            say(f"stage {stage.about.get('stage', 'last')}")
+        train(stage, replace(recipe, steps=steps), folder, device=device,
+              resume=resume and (folder / CHECKPOINT).exists(),
+              minutes=None if minutes is None else left / 60, say=say)  # fmt: skip
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What the training in a folder was told."""
+    told: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    return told
+
+
 def begin(task: Task, recipe: Recipe, out: Path, *, resume: bool) -> None:
     """Make the folder of a training, or check that it is the one to go on with."""
     settings = {**task.about, **asdict(recipe)}
@@ -101,7 +140,7 @@ def begin(task: Task, recipe: Recipe, out: Path, *, resume: bool) -> None:
     if resume:
         # what a recipe could not say yet was as it is by default
         known = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
-        before = known | json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+        before = known | _settings(out)
         names = sorted((before.keys() | settings.keys()) - {"steps"})
         pairs = ((name, before.get(name), settings.get(name)) for name in names)
         other = [f"{name} was {old!r} and is {new!r}" for name, old, new in pairs if old != new]

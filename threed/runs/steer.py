@@ -130,7 +130,7 @@ class Steered(Prompts):
     ) -> None:
         backbone = equipped(backbone, said, prompt)
         self.system, request = read_steering(said, backbone.reads(prompt))
-        plain_prompt = spoken(prompt, dict.fromkeys(self.system.marks, ""))
+        plain_prompt = spoken(prompt, dict.fromkeys(self.system.marks(request), ""))
         super().__init__(
             backbone, plain_prompt, negative=negative, view_words=view_words, front_deg=front_deg
         )

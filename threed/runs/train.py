@@ -53,7 +53,10 @@ def train_job(job: Train, out: Path, report: Listener | None = None) -> None:
     given = None if job.weights is None else Path(job.weights)
     start = None if given is None else find_trained(given, known.folder, job.system)
     place, say = out / training.folder(options), sayer(report)
-    loop.check_folder(place, resume=job.resume)
+    stages = training.stages if start is None else ()  # done, if something was learned before
+    loop.check_folder(place / stages[0] if stages else place, resume=job.resume)
+    if not job.resume:
+        loop.check_folder(place, resume=False)
     lesson = _lesson(job, training, options, known, small, _folder(training, job, report))
     lesson = replace(lesson, seed=recipe.seed, out=place, say=say)
     model: Any = load_backbone(job.backbone, device=job.device, dtype=torch.float32)
@@ -66,12 +69,13 @@ def train_job(job: Train, out: Path, report: Listener | None = None) -> None:
     task = training.learn(model, lesson)
     if start is not None:
         filled(task.net, training.load(model, start, options).state_dict(), str(start))
+        task = replace(task, first=())
     count = sum(p.numel() for p in task.net.parameters() if p.requires_grad)
     seen = f"{len(lesson.examples)} examples, {recipe.steps} steps"
     say(f"{job.system}: {_millions(count)} parameters, {seen} of "
         f"{recipe.batch * recipe.accumulate} on {model.device}")  # fmt: skip
-    loop.train(task, recipe, place, device=model.device, resume=job.resume, minutes=job.minutes,
-               say=say)  # fmt: skip
+    loop.train_stages(task, recipe, place, device=model.device, resume=job.resume,
+                      minutes=job.minutes, say=say)  # fmt: skip
 
 
 def _millions(count: int) -> str:

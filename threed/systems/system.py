@@ -77,6 +77,7 @@ class Training:
     options: type[Settings] = NoKnobs
     read: Callable[[Path, Size, Any], Examples] | None = None  # its own kind of folder, by options
     folder: Callable[[Any], str] = lambda options: "."  # where in --out it writes
+    stages: tuple[str, ...] = ()  # what its task trains first, each in a folder of this name
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ class System:
     trains: str = "nothing"  # which nets have to be trained
     training: Training | None = None
     needs: Literal["unet", "anything"] = "unet"  # of the backbone
-    marks: tuple[str, ...] = ()  # words of its prompts that are for it alone: no model reads them
     shows: bool = False  # its pictures say what is to be seen, so that words need not
     check: Callable[[Request], None] = lambda request: None  # InputError for what does not fit
+    marks: Callable[[Request], tuple[str, ...]] = lambda request: ()
+    """Words of its prompts that are for it alone, such as <1>: no model reads them."""
     settle: Callable[[Request], Request] = lambda request: request
     """The request with what is found out once and holds for all views of a scene."""
 
@@ -154,7 +156,7 @@ class System:
         """
         from threed.diffusion.learned.names import own_words
 
-        return dict.fromkeys(self.marks, "") | own_words(
+        return dict.fromkeys(self.marks(request), "") | own_words(
             place for place, _ in self.learned(request)
         )
 
@@ -163,15 +165,15 @@ class System:
 
         It leaves the system's marks in prompts.
         """
-        given = self.learned(request)
+        given, marks = self.learned(request), self.marks(request)
         if given:
             from threed.diffusion.learned.equip import equipped
 
             backbone = equipped(backbone, given, self.name)
-        if self.marks and backbone.vocabulary is not None:
+        if marks and backbone.vocabulary is not None:
             from threed.diffusion.learned.equip import marked
 
-            backbone = marked(backbone, self.marks)
+            backbone = marked(backbone, marks)
         return backbone
 
     def prompts(self, request: Request) -> dict[str, str]:

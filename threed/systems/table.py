@@ -17,6 +17,7 @@ from threed.systems.personalization.style_aligned import SYSTEM as STYLE_ALIGNED
 from threed.systems.personalization.textual_inversion import SYSTEM as TEXTUAL_INVERSION
 from threed.systems.reference.instant_id import SYSTEM as INSTANT_ID
 from threed.systems.reference.ip_adapter import SYSTEM as IP_ADAPTER
+from threed.systems.reference.kosmos_g import SYSTEM as KOSMOS_G
 from threed.systems.reference.ms_diffusion import SYSTEM as MS_DIFFUSION
 from threed.systems.reference.photo_maker import SYSTEM as PHOTO_MAKER
 from threed.systems.system import System, Training
@@ -35,6 +36,7 @@ _ROWS = (  # in the order in which they are listed
     DCO,
     IP_ADAPTER,
     MS_DIFFUSION,
+    KOSMOS_G,
     PHOTO_MAKER,
     INSTANT_ID,
 )

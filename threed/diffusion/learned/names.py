@@ -8,6 +8,7 @@ from pathlib import Path
 
 from threed.core.errors import InputError
 from threed.diffusion.files import EMBEDDINGS, SETTINGS, header, read_json
+from threed.diffusion.reading import POINTER
 
 Learned = tuple[Path, float]
 """Where something was learned, and how strongly it counts."""
@@ -58,7 +59,11 @@ def _pattern(name: str) -> str:
 
 
 def spoken(prompt: str, words: Mapping[str, str]) -> str:
-    """The prompt with what each word began as in its place: what a model without them reads."""
+    """The prompt with what each word began as in its place: what a model without them reads.
+
+    What stands for a picture, such as <1>, is "toy".
+    """
+    prompt = POINTER.sub("toy", prompt)
     for name, began in words.items():
         prompt = re.sub(_pattern(name), began, prompt)
     return " ".join(prompt.split())

@@ -53,10 +53,23 @@ class ImageEncoder:
 
         Differentiable.
         """
+        return self._look(self._given(pictures), pooled)
+
+    def last(self, pictures: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] -> [B, 1 + patches, C], the last layer, each of length 1.
+
+        As KOSMOS-G's language model sees them.
+        """
+        model = self.model.vision_model
+        seen = model(pixel_values=self._given(pictures)).last_hidden_state
+        return F.normalize(model.post_layernorm(seen), dim=-1)
+
+    def _given(self, pictures: Tensor) -> Tensor:
+        """Bring pictures to its size and scale."""
         sized = pictures.to(self.device)
         if sized.shape[-2:] != (self.size, self.size):
             sized = F.interpolate(sized, (self.size, self.size), mode="bicubic", antialias=True)
-        return self._look((sized - self.mean) / self.std, pooled)
+        return (sized - self.mean) / self.std
 
     @torch.no_grad()
     def nothing(self, *, pooled: bool) -> Tensor:

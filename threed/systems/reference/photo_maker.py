@@ -325,5 +325,5 @@ SYSTEM = System(
     load=load,
     prepare=prepare,
     check=check,
-    marks=(TRIGGER,),
+    marks=lambda request: (TRIGGER,),
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from threed.core.errors import InputError
 from threed.core.pictures import Size
 from threed.diffusion.parts.plans import Box, read_region
+from threed.diffusion.reading import POINTER
 from threed.settings.base import Settings
 
 if TYPE_CHECKING:
@@ -50,14 +51,15 @@ def read_numbers(text: str | None) -> tuple[float, ...]:
     return numbers
 
 
-def read_subjects(folder: Path, size: Size, options: Settings) -> Examples:
+def read_subjects(folder: Path, size: Size, options: Settings, *more: str) -> Examples:
     """Open a training folder: image, text, subjects ("BOX:PHRASE; ..."), subject1, subject2, ...
 
-    InputError for an example whose subjects have no box, are too many, or lack a picture.
+    more: further texts that examples need. InputError for an example whose subjects have no box,
+    are too many, or lack a picture.
     """
     from threed.learning.data import read_examples, readable
 
-    examples = read_examples(folder, size, texts=("text", "subjects"))
+    examples = read_examples(folder, size, texts=("text", "subjects", *more))
     for row in examples.rows:
         needed = [f"subject{number}" for number in range(1, len(placed(row["subjects"])) + 1)]
         lacking = [role for role in needed if role not in ROLES or role not in row]
@@ -65,6 +67,20 @@ def read_subjects(folder: Path, size: Size, options: Settings) -> Examples:
             raise InputError(f"{folder}: of the subjects {row['subjects']!r}, 1 to {MOST}, each "
                              f"needs its picture, and there is no {lacking[0]}")  # fmt: skip
     return readable(folder, examples.rows, size, ROLES)
+
+
+def read_pointed(folder: Path, size: Size, options: Settings) -> Examples:
+    """Open such a folder, in which `pointed` is the text with <1>, <2> for what subjects show.
+
+    InputError, too, for an example that points at a subject that it has not.
+    """
+    examples = read_subjects(folder, size, options, "pointed")
+    for row in examples.rows:
+        count = len(placed(row["subjects"]))
+        if any(int(number) > count for number in POINTER.findall(row["pointed"])):
+            raise InputError(f"{folder}: {row['pointed']!r} points at more than the {count} "
+                             f"subjects of {row['subjects']!r}")  # fmt: skip
+    return examples
 
 
 def placed(text: str) -> list[tuple[str, Box]]:
