@@ -356,6 +356,7 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
     zero = ip_adapter.look(telling(said, unlike=None), Loaded(net, encoder))[1]
     blank = encoder.model(pixel_values=torch.zeros(1, 3, 16, 16), output_hidden_states=True)
     assert torch.equal(zero, blank.hidden_states[-2])
+    Image.new("RGB", (16, 16), (20, 20, 200)).save(flat := tmp_path / "flat.png")
     for other_said, message in (
         (telling(said, mask=one), "--mask must be said once for each --image: there are 1 for 2"),
         (telling(said, image=None, mask=None), "needs --image, the picture that is the prompt"),
@@ -363,6 +364,7 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
         (telling(said, weights=None), "'ip_adapter' needs --weights: .* threed train ip_adapter"),
         (telling(said, weights=tmp_path), r"hold one file ip-adapter.*there are: none; name one"),
         (replace(said, knobs=Knobs(shares="1")), "shares=1 are 1, and there are 2 pictures"),
+        (telling(said, image=(one, flat)), "flat.png shows nothing: its middle is all of one col"),
         (
             telling(said, encoder=backbone.folder / "vae"),
             "model_type must be one of clip, ",

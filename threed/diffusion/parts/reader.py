@@ -96,7 +96,7 @@ class Reader(nn.Module):
         return tokens
 
     def language_loss(self, read: Interleaved, seen: Tensor | None) -> Tensor:
-        """Take the mean cross-entropy of what comes next, where a word or a picture's mark does."""
+        """[] the mean cross-entropy of what comes next, where a word or a picture's mark does."""
         logits = self.language_model.lm_head(self.states(read, seen))
         counts = read.there[:, 1:] & ~read.slots[:, 1:] & (read.ids[:, :-1] != self.marks[0])
         return F.cross_entropy(logits[:, :-1][counts].float(), read.ids[:, 1:][counts])

@@ -225,7 +225,7 @@ def look(request: Request, loaded: Loaded) -> tuple[Tensor, Tensor]:
     import torch
     from torch.nn import functional as F
 
-    from threed.learning.data import read_picture
+    from threed.systems.reference.shown import read_shown
 
     encoder, kind = loaded.encoder, loaded.net.image_proj
     if encoder is None:
@@ -236,8 +236,7 @@ def look(request: Request, loaded: Loaded) -> tuple[Tensor, Tensor]:
     size, pooled = encoder.size, bool(kind.pooled)
 
     def seen(path: Path) -> Tensor:
-        pixels = torch.from_numpy(read_picture(path, size).copy()).permute(2, 0, 1)[None]
-        return encoder.see(pixels.float() / 255, pooled=pooled)
+        return encoder.see(read_shown(path, size), pooled=pooled)
 
     shown, unlike = torch.stack([*map(seen, request.all("image"))], 1), request.one("unlike")
     return shown, encoder.nothing(pooled=pooled) if unlike is None else seen(unlike)

@@ -275,18 +275,17 @@ class School:
         return each
 
     def language_loss(self, net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
-        """Read on: the next word of interleaved captions."""
+        """[] read on: the next word of interleaved captions."""
         from threed.diffusion.parts.reader import interleaved
 
         indices = self.examples.draw(n, generator)
         prompts = self.prompts(indices, generator)
         known = interleaved(self.base, prompts, self.reader, ended=True)
         seen = gathered(known, self.seen(indices).unbind())
-        loss: Tensor = self.reader.language_loss(known, seen)
-        return loss
+        return self.reader.language_loss(known, seen)
 
     def alignment_loss(self, net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
-        """Be where the text encoder is, of captions alone, and lose nothing on the way."""
+        """[] be where the text encoder is, of captions alone, and lose nothing on the way."""
         import torch
 
         from threed.diffusion.parts.aligner import alignment_loss
@@ -302,7 +301,7 @@ class School:
         return alignment_loss(aligned, text, rebuilt, states, known.there)
 
     def loss(self, net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
-        """Through the UNet: what interleaved prompts say is what the picture shows."""
+        """[] through the UNet: what interleaved prompts say is what the picture shows."""
         from threed.learning.losses import chosen, denoising_loss
 
         indices = self.examples.draw(n, generator)
@@ -315,7 +314,7 @@ class School:
                               debias=self.lesson.debias)  # fmt: skip
 
     def sheet(self, net: nn.Module) -> Tensor:
-        """The first examples, and what is made of their prompts."""
+        """[3, H, W] the first examples, and what is made of their prompts."""
         import torch
 
         from threed.diffusion.images import grid

@@ -36,7 +36,7 @@ def read_shown(path: Path, size: int) -> Tensor:
 
     pixels = torch.from_numpy(read_picture(path, size).copy()).permute(2, 0, 1)[None].float()
     if float((pixels.amax((2, 3)) - pixels.amin((2, 3))).max()) < FLAT:
-        raise InputError(f"--image {path} shows nothing: its middle is all of one colour")
+        raise InputError(f"{path} shows nothing: its middle is all of one colour")
     return pixels / 255
 
 
