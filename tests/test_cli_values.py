@@ -54,6 +54,7 @@ CALLS = {
     "weights words": ["{here}/none.safetensors", "--to", "{here}/new.safetensors"],
     "edit-pairs": ["toybox", "--out", "{here}/new", "--backbone", "{here}/model"],
     "evaluate": ["--out", "{here}/new", "--limit", "1"],
+    "serve": ["{here}/new"],
     "queue add": ["{here}/prompts.txt", "--queue", "{here}/new"],
     "queue status": ["--queue", "{here}/empty"],
     "queue work": ["--queue", "{here}/empty"],
@@ -132,7 +133,7 @@ def kind_of(name: str, param: click.Parameter) -> str | None:
     if option == "out":
         return "out file" if any(word.startswith("{here}/new.") for word in CALLS[name]) else (
             "out folder")  # fmt: skip
-    if (name, option) == ("queue add", "queue"):
+    if (name, option) in (("queue add", "queue"), ("serve", "folder")):
         return "out folder"
     # judged together with --out, and where the job is done
     if (name, option) in (("image", "heat"), ("queue add", "backbone")):

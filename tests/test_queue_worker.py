@@ -323,6 +323,23 @@ def test_a_run_is_interrupted_by_the_signal_that_leaves_a_checkpoint(
     assert heard == [signal.SIGINT]
 
 
+def test_a_job_that_keeps_an_interrupt_to_itself_is_the_last(tmp_path: Path) -> None:
+    queue, told = filled(tmp_path, MUG, BALL), threading.Event()
+
+    def deaf(job: Job, folder: Path, listen: Listener) -> Result:
+        told.set()
+        return short(job, folder, listen)
+
+    assert work(queue, do=deaf, stay=True, enough=told.is_set) == 1
+    assert states(queue) == {"waiting": 1, "done": 1}
+
+
+def test_a_crew_that_is_told_to_stop_gives_all_jobs_back(tmp_path: Path) -> None:
+    queue = filled(tmp_path, mugs(3)[2])
+    employ(queue, stay=True, command=child(), stop=lambda: bool(queue.tickets("running")))
+    assert states(queue) == {"waiting": 1}
+
+
 def test_a_worker_that_a_scheduler_and_its_crew_end_hears_it_once(heard: list[int]) -> None:
     signal.signal(signal.SIGTERM, __main__._end)
     for _ in range(2):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import warnings
 from types import FrameType
 from typing import TextIO
@@ -15,6 +16,8 @@ from typing import TextIO
 from threed.core.errors import InputError
 from threed.queue.folder import Queue
 from threed.queue.worker import work
+
+TOLD = threading.Event()  # to end
 
 
 def _say(
@@ -33,6 +36,7 @@ def _say(
 def _end(number: int, frame: FrameType | None) -> None:
     """End in peace, as by Ctrl-C, once: a scheduler tells all processes, and so does the crew."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    TOLD.set()  # a run that ends just then, or that was cancelled, does not say that it heard
     signal.raise_signal(signal.SIGINT)
 
 
@@ -47,6 +51,7 @@ def main(folder: str, name: str, parent: str, *options: str) -> int:
             worker=name,
             stay="--stay" in options,
             stop=lambda: os.getppid() != int(parent),
+            enough=TOLD.is_set,
         )
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -32,21 +32,23 @@ def employ(
     *,
     stay: bool = False,
     tell: Callable[[str], None] = lambda line: None,
+    stop: Callable[[], bool] = lambda: False,
     command: Sequence[str] = (sys.executable, "-m", "threed.queue"),
 ) -> None:
     """Have workers do the jobs of a queue, each in a process of its own, until all are done.
 
     One that is killed is replaced at once, and its job tried again, or set aside if it was the
     third time. Ctrl-C, or SIGTERM, ends them in peace: each leaves a checkpoint and gives its job
-    back; then KeyboardInterrupt. A second one kills them. tell: hears how far the queue is. stay:
-    as in `work`. command: what starts a worker; the queue's folder, its name, and the process to
-    end with follow. InputError where a worker ends with one, or none can begin.
+    back; then KeyboardInterrupt. A second one kills them. tell: hears how far the queue is. stop:
+    is asked again and again, and once it says True they are ended in peace. stay: as in `work`.
+    command: what starts a worker; the queue's folder, its name, and the process to end with follow.
+    InputError where a worker ends with one, or none can begin.
     """
     queue.check_writable()
     crew = Crew(queue, workers, [*command, str(queue.path)], ["--stay"] if stay else [])
-    with _terminable():
+    with terminable():
         try:
-            crew.run(tell)
+            crew.run(tell, stop)
         except BaseException:
             crew.end()
             raise
@@ -65,13 +67,15 @@ class Crew:
     places: dict[str, int] = field(default_factory=dict)  # of workers, which say what is theirs
     barren: int = 0
 
-    def run(self, tell: Callable[[str], None]) -> None:
-        """Start the workers and look after them until all have ended in peace."""
+    def run(self, tell: Callable[[str], None], stop: Callable[[], bool]) -> None:
+        """Start the workers and look after them until all have ended in peace, or are told to."""
         for place in range(self.workers):
             self.start(place)
         told, due = "", time.monotonic()
         while self.alive:
             time.sleep(LOOK)
+            if stop():
+                return self.end()
             for name in [name for name, one in self.alive.items() if one.poll() is not None]:
                 self.bury(name)
             if time.monotonic() >= due:
@@ -84,10 +88,12 @@ class Crew:
         """Start a worker."""
         name = name_worker()
         words = [*self.command, name, str(os.getpid()), *self.options]
-        # a session of its own: Ctrl-C reaches this process only, which passes it on once
+        # a session of its own: Ctrl-C reaches this process only, which passes it on once;
+        # standard output is for what this process answers
         self.alive[name] = subprocess.Popen(
-            words, env={**os.environ, **surroundings(place, self.workers)}, start_new_session=True
-        )
+            words, env={**os.environ, **surroundings(place, self.workers)}, start_new_session=True,
+            stdout=2,
+        )  # fmt: skip
         self.places[name] = place
 
     def bury(self, name: str) -> None:
@@ -147,7 +153,7 @@ def surroundings(place: int, workers: int) -> Mapping[str, str]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Within, SIGTERM, by which schedulers say that time is up, is like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -211,12 +211,13 @@ class Queue:
                     self.fail(held, str(error), final=True)
                 continue
             if self._move("waiting", ticket, "running", held):
-                claim = Claim(held, job, self.file("running", held), self._work(held))
+                claim = Claim(held, job, self.file("running", held), self.work_of(held))
                 if claim.renew() and not self._close_done(held):
                     return claim
         return None
 
-    def _work(self, ticket: Ticket) -> Path:
+    def work_of(self, ticket: Ticket) -> Path:
+        """The folder of what a running job has made so far."""
         return self.path / "work" / ticket.stem
 
     def _move(self, state: str, ticket: Ticket, to: str, then: Ticket) -> bool:
@@ -253,7 +254,7 @@ class Queue:
         for name in os.listdir(self.path / "work"):
             ticket = Ticket.parse(name)
             if ticket is not None and ticket.key == key:
-                yield ticket.attempts, self._work(ticket)
+                yield ticket.attempts, self.work_of(ticket)
 
     def discard(self, key: str) -> None:
         """Remove what attempts at a job have left."""

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ class Attempt(Settings):
     message: str = Field("", description="what is being done, as runs.progress says it")
     step: int = 0
     steps: int = 0
+    losses: Mapping[str, float] = Field({}, description="of the newest step, by name")
+    preview: str = Field("", description="the newest picture, in the folder of the attempt")
     reason: str = Field("", description="why it failed")
     notes: tuple[str, ...] = Field((), description="what the user was warned of")
     main: str = Field("", description="the file that was asked for first, in the result's folder")

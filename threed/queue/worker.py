@@ -7,6 +7,7 @@ another program.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import signal
@@ -30,7 +31,8 @@ from threed.runs.job import Edit3d, Generate, Job, Resume, Texture, Train
 from threed.runs.progress import Listener, Progress
 from threed.settings.base import replace
 
-BEATS = 8  # renewals within a lease
+BEATS = 8  # renewals within a lease, at least
+TELL = 2.0  # seconds between them at most, so that it is soon seen how far a job is
 PAUSE = 1.0  # seconds between looks for work where there is none
 SILENT = "its worker gave no sign of life: killed, out of memory, or its machine went down"
 Doer = Callable[[Job, Path, Listener], Result]
@@ -78,21 +80,23 @@ def work(
     *,
     worker: str | None = None,
     stop: Callable[[], bool] = lambda: False,
+    enough: Callable[[], bool] = lambda: False,
     stay: bool = False,
     do: Doer = do,
 ) -> int:
     """Do jobs until none is waiting or running anywhere; return how many were done here.
 
     worker: a name that no other worker has. stop: is asked again and again; once it says True the
-    job at hand is given back, with a checkpoint if it makes any. stay: wait for more jobs in the
-    end. do: does a job, as `threed.runs.do.do`. InputError, with the job given back, where the disk
-    is full or the queue cannot be written; after KeyboardInterrupt the job is given back, too.
+    job at hand is given back, with a checkpoint if it makes any. enough: is asked between jobs, and
+    once it says True no other is begun. stay: wait for more jobs in the end. do: does a job, as
+    `threed.runs.do.do`. InputError, with the job given back, where the disk is full or the queue
+    cannot be written; after KeyboardInterrupt the job is given back, too.
     """
     queue.check_writable()
     worker = worker or name_worker()
     watch, board, waiting, done, empty = Watch(queue), Board(queue), deque[Ticket](), 0, 0
     with held_by(queue, worker):
-        while empty < 2 and not stop():
+        while empty < 2 and not stop() and not enough():
             for ticket in watch.expired():
                 queue.fail(ticket, SILENT)
             waiting = waiting or deque(queue.tickets("waiting"))
@@ -176,8 +180,11 @@ class Keeper:
     def state(self) -> Attempt:
         """How the attempt goes."""
         seconds, at = time.monotonic() - self.clock, self.newest
+        losses = {name: value for name, value in at.losses.items() if math.isfinite(value)}
+        preview = "" if at.preview is None else os.path.relpath(at.preview, self.claim.folder)
         return Attempt(worker=self.claim.ticket.worker, began=self.began, seconds=seconds,
-                       message=at.message, step=at.step, steps=at.steps)  # fmt: skip
+                       message=at.message, step=at.step, steps=at.steps, losses=losses,
+                       preview=preview)  # fmt: skip
 
     def listen(self, progress: Progress) -> None:
         """Hear from the job how far it is, and end it if it was lost or is to stop."""
@@ -196,14 +203,11 @@ class Keeper:
         over = threading.Event()
 
         def beat() -> None:
-            every = self.queue.lease / BEATS
-            pause = min(1.0, every)  # at first, so that it is soon known what is done
-            while not over.wait(pause):
+            while not over.wait(min(TELL, self.queue.lease / BEATS)):
                 if not self.claim.renew():
                     self.lost = True
                     return
                 self.queue.record(self.claim.ticket, self.state())
-                pause = every
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

@@ -194,6 +194,7 @@ def _turn_subjects(values: Values, view: View) -> Values:
 TEXT = Kind("text", "TEXT", str)
 PROMPT = Kind("prompt", "PROMPT", str, seen=_say_view, prompt=str)
 WORD = Kind("word", "WORD", str)
+PLANNER = replace(TEXT, name="planner")  # asks another machine, or a model in a folder
 WORD_FACTOR = Kind("word with a factor", "WORD:FACTOR", _read_factor)
 WORD_SPAN = Kind("word with a span", "WORD:[FROM,]UNTIL", _read_span)
 WORD_SHIFT = Kind("word with a shift", "WORD:DX,DY", _read_shift, seen=_turn_shifts)

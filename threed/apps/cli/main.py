@@ -31,6 +31,7 @@ COMMANDS = {  # in the order in which they are listed: where each is
     "pack": "threed.apps.cli.weights:PACK",
     "weights": "threed.apps.cli.weights:WEIGHTS",
     "edit-pairs": "threed.apps.cli.weights:EDIT_PAIRS",
+    "serve": "threed.apps.cli.serve:SERVE",
     "queue": "threed.apps.cli.queues:QUEUE_GROUP",
     "list": "threed.apps.cli.lists:LIST",
     "doctor": "threed.apps.cli.lists:DOCTOR",

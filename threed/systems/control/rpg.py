@@ -26,7 +26,7 @@ from threed.diffusion.guide import Guide
 from threed.diffusion.parts.plans import Plan, read_regions
 from threed.settings.base import Settings
 from threed.systems.control.planners import find_planner
-from threed.systems.inputs import BESIDE, REGION, TEXT, Input
+from threed.systems.inputs import BESIDE, PLANNER, REGION, TEXT, Input
 from threed.systems.system import Request, System
 
 if TYPE_CHECKING:
@@ -109,7 +109,9 @@ SYSTEM = System(
     arxiv="2401.11708",
     claim="several things in one picture, each with its own attributes, where they belong",
     inputs=(
-        Input("planner", TEXT, "rules, http://HOST/v1#MODEL, or a language model's name or folder"),
+        Input(
+            "planner", PLANNER, "rules, http://HOST/v1#MODEL, or a language model's name or folder"
+        ),
         Input("split", TEXT, "regions in columns and rows: 1,1 or 1;2,1,1"),
         Input(
             "region",
