@@ -20,6 +20,7 @@ from threed.apps.serve.compat import COMPAT
 from threed.apps.serve.desk import Desk
 from threed.apps.serve.guard import Guard
 from threed.apps.serve.refusal import status_of
+from threed.apps.serve.site import SITE
 from threed.apps.serve.tools import make_tools
 from threed.apps.serve.v1 import V1, answer_of
 from threed.core.errors import InputError
@@ -45,6 +46,7 @@ def make_app(desk: Desk, token: str | None = None, names: Iterable[str] = ()) ->
     app.state.desk, app.state.waiting = desk, Counter[str]()
     app.include_router(V1)
     app.include_router(COMPAT)
+    app.include_router(SITE)
     app.router.routes.extend(asked.routes)
     app.add_exception_handler(InputError, _mistaken)
     app.add_exception_handler(RequestValidationError, _misread)

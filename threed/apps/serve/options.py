@@ -13,7 +13,7 @@ MIB = 2**20
 
 
 class Serve(Settings):
-    """Serve a queue over HTTP, with workers that do its jobs: REST and MCP.
+    """Serve a queue over HTTP, with workers that do its jobs: a page, REST, and MCP.
 
     Who may reach it may have jobs done. So it listens on this machine alone, unless a token is set.
     """

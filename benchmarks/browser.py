@@ -1,0 +1,252 @@
+"""The page in a real browser, as a person uses it, with a server of its own.
+
+    python benchmarks/browser.py --chromium /usr/bin/chromium [--out DIR]
+
+It needs Playwright (pip install playwright). A request that leaves 127.0.0.1 fails, and so does an
+error of a script. Jobs are done by a stand-in that writes files which were made before, so that the
+page is looked at and not the models. Pictures of what was seen are written to DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from PIL import Image as Picture
+from playwright.sync_api import Page, expect, sync_playwright
+
+import exporters
+from threed.apps.serve.app import make_app
+from threed.apps.serve.desk import Desk
+from threed.apps.serve.options import Serve
+from threed.apps.serve.run import address, listen
+from threed.queue import Queue, work
+from threed.runs.do import Result
+from threed.runs.job import Job
+from threed.runs.progress import Listener, Progress
+
+MADE = ("asset.glb", "asset.obj", "preview.png", "turntable.mp4", "report.json")
+STEPS = 12
+
+
+def doer(asset: Path) -> Any:
+    """What does a job in a few seconds: its files are those of an asset that is there."""
+
+    def act(job: Job, folder: Path, listen: Listener) -> Result:
+        (folder / "progress").mkdir(exist_ok=True)
+        for step in range(STEPS):
+            live = folder / "progress" / f"{step}.png"
+            Picture.new("RGB", (256, 64), (20 * step, 80, 255 - 20 * step)).save(live)
+            listen(Progress("optimising", step=step, steps=STEPS, preview=live,
+                            losses={"loss": 1 / (step + 1)}))  # fmt: skip
+            time.sleep(0.3)
+        names = MADE if job.kind != "image" else ("picture.png",)
+        for name in names:
+            source = asset / ("preview.png" if name == "picture.png" else name)
+            if source.exists():
+                shutil.copy(source, folder / name)
+        return Result(folder, folder / names[0], ())
+
+    return act
+
+
+@contextmanager
+def serving(folder: Path, asset: Path) -> Iterator[str]:
+    """A server and a worker in this process; where it is."""
+    desk = Desk(Queue.create(folder), Serve(rate=10_000))
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(make_app(desk), log_config=None, ws="none"))
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=server.run, kwargs={"sockets": [listener]}),
+        threading.Thread(target=work, args=[desk.queue],
+                         kwargs={"stay": True, "enough": stop.is_set, "do": doer(asset)}),
+    ]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    try:
+        yield f"http://{address(listener)}"
+    finally:
+        stop.set()
+        desk.closing.set()
+        server.should_exit = True
+        for thread in threads:
+            thread.join()
+
+
+def watched(page: Page, here: str, wrong: list[str]) -> None:
+    """Note what must not be: requests that leave, errors of scripts."""
+    page.on("request", lambda asked: None if asked.url.startswith((here, "blob:", "data:"))
+            else wrong.append(f"leaves: {asked.url}"))  # fmt: skip
+    page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+    # the newest picture is gone with the attempt that drew it
+    page.on("console", lambda said: wrong.append(f"console: {said.text}")
+            if said.type == "error" and not said.location["url"].endswith("live.png")
+            else None)  # fmt: skip
+
+
+def colours(page: Page) -> int:
+    """How many colours the viewer shows."""
+    return int(page.evaluate(
+        "() => { const c = document.querySelector('#now canvas.view'); const d = "
+        "document.createElement('canvas'); d.width = d.height = 64; const x = d.getContext('2d');"
+        "x.drawImage(c, 0, 0, 64, 64); return new Set(new Uint32Array(x.getImageData(0, 0, 64, 64)"
+        ".data.buffer)).size; }"))  # fmt: skip
+
+
+def look(page: Page, out: Path, name: str, whole: bool = True) -> None:
+    """Write what is seen."""
+    page.screenshot(path=str(out / f"{name}.png"), full_page=whole)
+
+
+def make_one(page: Page, out: Path, here: str) -> None:
+    """Type a prompt, see progress, reload in the middle, turn the asset, download it."""
+    page.goto(here)
+    expect(page.locator("#preset option").nth(3)).to_be_attached()
+    page.fill("#prompt", "a red mug")
+    page.click("#go")
+    page.wait_for_selector("#now progress", timeout=60_000)
+    page.wait_for_selector("#now img.live", timeout=60_000)
+    look(page, out, "progress")
+    page.reload()
+    page.wait_for_selector("#now canvas.view", timeout=60_000)
+    page.wait_for_timeout(1500)
+    first = page.locator("#now canvas.view").screenshot()
+    assert colours(page) > 50, "the viewer shows nothing"
+    page.focus("#now canvas.view")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("+")
+    page.wait_for_timeout(300)
+    assert page.locator("#now canvas.view").screenshot() != first, "it does not turn"
+    with page.expect_download() as download:
+        page.click("#now button:has-text('asset.glb')")
+    assert Path(download.value.path()).read_bytes()[:4] == b"glTF"
+    assert "faces" in page.inner_text("#report")
+    look(page, out, "asset")
+
+
+def go_on(page: Page, out: Path) -> None:
+    """Candidates, side by side, what was made as a start, search, cancel."""
+    page.click("#now button:has-text('Side by side')")
+    page.fill("#prompt", "a blue teapot")
+    page.fill("#candidates", "2")
+    page.click("#go")
+    page.wait_for_selector("#state-of-job:has-text('done')", timeout=90_000)
+    page.click("#now button:has-text('Side by side')")
+    expect(page.locator("#sides canvas.view")).to_have_count(2)
+    page.wait_for_timeout(1500)
+    look(page, out, "sides")
+    page.click("#now button:has-text('Paint it')")
+    assert page.is_checked("input[value=texture]")
+    page.fill("#prompt", "a dotted teapot")
+    page.fill("#candidates", "1")
+    page.click("#go")
+    page.wait_for_selector("#now button:has-text('Cancel')", timeout=60_000)
+    page.click("#now button:has-text('Cancel')")
+    page.wait_for_selector("#state-of-job:has-text('cancelled')", timeout=60_000)
+    page.fill("#words", "dotted")
+    expect(page.locator("#history li")).to_have_count(1)
+
+
+def fill_forms(page: Page, out: Path) -> None:
+    """Boxes by mouse, a painted mask, pictures that are sent."""
+    page.check("input[value=image]")
+    page.click("summary:has-text('System')")
+    page.select_option("#system", "rpg")
+    box = page.locator("#inputs canvas.draw").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 10, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 5, steps=4)
+    page.mouse.up()
+    page.keyboard.type("a red ball")
+    look(page, out, "boxes")
+    page.fill("#prompt", "a red ball and a blue cube")
+    with page.expect_request("**/v1/jobs") as asked:
+        page.click("#go")
+    data = json.loads(asked.value.post_data or "{}")
+    assert data["inputs"]["region"][0].endswith(":a red ball"), data
+    page.select_option("#system", "ip_adapter")
+    mask = page.locator("#inputs canvas.draw").first
+    mask.scroll_into_view_if_needed()
+    place = mask.bounding_box()
+    assert place is not None
+    page.mouse.move(place["x"] + 60, place["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(place["x"] + 150, place["y"] + 150, steps=6)
+    page.mouse.up()
+    picture = out / "sides.png"
+    page.set_input_files("#inputs input[type=file] >> nth=0", str(picture))
+    page.wait_for_selector("#inputs span:has-text('×')")
+    look(page, out, "mask")
+    with page.expect_request("**/v1/jobs") as asked:
+        page.click("#go")
+    data = json.loads(asked.value.post_data or "{}")
+    assert len(data["inputs"]["mask"][0]) == 32, data
+
+
+def by_keyboard(page: Page, here: str) -> None:
+    """A job by keys alone."""
+    page.goto(here)
+    expect(page.locator("#preset option").nth(3)).to_be_attached()
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "prompt":
+            break
+    page.keyboard.type("a green duck")
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "go":
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#now h2:has-text('a green duck')", timeout=60_000)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Look at the page."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--asset", type=Path, required=True, help="a folder of an asset")
+    parser.add_argument("--out", type=Path, default=Path("outputs/page"))
+    asked = parser.parse_args(arguments)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    exporters.load(asked.asset / "asset.glb")
+    wrong: list[str] = []
+    flags = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
+             "--enable-unsafe-swiftshader"]  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(folder) / "q", asked.asset) as here,
+        sync_playwright() as play,
+    ):
+        browser = play.chromium.launch(executable_path=asked.chromium, args=flags)
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        watched(page, here, wrong)
+        make_one(page, asked.out, here)
+        go_on(page, asked.out)
+        fill_forms(page, asked.out)
+        by_keyboard(page, here)
+        phone = browser.new_page(viewport={"width": 375, "height": 740}, has_touch=True)
+        watched(phone, here, wrong)
+        phone.goto(page.url)
+        phone.wait_for_selector("#now h2")
+        wide = phone.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 375, f"{wide} pixels wide"
+        look(phone, asked.out, "phone")
+        browser.close()
+    assert not wrong, "\n".join(wrong)
+    sys.stdout.write(f"the page works; nothing left this machine; pictures in {asked.out}\n")
+
+
+if __name__ == "__main__":
+    main()

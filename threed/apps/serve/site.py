@@ -1,0 +1,32 @@
+"""The page: files of ours that a browser loads, which speak to REST and to nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+from threed.apps.serve.refusal import Refusal
+
+HERE = Path(__file__).parent / "page"
+SCRIPT = "text/javascript"
+KINDS = {
+    "style.css": "text/css", "main.js": SCRIPT, "api.js": SCRIPT, "dom.js": SCRIPT,
+    "form.js": SCRIPT, "job.js": SCRIPT, "viewer.js": SCRIPT,
+}  # fmt: skip
+SITE = APIRouter(include_in_schema=False)
+
+
+@SITE.get("/")
+def page() -> FileResponse:
+    """The page itself."""
+    return FileResponse(HERE / "index.html", media_type="text/html")
+
+
+@SITE.get("/page/{name}")
+def part(name: str) -> FileResponse:
+    """What it is made of."""
+    if name not in KINDS:
+        raise Refusal(404, "the page has no such part")
+    return FileResponse(HERE / name, media_type=KINDS[name])
