@@ -272,8 +272,21 @@ def test_a_worker_renews_its_lease_and_leaves_a_job_that_was_cancelled(tmp_path:
     assert not list((queue.path / "work").iterdir())
 
 
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Signals mean afterwards what they meant before."""
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
 @pytest.mark.parametrize("threaded", [False, True])
-def test_a_worker_that_is_told_to_stop_gives_its_job_back(tmp_path: Path, threaded: bool) -> None:
+def test_a_worker_that_is_told_to_stop_gives_its_job_back(
+    tmp_path: Path, restored: None, threaded: bool, handler: Any
+) -> None:
+    signal.signal(signal.SIGINT, handler)  # a shell's "&" has it ignored
     queue, told, caught = filled(tmp_path, MUG, BALL), threading.Event(), list[BaseException]()
 
     def go_on(job: Job, folder: Path, listen: Listener) -> Result:
@@ -302,13 +315,11 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(tmp_path: Path, thread
 
 
 @pytest.fixture
-def heard() -> Iterator[list[int]]:
-    """The interrupts that have come; SIGTERM is as it was afterwards."""
-    found, before = list[int](), [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+def heard(restored: None) -> list[int]:
+    """The interrupts that have come."""
+    found: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: found.append(number))
-    yield found
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before):
-        signal.signal(number, handler)
+    return found
 
 
 def test_a_run_is_interrupted_by_the_signal_that_leaves_a_checkpoint(

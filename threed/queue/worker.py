@@ -193,7 +193,8 @@ class Keeper:
             raise LostError
         if not self.asked and self.stop():
             self.asked = True
-            if threading.current_thread() is not threading.main_thread():
+            ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as by a shell's "&"
+            if ignored or threading.current_thread() is not threading.main_thread():
                 raise KeyboardInterrupt
             signal.raise_signal(signal.SIGINT)  # a run then ends its step and leaves a checkpoint
 
