@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from threed.core.budget import FEWEST, LODS, SIZES, levels
@@ -11,6 +13,8 @@ from threed.settings.base import Settings
 
 class AssetSettings(Settings):
     """How a scene becomes an asset."""
+
+    ADDED: ClassVar = frozenset({"height"})
 
     faces: int = Field(20_000, ge=FEWEST, le=2_000_000, description="at most about so many")
     texture: int = Field(1024, ge=SIZES[0], le=SIZES[1], description="texels a side")
