@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from threed.core.cameras import orbit
@@ -88,8 +87,8 @@ def save_unets(unet: Any, weights: Path) -> None:
     nets.save_index(weights)
     nets.save_part(plain, weights / "unet")
     nets.save_part(unet, folder)
-    file = weights_file(folder)
-    write_packed(load_file(file), file, 16)
+    state = {name: value.cpu() for name, value in unet.state_dict().items()}
+    write_packed(state, weights_file(folder), 16)
 
 
 def load_multiview(weights: Path, device: torch.device) -> Any:
