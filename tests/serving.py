@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
+import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +17,24 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra [app]")
 
+import torch
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
-from threed.apps.serve.app import make_app
+import exporters
+from tests.shapes import cube
+from threed.apps.serve.app import Server, make_app
 from threed.apps.serve.desk import Desk
 from threed.apps.serve.options import Serve
-from threed.queue import Queue
+from threed.apps.serve.run import address, listen
+from threed.core.errors import InputError
+from threed.core.mesh import Material
+from threed.queue import Queue, work
+from threed.queue.worker import Doer
 from threed.runs.do import Result
 from threed.runs.job import Job
-from threed.runs.progress import Listener
+from threed.runs.progress import Listener, Progress
 
 MUG = {"job": "image", "prompt": "a red mug"}
 TEAPOT = {"job": "generate", "prompt": "a blue teapot"}
@@ -77,3 +90,47 @@ def make(job: Job, folder: Path, listen: Listener) -> Result:
     for name in (*names, "checkpoint.pt"):
         (folder / name).write_bytes(f"{job.kind} {name}".encode())
     return Result(folder, folder / names[0], ())
+
+
+def make_cube(job: Job, folder: Path, listen: Listener) -> Result:
+    """Write what a job would, of a cube or of the mesh that it names, painted in one colour.
+
+    A prompt may be "slow", which goes on until it is cancelled, or "no", which fails.
+    """
+    prompt = str(getattr(job, "prompt", None) or job.instruction)
+    if prompt == "no":
+        raise InputError("that cannot be made")
+    for step in range(10_000 if prompt == "slow" else 1):
+        listen(Progress("optimising", step=step, steps=10_000))
+        time.sleep(0.01)
+    source = next((path for _, path in job if isinstance(path, Path)), None)
+    mesh = cube() if source is None else exporters.load(source)
+    if mesh.uv is None or not getattr(job, "keep_uv", True):
+        mesh = replace(mesh, uv=torch.rand(len(mesh.vertices), 2).double(), uv_faces=mesh.faces)
+    red = torch.tensor([1.0, 0.0, 0.0]).expand(16, 16, 3)
+    mesh = replace(mesh, material=Material(red), colors=None)
+    exporters.save(mesh, folder / "asset.glb", extras={"name": prompt.replace(" ", "-")})
+    Image.new("RGB", (32, 16), "red").save(folder / "preview.png")
+    return Result(folder, folder / "asset.glb", ())
+
+
+@contextmanager
+def living(desk: Desk, do: Doer = make_cube, token: str | None = None) -> Iterator[str]:
+    """Within, a desk is served and its jobs are done, in threads. Gives the address."""
+    listener = listen("127.0.0.1", 0)
+    config = uvicorn.Config(make_app(desk, token), log_config=None, ws="none",
+                            timeout_graceful_shutdown=5)  # fmt: skip
+    server = Server(config, desk)
+    labour = {"stay": True, "stop": desk.closing.is_set, "do": do}
+    threads = [threading.Thread(target=server.run, kwargs={"sockets": [listener]}),
+               threading.Thread(target=work, args=(desk.queue,), kwargs=labour)]  # fmt: skip
+    with listener:
+        for thread in threads:
+            thread.start()
+        try:
+            yield f"http://{address(listener)}"
+        finally:
+            desk.closing.set()
+            server.should_exit = True
+            for thread in threads:
+                thread.join()

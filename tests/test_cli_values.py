@@ -47,6 +47,7 @@ CALLS = {
     "turntable": ["{here}/cube.glb", "--to", "{here}/new.mp4"],
     "report": ["{here}/cube.glb"],
     "blender": ["{here}/cube.glb", "--render", "{here}/new.png"],
+    "comfyui": ["--nodes", "{here}/new"],
     "convert": ["{here}/text.pt", "--out", "{here}/new", "--like", "{here}/model"],
     "pack": ["{here}/empty", "--out", "{here}/new"],
     "weights lora": ["{here}/none.safetensors", "--to", "{here}/new.safetensors",
@@ -112,7 +113,7 @@ OF_OPTIONS = {
     "instruction": "prompt", "folder": "folder", "data": "data", "budget": "budget",
     "to": "out file", "render": "out file", "heat": "out file", "like": "backbone",
     "work": "out folder", "loras": "weights", "file": "weights", "entries": "list",
-    "queue": "folder",
+    "queue": "folder", "nodes": "out folder",
 }  # fmt: skip
 
 

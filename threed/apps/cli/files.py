@@ -12,6 +12,8 @@ from pydantic import Field
 
 from threed.apps.cli.command import Command
 from threed.apps.cli.show import complain, say
+from threed.apps.packs.write import write_extension
+from threed.core.errors import InputError
 from threed.runs.job import FIRST
 from threed.settings.base import Settings
 
@@ -57,9 +59,16 @@ class Report(Source):
     as_json: bool = Field(False, description="as JSON")
 
 
-class Blender(Source):
-    """Open an asset in real Blender: what becomes of it there, and a picture if asked."""
+class Blender(Settings):
+    """Open an asset in real Blender: what becomes of it there, and a picture if asked.
 
+    Or write the extension that has assets made inside Blender: see docs/blender.md.
+    """
+
+    source: Path | None = Field(
+        None, description=str(Source.model_fields["source"].description), json_schema_extra=FIRST
+    )
+    extension: Path | None = Field(None, description="the extension to write: .zip")
     render: Path | None = Field(None, description="a picture for Cycles to draw: .png")
     size: int = Field(512, ge=8, le=8192, description="pixels a side")
     samples: int = Field(32, ge=1, le=65536, description="of Cycles, a pixel")
@@ -109,7 +118,14 @@ def measure(job: Report) -> None:
 
 
 def open_in_blender(job: Blender) -> None:
-    """Print what Blender makes of an asset."""
+    """Print what Blender makes of an asset, or write the extension."""
+    if (job.source is None) == (job.extension is None):
+        raise InputError("name an asset to be opened in Blender, or --extension FILE.zip to write")
+    if job.extension is not None:
+        write_extension(job.extension)
+        say(str(job.extension))
+        return
+    assert job.source is not None
     from exporters.blender import Picture, look
 
     path = job.source / "asset.glb" if os.path.isdir(job.source) else job.source

@@ -27,6 +27,7 @@ COMMANDS = {  # in the order in which they are listed: where each is
     "turntable": "threed.apps.cli.files:TURNTABLE",
     "report": "threed.apps.cli.files:REPORT",
     "blender": "threed.apps.cli.files:BLENDER",
+    "comfyui": "threed.apps.cli.comfyui:COMFYUI",
     "convert": "threed.apps.cli.weights:CONVERT",
     "pack": "threed.apps.cli.weights:PACK",
     "weights": "threed.apps.cli.weights:WEIGHTS",

@@ -1,0 +1,1 @@
+"""Faces that live in other programs, and speak to a server: sources that commands pack."""
