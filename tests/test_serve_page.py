@@ -9,7 +9,7 @@ from tests.serving import client_of, desk_in
 from threed.apps.serve import site
 from threed.apps.serve.admit import OFFERED, SENT
 
-FILES = sorted(site.HERE.iterdir())
+FILES = sorted([*site.HERE.iterdir(), *site.ELSEWHERE.values()])
 
 
 def test_the_page_and_its_parts_come_without_a_token(tmp_path: Path) -> None:
@@ -18,10 +18,11 @@ def test_the_page_and_its_parts_come_without_a_token(tmp_path: Path) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert {path.name for path in FILES} == {"index.html", *site.KINDS}
+    own = {path.name: path.read_bytes() for path in FILES}
     for name, kind in site.KINDS.items():
         part = client.get(f"/page/{name}")
         assert part.headers["content-type"].startswith(kind)
-        assert part.content == (site.HERE / name).read_bytes()
+        assert part.content == own[name]
     for name in ("index.html", "..%2fapp.py", "none.js", "main.js%00"):
         assert client.get(f"/page/{name}").status_code in (401, 404)
 

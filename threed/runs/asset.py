@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 import exporters
-from exporters import load, preview, video
+from exporters import load, preview, video, viewer
 from exporters.bake import SurfaceColor, bake, bake_gloss
 from exporters.budget import fit_budget
 from exporters.clean import Repairs, clean, repair, smooth
@@ -51,6 +52,13 @@ class Asset:
     def glb(self) -> Path:
         """The file to open."""
         return self.folder / "asset.glb"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Show it in a notebook: a viewer in which it turns, or eight views of it."""
+        picture, title = (self.folder / "preview.png").read_bytes(), self.folder.name
+        shown = viewer.frame(self.glb.read_bytes(), picture, title)
+        return {"text/plain": str(self.folder), "text/html": shown,
+                "image/png": b64encode(picture).decode()}  # fmt: skip
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
+from exporters import viewer
 from threed.apps.serve.refusal import Refusal
 
 HERE = Path(__file__).parent / "page"
@@ -15,6 +16,7 @@ KINDS = {
     "style.css": "text/css", "main.js": SCRIPT, "api.js": SCRIPT, "dom.js": SCRIPT,
     "form.js": SCRIPT, "job.js": SCRIPT, "viewer.js": SCRIPT,
 }  # fmt: skip
+ELSEWHERE = {"viewer.js": viewer.SCRIPT}  # notebooks have it, too
 SITE = APIRouter(include_in_schema=False)
 
 
@@ -29,4 +31,4 @@ def part(name: str) -> FileResponse:
     """What it is made of."""
     if name not in KINDS:
         raise Refusal(404, "the page has no such part")
-    return FileResponse(HERE / name, media_type=KINDS[name])
+    return FileResponse(ELSEWHERE.get(name, HERE / name), media_type=KINDS[name])
