@@ -11,13 +11,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from threed.core.errors import InputError
+from threed.diffusion.bodies import cut_out
 from threed.diffusion.images import save_image
 from threed.learning.data import METADATA, Row, write_examples
 from threed.toybox.family.shelf import chunks
@@ -25,7 +27,17 @@ from threed.toybox.family.spread import spread
 from threed.toybox.world.captions import a
 from threed.toybox.world.chance import Rng
 from threed.toybox.world.conditions import CONDITIONS, condition_map
+from threed.toybox.world.dressed import (
+    Dressed,
+    category_of,
+    fitting_pictures,
+    on_white,
+    random_fitting,
+    random_outfit,
+    said,
+)
 from threed.toybox.world.edits import random_edit
+from threed.toybox.world.garments import laid_flat
 from threed.toybox.world.mix import random_scene
 from threed.toybox.world.pairs import Pair
 from threed.toybox.world.scenes import View, draw_scene, random_camera, staged
@@ -38,6 +50,7 @@ from threed.toybox.world.subjects import (
 from threed.toybox.world.toys import COLORS, KINDS, view_words
 
 SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
+LEAST = 12  # pixels that are seen of a garment that is worn
 
 
 def draw_examples(
@@ -53,8 +66,9 @@ def draw_examples(
 
     "scenes": image, text, and a picture for each of toybox's conditions but edges. "edits": image,
     edited, instruction, and the edit's kind. "subjects": image, text, and a picture of each subject
-    in it alone. processes: as many as there are cores if not given.
-    progress is told how many examples there are.
+    in it alone. "tryon" and "outfits": persons and what they wear, by the roles of `tryon` and
+    `outfit`. processes: as many as there are cores if not given. progress is told how many
+    examples there are.
     """
     if what not in SETS:
         raise InputError(f"toybox draws no {what!r}; it draws {', '.join(SETS)}")
@@ -128,6 +142,40 @@ def subjects(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
     return {"text": text, "pointed": pointed, "subjects": "; ".join(places)}, pictures
 
 
+def tryon(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
+    """Draw a person, a garment that it wears, laid flat, and all that tells how it is worn.
+
+    Texts: text, garment_text and category. The pictures are those of `fitting_pictures`.
+    """
+    made = random_fitting(rng)
+    view, flat = draw_scene(made.scene), draw_scene(laid_flat(made.garment))
+    pictures = fitting_pictures(view, made.garment, flat)
+    texts = {"text": made.scene.caption(rng), "garment_text": said(made.garment),
+             "category": made.category}  # fmt: skip
+    return texts, {role: _picture(colors) for role, colors in pictures.items()}
+
+
+def outfit(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
+    """Draw a person in up to three garments, and each alone: as it is worn, and laid flat.
+
+    image: the person; worn_1, worn_2, worn_3: each garment cut out of it, on white; flat_1, ...
+    Texts: text, and for each garment text_1, ... and category_1, ...: upper, lower, dress or hat.
+    """
+    scene = random_outfit(rng)
+    view, person = draw_scene(scene), cast(Dressed, scene.subject)
+    texts, pictures, number = {"text": scene.caption(rng)}, {"image": shown(view)}, 0
+    for garment in person.worn():
+        cut, seen = on_white(view, garment)
+        if seen.sum() < LEAST:
+            continue
+        number += 1
+        pixels = (cut * 255).round().astype(np.uint8)
+        pictures[f"worn_{number}"] = _picture(cut_out(pixels, seen) / 255)
+        pictures[f"flat_{number}"] = shown(draw_scene(laid_flat(garment)))
+        texts |= {f"text_{number}": said(garment), f"category_{number}": category_of(garment)}
+    return texts, pictures
+
+
 def draw_subject(folder: Path, count: int, seed: int, kind: str | None = None) -> Keepsake:
     """Draw pictures of one subject, each from another side: 00.png, with 00.txt and masks/00.png.
 
@@ -166,6 +214,11 @@ def shown(view: View) -> Tensor:
     return torch.from_numpy(view.picture.rgb).permute(2, 0, 1)
 
 
+def _picture(colors: NDArray[Any]) -> Tensor:
+    """[3, H, W] of colours [H, W, 3] in [0, 1]."""
+    return torch.from_numpy(colors.astype(np.float32)).permute(2, 0, 1)
+
+
 SETS: dict[str, Callable[[Rng], tuple[Row, dict[str, Tensor]]]] = {
-    "scenes": scene, "edits": edit, "subjects": subjects,
+    "scenes": scene, "edits": edit, "subjects": subjects, "tryon": tryon, "outfits": outfit,
 }  # fmt: skip

@@ -81,7 +81,7 @@ class Figure:
         shift = (0.0, 0.0, scale * drop)
         joints = self.pose.joints()
         pieces = [(label, pack((part,))) for label, part in self._body()]
-        pieces += [(CLASS[g.kind], g.rows(self.pose)) for g in (self.upper, self.lower) if g]
+        pieces += [(CLASS[g.kind], g.rows(self.pose)) for g in self.worn()]
         rows = place(np.concatenate([rows for _, rows in pieces]), scale, shift)
         labels = tuple(label for label, rows in pieces for _ in rows)
         points = tuple(_point(name, joints[name], scale, shift) for name in poses.KEYPOINTS)
@@ -101,6 +101,10 @@ class Figure:
             held = self.pose.name in ("arms out", "hands on hips")
             text += f", {'with ' if held else ''}{self.pose.name}"
         return text
+
+    def worn(self) -> tuple[Garment, ...]:
+        """List the garments."""
+        return (self.upper, self.lower) if self.lower else (self.upper,)
 
     def _body(self) -> Iterator[tuple[str, Part]]:
         skin = SKINS[self.identity.skin]

@@ -42,11 +42,15 @@ POSES: dict[str, tuple[Limbs, Limbs]] = {  # right and left
     "hands on hips": (Limbs(50, -45, 8), Limbs(50, -45, 8)),
     "walking": (Limbs(10, 6, 3, 28, -30), Limbs(10, 6, 3, -28, 30)),
 }
+ACROSS: dict[str, tuple[Limbs, Limbs]] = {  # an arm before the body; no caption names them
+    "hand on chest": (Limbs(10, -115, 5, 26), Limbs()),
+    "arms folded": (Limbs(10, -95, 5, 26), Limbs(10, -80, 5, 34)),
+}
 
 
 @dataclass(frozen=True)
 class Pose:
-    """One of POSES, a little different each time."""
+    """One of POSES or ACROSS, a little different each time."""
 
     name: str
     bent: tuple[float, float, float, float]  # degrees added to the arms, right then left
@@ -54,7 +58,7 @@ class Pose:
 
     def joints(self) -> dict[str, Vector]:
         """Place KEYPOINTS and the feet of a person between z = -0.95 and about 1."""
-        right, left = POSES[self.name]
+        right, left = (POSES | ACROSS)[self.name]
         if self.mirrored:
             right, left = left, right
         found: dict[str, Vector] = {
@@ -75,7 +79,7 @@ class Pose:
 
 
 def random_pose(rng: Rng, names: tuple[str, ...] = tuple(POSES)) -> Pose:
-    """Choose one of these POSES, and bend the arms a little."""
+    """Choose one of these poses, and bend the arms a little."""
     one, two, three, four = rng.uniform(-7, 7, 4).tolist()
     return Pose(choose(rng, names), (one, two, three, four), bool(rng.uniform() < 0.5))
 

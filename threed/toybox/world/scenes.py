@@ -124,22 +124,43 @@ class View:
     @cached_property
     def keypoints(self) -> list[Array]:
         """Find, for each thing, [K, 3]: x and y in pixels from left and top, 1 where visible."""
-        return [self._project(thing.points) for thing in self.things]
+        return [
+            self.project(np.array([p.position for p in thing.points], np.float32).reshape(-1, 3),
+                         np.array([p.depth for p in thing.points]))
+            for thing in self.things
+        ]  # fmt: skip
 
-    def _project(self, points: Sequence[Point]) -> Array:
+    def project(self, places: Array, reach: Array) -> Array:
+        """[N, 3] x and y in pixels of places [N, 3] in the world, and 1 where they are visible.
+
+        reach: [N] how far behind the surface each may lie and still be called visible.
+        """
         size = self.picture.alpha.shape[0]
         c2w = self.scene.camera.c2w[0].numpy()
         tan = np.tan(float(self.scene.camera.fov_y[0]) / 2)
-        away = np.array([p.position for p in points], np.float32).reshape(-1, 3) - c2w[:3, 3]
+        away = places - c2w[:3, 3]
         local = away @ c2w[:3, :3]
-        places = local[:, :2] / (-local[:, 2:] * tan) * (0.5, -0.5) + 0.5
-        pixel = (places * size).astype(int)
+        spots = local[:, :2] / (-local[:, 2:] * tan) * (0.5, -0.5) + 0.5
+        pixel = (spots * size).astype(int)
         inside = ((pixel >= 0) & (pixel < size)).all(1)
         column, row = pixel.clip(0, size - 1).T
         depth = self.picture.depth[row, column]
-        reach = np.array([p.depth for p in points])
         seen = inside & (depth > 0) & (np.linalg.norm(away, axis=1) - reach < depth)
-        return np.concatenate([places * size, seen[:, None]], 1).astype(np.float32)
+        return np.concatenate([spots * size, seen[:, None]], 1).astype(np.float32)
+
+
+def places(picture: Picture, camera: Cameras) -> Array:
+    """[H, W, 3] the place in the world that the middle of each pixel shows.
+
+    The camera's own where it shows nothing.
+    """
+    size = len(picture.depth)
+    x, y = np.meshgrid(*[(np.arange(size) + 0.5) / size * 2 - 1] * 2)
+    c2w, tan = camera.c2w[0].numpy(), np.tan(float(camera.fov_y[0]) / 2)
+    away = np.stack([x * tan, -y * tan, -np.ones_like(x)], -1)
+    away /= np.linalg.norm(away, axis=-1, keepdims=True)
+    found: Array = c2w[:3, 3] + picture.depth[..., None] * (away @ c2w[:3, :3].T)
+    return found
 
 
 def _most(shares: Array) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from threed.diffusion.images import grid
 from threed.toybox.world.captions import a
 from threed.toybox.world.chance import Rng
 from threed.toybox.world.conditions import CONDITIONS, bright_where_near, grey, palette, where
+from threed.toybox.world.dressed import correspondence, fitting_pictures, random_fitting, said
 from threed.toybox.world.edits import EDITS, random_edit
 from threed.toybox.world.faces import random_face
 from threed.toybox.world.figures import Figure, random_figure_scene
@@ -110,9 +111,32 @@ def style_sheet(seed: int, size: int) -> Sheet:
     return _grid([style.paint(view) for style in styles for view in views], COLUMNS), list(STYLES)
 
 
+def fitting_sheet(seed: int, size: int) -> Sheet:
+    """Show persons for try-on: each role's picture, and each person in another garment.
+
+    After these come the flat garment as it is worn, by the truth of correspondence, the other
+    garment, and the same person in that.
+    """
+    made = [random_fitting(np.random.default_rng([seed, i])) for i in range(COLUMNS)]
+    rows: list[list[NDArray[np.generic]]] = []
+    for one in made:
+        view, flat = draw_scene(one.scene, size), draw_scene(laid_flat(one.garment), size)
+        places = correspondence(view, one.garment, flat)
+        x, y = places.transpose(2, 0, 1)
+        there = np.isfinite(x)
+        worn = np.ones_like(view.picture.rgb)
+        worn[there] = flat.picture.rgb[y[there].astype(int), x[there].astype(int)]
+        other = [draw_scene(laid_flat(one.other), size), draw_scene(one.changed(), size)]
+        rows.append([*fitting_pictures(view, one.garment, flat).values(), worn,
+                     *(v.picture.rgb for v in other)])  # fmt: skip
+    cells = [cell for column in zip(*rows) for cell in column]
+    return _grid(cells, COLUMNS), [f"{said(one.garment)}, then {said(one.other)}" for one in made]
+
+
 SHEETS: dict[str, Callable[[int, int], Sheet]] = {
     "toy": toy_sheet, "pair": pair_sheet, "figure": figure_sheet, "edit": edit_sheet,
     "subject": subject_sheet, "portrait": portrait_sheet, "style": style_sheet,
+    "fitting": fitting_sheet,
 }  # fmt: skip
 
 
