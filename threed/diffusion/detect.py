@@ -21,6 +21,7 @@ from threed.diffusion.images import load_image
 MAP = "-map"  # after a kind: the file is the map, not a picture to find it in
 DEPTH_MODEL = "Intel/dpt-hybrid-midas"
 POSE_MODEL = "usyd-community/vitpose-base-simple"
+LABEL_MODEL = "mattmdjaga/segformer_b2_clothes"
 SURE = 0.3  # of a joint, from which it is drawn
 Floats = NDArray[np.floating[Any]]
 # OpenPose's joints among COCO's: nose, neck (between the shoulders), right shoulder, elbow, wrist,
@@ -92,7 +93,8 @@ def depth(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[H, W, 3] bright where near, by MiDaS (Intel/dpt-hybrid-midas)."""
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-    processor, net = _models(DEPTH_MODEL, "depth", AutoImageProcessor, AutoModelForDepthEstimation)
+    processor, net = _models(DEPTH_MODEL, "depth", AutoImageProcessor, AutoModelForDepthEstimation,
+                             f"depth{MAP}:FILE")  # fmt: skip
     with torch.no_grad():
         found = net(**processor(Image.fromarray(picture), return_tensors="pt")).predicted_depth
     found = torch.nn.functional.interpolate(found[None], picture.shape[:2], mode="bicubic")[0, 0]
@@ -100,11 +102,14 @@ def depth(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(scaled.byte().numpy()[..., None], 3, axis=2)
 
 
-def pose(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[H, W, 3] the skeleton of the person that fills the picture, by ViTPose."""
+def pose(picture: NDArray[np.uint8], instead: str = f"pose{MAP}:FILE") -> NDArray[np.uint8]:
+    """[H, W, 3] the skeleton of the person that fills the picture, by ViTPose.
+
+    instead: what InputError says may be given where there is no such model.
+    """
     from transformers import AutoProcessor, VitPoseForPoseEstimation
 
-    processor, net = _models(POSE_MODEL, "pose", AutoProcessor, VitPoseForPoseEstimation)
+    processor, net = _models(POSE_MODEL, "pose", AutoProcessor, VitPoseForPoseEstimation, instead)
     height, width = picture.shape[:2]
     boxes = [[[0.0, 0.0, float(width), float(height)]]]
     with torch.no_grad():
@@ -117,15 +122,23 @@ def pose(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def draw_pose(places: Floats, height: int, width: int) -> NDArray[np.uint8]:
     """[H, W, 3] limbs and joints of a person: places [17, 3] in COCO's order, x, y, how sure.
 
-    Drawn as the published pose nets were taught (the annotator of ControlNet 1.1): OpenPose's 18
-    joints in its colours, ellipses of 4 pixels at 512.
+    As OpenPose's joints are.
+    """
+    neck = places[SHOULDERS, :].mean(0)
+    neck[2] = places[SHOULDERS, 2].min()
+    joints = [neck if joint == SHOULDERS else places[joint] for joint in JOINTS]
+    return draw_joints(np.stack(joints), height, width)
+
+
+def draw_joints(joints: Floats, height: int, width: int) -> NDArray[np.uint8]:
+    """[H, W, 3] OpenPose's 18 joints [18, 3], x, y, how sure, and the limbs between them.
+
+    Drawn as the published pose nets were taught (the annotator of ControlNet 1.1): in OpenPose's
+    colours, ellipses of 4 pixels at 512.
     """
     canvas = Image.new("RGB", (width, height))
     pen = ImageDraw.Draw(canvas)
     thick = max(1.0, 4 * min(height, width) / 512)
-    neck = places[SHOULDERS, :].mean(0)
-    neck[2] = places[SHOULDERS, 2].min()
-    joints = [neck if joint == SHOULDERS else places[joint] for joint in JOINTS]
     for (one, two), colour in zip(LIMBS, PALETTE):
         if min(joints[one][2], joints[two][2]) > SURE:
             dim = tuple(int(0.6 * part) for part in colour)
@@ -150,7 +163,22 @@ DETECTORS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }  # fmt: skip
 
 
-def _models(name: str, kind: str, processor: Any, model: Any) -> tuple[Any, Any]:
+def find_labels(picture: NDArray[np.uint8], instead: str) -> NDArray[np.uint8]:
+    """[H, W] ATR's labels of a person's body and clothes, by a SegFormer.
+
+    InputError as of `pose`.
+    """
+    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+    processor, net = _models(LABEL_MODEL, "clothes", AutoImageProcessor,
+                             AutoModelForSemanticSegmentation, instead)  # fmt: skip
+    with torch.no_grad():
+        seen = net(**processor(Image.fromarray(picture), return_tensors="pt")).logits
+    whole = torch.nn.functional.interpolate(seen, picture.shape[:2], mode="bilinear")
+    return whole[0].argmax(0).byte().numpy()
+
+
+def _models(name: str, kind: str, processor: Any, model: Any, instead: str) -> tuple[Any, Any]:
     """A model of the hub with its processor. InputError says what else would do."""
     try:
         return (processor.from_pretrained(name),
@@ -158,5 +186,5 @@ def _models(name: str, kind: str, processor: Any, model: Any) -> tuple[Any, Any]
     except Exception as error:  # not there, no network, no torchvision: the hub has many
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise InputError(f"finding {kind} in a picture needs the model {name}, which cannot be "
-                         f"loaded ({reason}); give the map itself: "
-                         f"{kind}{MAP}:FILE") from error  # fmt: skip
+                         f"loaded ({reason}); give the map itself: {instead}"
+                         ) from error  # fmt: skip

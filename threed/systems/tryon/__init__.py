@@ -1,0 +1,1 @@
+"""Systems that put a garment on a person: one file each."""
