@@ -1,11 +1,12 @@
-"""What several benchmarks share: tables in Markdown, measures by name, sheets of pictures."""
+"""What several benchmarks share: tables, measures by name, flags and a folder, sheets."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,6 +39,30 @@ def measure_parser(doc: str | None, names: Iterable[str]) -> argparse.ArgumentPa
     parser.add_argument("--sheet", type=Path, help="a file for the pictures")
     parser.add_argument("--backbone", default="toybox")
     return parser
+
+
+def in_folder(
+    act: Callable[[Path, argparse.Namespace], None],
+    doc: str | None,
+    arguments: Sequence[str] | None,
+    **flags: int | str | list[int],
+) -> None:
+    """Read a command line whose flags have these defaults, and act in a folder that then goes.
+
+    A flag of True or False is a switch; `--folder` says where the folder is made.
+    """
+    parser = argparse.ArgumentParser(description=str(doc).partition("\n")[0])
+    parser.add_argument("--folder", type=Path, help="where; a temporary folder if not given")
+    for name, value in flags.items():
+        if isinstance(value, bool):
+            parser.add_argument(f"--{name}", action="store_true")
+        elif isinstance(value, list):
+            parser.add_argument(f"--{name}", type=int, nargs="*", default=value)
+        else:
+            parser.add_argument(f"--{name}", type=type(value), default=value)
+    asked = parser.parse_args(arguments)
+    with TemporaryDirectory(dir=asked.folder) as root:
+        act(Path(root), asked)
 
 
 def lines(scores: Mapping[str, float]) -> str:

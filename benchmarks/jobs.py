@@ -1,35 +1,46 @@
 """How fast a queue is, and that kills lose nothing.
 
     python benchmarks/jobs.py [--entries 100 1000 10000] [--workers 1 2 8] [--jobs N]
-        [--storm JOBS] [--kills N] [--toybox] [--folder DIR]
+        [--storm JOBS] [--kills N] [--way bare|ray] [--toybox] [--folder DIR]
 
 Jobs do nothing but write a file, so that what is measured is the queue: adding a list, reading
 its status, and claims a second, each of which is a job read, claimed, done, recorded and published.
 `cpu` is processor seconds of this process; a machine that is busy otherwise makes the wall longer.
-The storm kills workers by SIGKILL at random, and then does every job alone and compares the bytes;
-with `--toybox` its jobs are real pictures of two steps, which takes a quarter of an hour of two
-quiet cores.
+The storm kills processes by SIGKILL at random, and then does every job alone and compares the
+bytes: workers, or with `--way ray` actors of a Ray cluster and the process that employs them. The
+cluster is that of RAY_ADDRESS, on this machine, or one that is started for it. With `--toybox` the
+jobs are real pictures of two steps, which takes a quarter of an hour of two quiet cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import random
-import shutil
+import signal
+import socket
+import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
+
+from benchmarks.common import in_folder
+from threed.core.errors import InputError
 from threed.queue import Entry, Queue, status, work
+from threed.queue.folder import STATES
 from threed.runs.do import Result, do
 from threed.runs.job import Image, Job
 from threed.runs.progress import Listener
 
-CREW = 4  # workers of the storm
+ROOT = Path(__file__).resolve().parent.parent
+CREW, ACTORS = 4, 2  # workers of the storm
+LEASE = 10.0  # seconds, in the storm: who employs actors cannot free what those of a dead one held
 Doer = Callable[[Job, Path, Listener], Result]
 FORK = multiprocessing.get_context("fork")
 
@@ -93,36 +104,121 @@ def measure_claims(root: Path, workers: int, count: int) -> None:
     sys.stdout.write(f"{workers} workers: {count / seconds:.0f} claims a second\n")
 
 
-def storm(root: Path, count: int, kills: int, act: Doer, pause: float) -> None:
-    """Kill workers at random, within so many seconds each, until all is done; look at every job."""
-    queue, jobs, chance = Queue.create(root / "storm"), entries(count), random.Random(0)
-    queue.add(jobs)
-    alive: dict[str, BaseProcess] = {}
-    begun = killed = retried = 0
-    while alive or killed < kills or status(queue).counts["done"] < count:
-        while len(alive) < CREW and (killed < kills or not alive):
-            begun += 1
-            alive[f"worker{begun}"] = start(queue.path, f"worker{begun}", act)
-        time.sleep(chance.uniform(0, pause))
-        victim = alive[chance.choice(sorted(alive))]
-        if killed < kills and victim.is_alive():
-            victim.kill()
-            victim.join()
-            killed += 1
-        for name in [name for name, one in alive.items() if not one.is_alive()]:
-            del alive[name]
-            for ticket in queue.tickets("running"):
+class Bare:
+    """Workers as processes of this one."""
+
+    def __init__(self, queue: Queue, act: Doer) -> None:
+        self.queue, self.act, self.begun = queue, act, 0
+        self.alive: dict[str, BaseProcess] = {}
+
+    def tend(self, more: bool) -> None:
+        """Bury the dead, and start others if there are to be more, or none is left."""
+        for name in [name for name, one in self.alive.items() if not one.is_alive()]:
+            del self.alive[name]
+            for ticket in self.queue.tickets("running"):
                 if ticket.worker == name:
-                    queue.fail(ticket, "killed")
+                    self.queue.fail(ticket, "killed")
+        while len(self.alive) < CREW and (more or not self.alive):
+            self.begun += 1
+            name = f"worker{self.begun}"
+            self.alive[name] = start(self.queue.path, name, self.act)
+
+    def who(self) -> list[int]:
+        """The processes that may be killed."""
+        return [process.pid for process in self.alive.values() if process.pid]
+
+    def at_work(self) -> bool:
+        """Whether there is a process left."""
+        return any(process.is_alive() for process in self.alive.values())
+
+    def end(self) -> None:
+        """Nothing is left to end."""
+
+
+class OnRay:
+    """Actors of a cluster on this machine, and the process that employs them, which may die too.
+
+    The cluster is that of RAY_ADDRESS (its tokens are in HOME), or one is started.
+    """
+
+    def __init__(self, queue: Queue, act: Doer) -> None:
+        self.queue, self.act = queue, act
+        self.around = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.cluster: subprocess.Popen[bytes] | None = None
+        self.address = os.environ.get("RAY_ADDRESS", "")
+        if not self.address:
+            with socket.create_server(("127.0.0.1", 0)) as line:
+                port = str(line.getsockname()[1])
+            self.address = f"127.0.0.1:{port}"
+            ray = str(Path(sys.executable).with_name("ray"))
+            self.cluster = subprocess.Popen(
+                [ray, "start", "--head", "--block", "--port", port, "--num-cpus", str(ACTORS),
+                 "--node-ip-address", "127.0.0.1", "--include-dashboard", "false",
+                 "--disable-usage-stats"], env=self.around)  # fmt: skip
+        self.driver = self._drive()
+
+    def _drive(self) -> subprocess.Popen[bytes]:
+        command = "from benchmarks.jobs import drive; import sys; drive(*sys.argv[1:])"
+        words = [str(self.queue.path), self.address, self.act.__name__]
+        return subprocess.Popen([sys.executable, "-c", command, *words], env=self.around)
+
+    def tend(self, more: bool) -> None:
+        """Start the driver if it has died before all was done."""
+        if not self.at_work():
+            self.driver = self._drive()
+
+    def who(self) -> list[int]:
+        """The processes that may be killed."""
+        named = ((one.pid, one.info["cmdline"]) for one in psutil.process_iter(["cmdline"]))
+        return [self.driver.pid, *(pid for pid, words in named
+                                   if words and words[0].startswith("ray::Labourer"))]  # fmt: skip
+
+    def at_work(self) -> bool:
+        """Whether there is a driver."""
+        return self.driver.poll() is None
+
+    def end(self) -> None:
+        """End the cluster, if it was started here."""
+        if self.cluster is not None:
+            self.cluster.terminate()
+            self.cluster.wait()
+
+
+def drive(folder: str, address: str, act: str) -> None:
+    """Have actors of a cluster do jobs."""
+    from threed.queue.fleet import deploy
+
+    while True:
+        try:
+            return deploy(Queue.open(folder), ACTORS, address=address, do=ACTS[act])
+        except InputError as error:  # the cluster is not up yet, or its actors die too soon
+            sys.stderr.write(f"{error}\n")
+
+
+def storm(root: Path, way: str, count: int, kills: int, act: Doer) -> None:
+    """Kill processes at random while jobs are done; look at every job."""
+    queue, jobs, chance = Queue.create(root / "storm", LEASE), entries(count), random.Random(0)
+    queue.add(jobs)
+    workers = WAYS[way](queue, act)
+    due, retried = sorted(chance.sample(range(count), kills)), 0  # jobs that are done before each
+    while workers.at_work() or due or status(queue).counts["done"] < count:
+        workers.tend(bool(due))
+        time.sleep(0.05)
+        if due and len(queue.tickets("done")) >= due[0]:
+            with suppress(ProcessLookupError):  # it has died since
+                os.kill(chance.choice(workers.who()), signal.SIGKILL)
+                del due[0]
         retried += len(queue.retry())
+    workers.end()
     for entry, ticket in zip(jobs, queue.tickets("done"), strict=True):
         alone = root / "alone" / ticket.key
         alone.mkdir(parents=True)
         act(entry.job, alone, lambda progress: None)
         assert contents(alone) == contents(queue.result(ticket.key)) != {}
     assert not list((queue.path / "work").iterdir())
-    said = f"storm: {count} jobs, {killed} kills, {retried} retried after three of them: each done"
-    sys.stdout.write(f"{said} once, with the bytes that it has alone; no lease left\n")
+    assert not [state for state in STATES if state != "done" and queue.tickets(state)]
+    said = f"storm, {way}: {count} jobs, {kills} kills, {retried} retried after three of them"
+    sys.stdout.write(f"{said}: each done once, with the bytes that it has alone; no lease left\n")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -130,28 +226,27 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+WAYS: Mapping[str, Callable[[Queue, Doer], Bare | OnRay]] = {"bare": Bare, "ray": OnRay}
+ACTS: Mapping[str, Doer] = {"write_slowly": write_slowly, "do": do}
+
+
+def measure(root: Path, asked: argparse.Namespace) -> None:
     """Measure what is asked for."""
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--entries", type=int, nargs="*", default=[100, 1000, 10_000])
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 8])
-    parser.add_argument("--jobs", type=int, default=1000)
-    parser.add_argument("--storm", type=int, default=300)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--toybox", action="store_true", help="real pictures in the storm")
-    parser.add_argument("--folder", type=Path, help="where; a temporary folder if not given")
-    asked = parser.parse_args(arguments)
-    root = Path(tempfile.mkdtemp(prefix="queue", dir=asked.folder))
-    try:
-        for count in asked.entries:
-            measure_entries(root, count)
-        for workers in asked.workers:
-            measure_claims(root, workers, asked.jobs)
-        if asked.storm:
-            act, pause = (do, 20.0) if asked.toybox else (write_slowly, 0.3)
-            storm(root, asked.storm, asked.kills, act, pause)
-    finally:
-        shutil.rmtree(root)
+    for count in asked.entries:
+        measure_entries(root, count)
+    for workers in asked.workers:
+        measure_claims(root, workers, asked.jobs)
+    if asked.storm:
+        act = do if asked.toybox else write_slowly
+        storm(root, asked.way, asked.storm, asked.kills, act)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the flags."""
+    in_folder(
+        measure, __doc__, arguments, entries=[100, 1000, 10_000], workers=[1, 2, 8], jobs=1000,
+        storm=300, kills=20, toybox=False, way="bare",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

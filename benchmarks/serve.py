@@ -17,13 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import signal
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -35,6 +33,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.common import in_folder
 from threed.queue import Queue
 
 HOST = "127.0.0.1"
@@ -251,26 +250,21 @@ def check_schema(root: Path) -> None:
     server.end()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def measure(root: Path, asked: argparse.Namespace) -> None:
     """Measure what is asked for."""
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--hostile", type=int, default=2000)
-    parser.add_argument("--jobs", type=int, default=100)
-    parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--schema", action="store_true", help="schemathesis, too")
-    parser.add_argument("--folder", type=Path, help="where; a temporary folder if not given")
-    asked = parser.parse_args(arguments)
-    root = Path(tempfile.mkdtemp(prefix="serve", dir=asked.folder))
-    try:
-        if asked.hostile:
-            attack(root, asked.hostile)
-        if asked.jobs:
-            load(root, asked.jobs, asked.clients, asked.kills)
-        if asked.schema:
-            check_schema(root)
-    finally:
-        shutil.rmtree(root)
+    if asked.hostile:
+        attack(root, asked.hostile)
+    if asked.jobs:
+        load(root, asked.jobs, asked.clients, asked.kills)
+    if asked.schema:
+        check_schema(root)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the flags."""
+    in_folder(
+        measure, __doc__, arguments, hostile=2000, jobs=100, clients=20, kills=3, schema=False
+    )
 
 
 if __name__ == "__main__":

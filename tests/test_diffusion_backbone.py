@@ -6,11 +6,15 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from tests.tiny import tiny_folder
 from threed.core.devices import pick_device
@@ -18,6 +22,7 @@ from threed.core.errors import InputError
 from threed.diffusion import catalog as backbones
 from threed.diffusion.catalog import find, list_backbones, load_backbone
 from threed.diffusion.files import check_folder, wanted
+from threed.diffusion.parts.adapters import Lora
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -370,3 +375,24 @@ def test_words_that_the_captions_never_used_are_not_read(folder: Path) -> None:
     assert torch.equal(said, plain.encode_text(["a <toy>"], own).tokens)
     assert few.with_words(own).reads("a <toy> of jade") == "a <toy>"
     assert few.reads("a <toy> of jade") == ""
+
+
+def test_a_kept_backbone_is_known_to_have_changed(tmp_path: Path) -> None:
+    encoder, unet = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))
+    model: Any = SimpleNamespace(name="tiny", unet=unet, encoders=[encoder])
+
+    def learn() -> None:
+        with torch.no_grad():
+            encoder.bias.add_(1)
+
+    adapter = partial(Lora, unet, "own", rank=1, seed=0, targets=["0"])
+    file = tmp_path / "unet" / "config.json"
+    file.parent.mkdir()
+    for change in (
+        learn, adapter, unet.eval, lambda: model.encoders.append(nn.Linear(1, 1)), file.touch,
+        lambda: file.write_text("{}"), lambda: os.utime(file, ns=(1, 1)),
+    ):  # fmt: skip
+        before = backbones._state(model), backbones._stamp(tmp_path)
+        assert before == (backbones._state(model), backbones._stamp(tmp_path))
+        change()
+        assert before != (backbones._state(model), backbones._stamp(tmp_path))

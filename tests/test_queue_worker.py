@@ -26,6 +26,7 @@ from tests.test_pipeline import tiny_run
 from tests.test_queue_folder import BALL, MUG, filled, states
 from tests.tiny import tiny_folder
 from threed.core.errors import InputError
+from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.queue import Queue, __main__, crew, employ, status, work, worker
 from threed.queue.board import numbers_of
 from threed.queue.folder import Entry
@@ -93,11 +94,18 @@ def test_one_worker_does_all_and_tells_of_it(tmp_path: Path) -> None:
     assert numbers_of(queue.path / "sheet-1.png") == "1,2,3,4,5"
 
 
-def test_real_pictures_are_the_same_bytes_as_alone(tmp_path: Path) -> None:
+def test_real_pictures_are_the_same_bytes_as_alone_by_one_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, load = list[int](), StableDiffusion.__init__
+    monkeypatch.setattr(
+        StableDiffusion, "__init__", lambda *a, **k: (loads.append(1), load(*a, **k))[1]
+    )
     model = str(tiny_folder(tmp_path / "model"))
     jobs = [Image(prompt="a red mug", backbone=model, steps=2, seed=seed) for seed in (0, 1)]
     queue = filled(tmp_path, *jobs)
     assert work(queue) == 2
+    assert len(loads) == 1
     for job in jobs:
         do(job, tmp_path / "alone")
         assert contents(queue.result(key_of(job))) == contents(tmp_path / "alone")

@@ -8,13 +8,14 @@ model from its files is read without loading it: importing this module loads no 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from threed.core.devices import pick_device
 from threed.core.errors import InputError
+from threed.core.kept import kept
 from threed.core.words import suggest
 from threed.diffusion.facts import Facts, read_facts
 from threed.diffusion.files import INDEX, check_folder, wanted
@@ -94,8 +95,9 @@ def facts(name: str, *, half: bool = False) -> Facts:
 def load_backbone(name: str, *, device: str = "auto", dtype: torch.dtype | None = None) -> Backbone:
     """Load a frozen model: an alias, "owner/name" of the hub, a folder, or a UNet's folder in one.
 
-    float16 on CUDA and float32 elsewhere unless dtype says otherwise. InputError if there is no
-    such backbone, it is damaged, or it is of a kind that cannot guide.
+    float16 on CUDA and float32 elsewhere unless dtype says otherwise. Within `core.kept.keeping`
+    it is the one that was loaded last, if neither it nor its files have changed. InputError if
+    there is no such backbone, it is damaged, or it is of a kind that cannot guide.
     """
     import torch
 
@@ -106,10 +108,32 @@ def load_backbone(name: str, *, device: str = "auto", dtype: torch.dtype | None 
     where = torch.device(pick_device(device))
     dtype = dtype or (torch.float16 if where.type == "cuda" else torch.float32)
     known = facts(name, half=dtype != torch.float32)
+    kind: Any = MultiViewDiffusion if known.views > 1 else StableDiffusion
     if known.denoiser == "transformer":
-        return FlowDiffusion(known.name, known.folder, known.net.part, device=where, dtype=dtype)
-    kind = MultiViewDiffusion if known.views > 1 else StableDiffusion
-    return kind(known.name, known.folder, known.net.part, device=where, dtype=dtype)
+        kind = FlowDiffusion
+
+    def load() -> Backbone:
+        loaded: Backbone = kind(known.name, known.folder, known.net.part, device=where, dtype=dtype)
+        return loaded
+
+    return kept((known.name, known.place, where, dtype, _stamp(known.folder)), load, _state)
+
+
+def _stamp(folder: Path) -> Hashable:
+    """What changes when a file of a backbone is written: names, sizes and times of all."""
+    files = [file for form in ("*", "*/*") for file in folder.glob(form) if file.is_file()]
+    return tuple(sorted((str(file), (at := file.stat()).st_size, at.st_mtime_ns) for file in files))
+
+
+def _state(model: Backbone) -> Hashable:
+    """What changes when a job puts something into a model's nets, as a LoRA, or writes in them."""
+    from torch import nn
+
+    held = [value if isinstance(value, list) else [value] for value in vars(model).values()]
+    nets = [net for each in held for net in each if isinstance(net, nn.Module)]
+    kinds = tuple((name, type(part), part.training) for net in nets
+                  for name, part in net.named_modules())  # fmt: skip
+    return kinds, tuple((id(value), value._version) for net in nets for value in net.parameters())
 
 
 def find(name: str, *, half: bool = False) -> Found:

@@ -24,6 +24,7 @@ TELL = 5.0  # seconds between two lines about the queue
 BARREN = 3  # workers in a row that may die without a job
 PEACEFUL = (0, 2, 130)  # exit statuses: nothing left, what the user can change, interrupted
 CARDS = Path("/proc/driver/nvidia/gpus")
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # in the environment: how many a worker may have
 
 
 def employ(
@@ -56,6 +57,25 @@ def employ(
 
 
 @dataclass
+class Teller:
+    """Says how far a queue is, from time to time, when there is something new."""
+
+    queue: Queue
+    tell: Callable[[str], None]
+    told: str = ""
+    due: float = field(default_factory=time.monotonic)
+
+    def look(self) -> None:
+        """Say it, if it is time to."""
+        if time.monotonic() < self.due:
+            return
+        line = status(self.queue).line()
+        if line != self.told:
+            self.tell(line)
+        self.told, self.due = line, time.monotonic() + TELL
+
+
+@dataclass
 class Crew:
     """The processes of workers."""
 
@@ -71,18 +91,14 @@ class Crew:
         """Start the workers and look after them until all have ended in peace, or are told to."""
         for place in range(self.workers):
             self.start(place)
-        told, due = "", time.monotonic()
+        teller = Teller(self.queue, tell)
         while self.alive:
             time.sleep(LOOK)
             if stop():
                 return self.end()
             for name in [name for name, one in self.alive.items() if one.poll() is not None]:
                 self.bury(name)
-            if time.monotonic() >= due:
-                line = status(self.queue).line()
-                if line != told:
-                    tell(line)
-                told, due = line, time.monotonic() + TELL
+            teller.look()
 
     def start(self, place: int) -> None:
         """Start a worker."""
@@ -142,7 +158,7 @@ def surroundings(place: int, workers: int) -> Mapping[str, str]:
     found = {}
     if workers > 1:
         share = str(max(1, (os.cpu_count() or 1) // workers))
-        for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        for name in THREADS:
             found[name] = os.environ.get(name, share)
     cards = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
     if not cards and CARDS.is_dir():

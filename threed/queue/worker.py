@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from threed.core.errors import InputError
+from threed.core.kept import keeping
 from threed.queue.board import Board
 from threed.queue.folder import Claim, Queue, held_by
 from threed.queue.ticket import Attempt, Ticket, name_worker
@@ -95,7 +96,7 @@ def work(
     queue.check_writable()
     worker = worker or name_worker()
     watch, board, waiting, done, empty = Watch(queue), Board(queue), deque[Ticket](), 0, 0
-    with held_by(queue, worker):
+    with held_by(queue, worker), keeping():
         while empty < 2 and not stop() and not enough():
             for ticket in watch.expired():
                 queue.fail(ticket, SILENT)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from threed.core.devices import pick_device
+from threed.core.kept import let_go
 from threed.diffusion.catalog import facts, load_backbone
 from threed.diffusion.facts import Facts
 from threed.settings.run import Run
@@ -57,15 +58,21 @@ class Backbones:
     def of(self, index: int) -> tuple[Backbone, ...]:
         """Load the models of a stage, as `known` has them; let go of those of no use any more."""
         needed = self._needed(index)
-        self._held = {place: model for place, model in self._held.items() if place in needed}
+        self._hold(needed)
         return tuple(map(self._load, model_names(self.run, self.run.stages[index])))
 
     def witness(self) -> Backbone:
         """What counts the fronts in the end, loaded; all others are let go."""
         name = witness_name(self.run)
         place = self.facts(name).place
-        self._held = {there: model for there, model in self._held.items() if there == place}
+        self._hold([place])
         return self._load(name)
+
+    def _hold(self, places: Collection[Path]) -> None:
+        """Let go of all models but those of some places."""
+        self._held = {place: model for place, model in self._held.items() if place in places}
+        if self._held:  # else none was loaded yet, and one of the job before may serve
+            let_go(self._held.values())
 
     def _load(self, name: str) -> Backbone:
         place = self.facts(name).place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -65,7 +66,13 @@ class Work(Place):
     As many may work on one queue as like, on any machine that sees its folder.
     """
 
-    workers: int = Field(1, ge=1, le=256, description="processes; one a GPU is right")
+    workers: int | None = Field(
+        None, ge=1, le=256, description="how many, if not 1; with --ray, if not one a GPU"
+    )
+    ray: str | None = Field(
+        None,
+        description="have a Ray cluster do them: local, auto, or HOST:PORT; see docs/cluster.md",
+    )
     stay: bool = Field(False, description="wait for more jobs when all are done")
 
 
@@ -122,8 +129,13 @@ def show(job: Show) -> None:
 def labour(job: Work) -> None:
     """Do the jobs of a queue, and say how far it is."""
     queue = Queue.open(job.queue)
+    begin = partial(employ, workers=job.workers or 1)
+    if job.ray is not None:
+        from threed.queue.fleet import deploy
+
+        begin = partial(deploy, workers=job.workers, address=job.ray)
     try:
-        employ(queue, job.workers, stay=job.stay, tell=lambda line: complain(line, "queue"))
+        begin(queue, stay=job.stay, tell=lambda line: complain(line, "queue"))
     except KeyboardInterrupt:
         complain(f"go on with: threed queue work --queue {job.queue}", "interrupted")
         raise SystemExit(130) from None
