@@ -230,6 +230,20 @@ def test_what_is_missing_is_found_or_refused_by_name(folder: Path) -> None:
             worn(request(folder, mask=mask), NO_CLIP, needs)
 
 
+def test_clothes_are_found_by_a_model_that_is_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.zeros((64, 64), np.int64)
+    labels[8:20, 24:40], labels[20:40, 20:44], labels[40:60, 24:40] = 11, 4, 6
+    logits = torch.from_numpy(np.eye(len(ATR), dtype=np.float32)[labels]).permute(2, 0, 1)[None]
+    small = logits[..., ::2, ::2]
+    models = (lambda picture, return_tensors: {}, lambda: SimpleNamespace(logits=small))
+    monkeypatch.setattr("threed.diffusion.detect._models", lambda *told: models)
+    seen = worn(request(folder, mask=None), NO_CLIP)
+    expected = paint_mask(regions_of(labels, ATR, "it"), "upper")
+    assert (seen.mask[0, 0].numpy() > 0).sum() == pytest.approx(expected.sum(), rel=0.03)
+
+
 def test_tall_and_wide_pictures_are_cut_alike_and_garments_stay_whole(folder: Path) -> None:
     wide = {role: spoiled(folder, lambda p: p.resize((128, 64)), role)
             for role in ("image", "mask", "garment")}  # fmt: skip

@@ -65,6 +65,7 @@ def dress_code(folder: Path) -> Path:
         place = folder / name
         save(place / "images/7_0.png", shown(labels))
         save(place / "images/7_1.png", np.full((64, 48, 3), 250))
+        save(place / "masks/7_1.png", np.where(labels > 0, 255, 0))
         save(place / "label_maps/7_4.png", labels)
         save(place / "dense/7_5.png", labels)
         (place / "keypoints").mkdir()
@@ -145,6 +146,8 @@ def test_dress_code_is_read_as_published(tmp_path: Path) -> None:
     assert bool(lower[45, 20])
     assert not bool(lower[20, 20])
     assert float(examples.pictures("dense", [0])[0, :, 0, 0].max()) == 0
+    flat = examples.pictures("garment", [0])[0]  # on 250 of 255 in the file
+    assert (float(flat[0, 0, 0]), float(flat[0, 20, 20])) == (1, pytest.approx(250 / 255))
     assert region(examples, "parse", 0, 13, 20) == "neck"  # just above the shoulders
     assert region(examples, "parse", 0, 6, 20) == "face"
     assert len(read_fittings(tmp_path, SIZE, ("image",), "test", paired=False)) == 2

@@ -60,6 +60,9 @@ SETS = {  # arms as wide as LaDI-VTON draws them
 }
 
 
+GREY_GROUNDS = ("dress_code",)  # whose garments do not lie on white; LaDI-VTON makes it so
+
+
 class Fittings(Examples):
     """Examples of which some pictures are made of others.
 
@@ -75,7 +78,11 @@ class Fittings(Examples):
     def _made(self, row: Row, role: str) -> Pixels:
         if role in row:
             found = self._pixels(row[role])
-            return np.where(found >= 128, np.uint8(255), np.uint8(0)) if role in MASKS else found
+            if role in MASKS:
+                return np.where(found >= 128, np.uint8(255), np.uint8(0))
+            if role == "garment" and row.get("set") in GREY_GROUNDS and "garment_mask" in row:
+                return np.where(self._role(row, "garment_mask") > 0, found, np.uint8(255))
+            return found
         if role == "pose":
             return self._pose(row)
         if role == "dense":
