@@ -31,13 +31,13 @@ def film(
     it is taken smaller. For solid see `Subject.draw`, for look and relief `Subject`. No gradient.
     """
     cameras, background = cameras.to(mesh.vertices.device), background.to(mesh.vertices.device)
-    subject = Subject(_shrink_texture(mesh, cameras), look, relief=relief)
+    subject = Subject(shrink_texture(mesh, cameras), look, relief=relief)
     for view in range(len(cameras)):
         seen = subject.draw(cameras[view : view + 1], solid=solid, rgb_only=True)
         yield seen[..., :3] + (1 - seen[..., 3:]) * background
 
 
-def _shrink_texture(mesh: Mesh, cameras: Cameras) -> Mesh:
+def shrink_texture(mesh: Mesh, cameras: Cameras) -> Mesh:
     """Halve a mesh's texture while two of its texels fit into a pixel.
 
     Without, fine patterns flicker from frame to frame; `benchmarks/turntable.py` prints what it

@@ -45,6 +45,7 @@ CALLS = {
     "export": ["{here}/cube.glb", "--to", "{here}/new.obj"],
     "repair": ["{here}/cube.glb", "--out", "{here}/new.obj"],
     "turntable": ["{here}/cube.glb", "--to", "{here}/new.mp4"],
+    "render": ["{here}/cube.glb", "--protocol", "mate3d", "--out", "{here}/new"],
     "report": ["{here}/cube.glb"],
     "blender": ["{here}/cube.glb", "--render", "{here}/new.png"],
     "comfyui": ["--nodes", "{here}/new"],

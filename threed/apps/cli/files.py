@@ -1,4 +1,4 @@
-"""Commands on assets that are there: repair, turntable, report, blender."""
+"""Commands on assets that are there: repair, turntable, render, report, blender."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from threed.apps.cli.command import Command
-from threed.apps.cli.show import complain, say
+from threed.apps.cli.show import Display, complain, say
 from threed.apps.packs.write import write_extension
 from threed.core.errors import InputError
 from threed.runs.job import FIRST
@@ -51,6 +51,18 @@ class Turntable(Source):
     frames: int = Field(120, ge=2, le=3600, description="one turn, 30 a second")
     size: int = Field(512, ge=16, le=4096, description="pixels a side")
     textureless: bool = Field(False, description="show the shape alone")
+
+
+class Render(Source):
+    """Draw an asset as a published benchmark looks at it, with a manifest of what was drawn.
+
+    Pictures that are there already, of the same asset by the same version, are kept.
+    """
+
+    protocol: Literal["t3bench", "mate3d", "gpteval3d", "sdi43"] = Field(
+        description="whose cameras, background and light: see docs/evaluation.md"
+    )
+    out: Path | None = Field(None, description="a folder, by default beside the asset")
 
 
 class Report(Source):
@@ -104,6 +116,20 @@ def film(job: Turntable) -> None:
     say(str(target))
 
 
+def draw(job: Render) -> None:
+    """Draw an asset for a benchmark, and print the folder."""
+    from threed.runs.pictures import Gallery
+
+    source = job.source
+    beside = source.with_name(f"{source.stem}-{job.protocol}")
+    if os.path.isdir(source):
+        beside = source / job.protocol
+    gallery = Gallery(job.out or beside, job.protocol)
+    with Display() as display:
+        gallery.fill(source, display)
+    say(str(gallery.folder))
+
+
 def measure(job: Report) -> None:
     """Print the figures of an asset."""
     from threed.runs.asset import report_file
@@ -144,5 +170,6 @@ def open_in_blender(job: Blender) -> None:
 
 REPAIR = Command("repair", Repair, mend)
 TURNTABLE = Command("turntable", Turntable, film)
+RENDER = Command("render", Render, draw)
 REPORT = Command("report", Report, measure)
 BLENDER = Command("blender", Blender, open_in_blender)

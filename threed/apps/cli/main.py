@@ -25,6 +25,7 @@ COMMANDS = {  # in the order in which they are listed: where each is
     "schema": "threed.apps.cli.jobs:SCHEMA",
     "repair": "threed.apps.cli.files:REPAIR",
     "turntable": "threed.apps.cli.files:TURNTABLE",
+    "render": "threed.apps.cli.files:RENDER",
     "report": "threed.apps.cli.files:REPORT",
     "blender": "threed.apps.cli.files:BLENDER",
     "comfyui": "threed.apps.cli.comfyui:COMFYUI",

@@ -72,7 +72,9 @@ class Display:
         if self._stage != progress.stage:
             self._bar.reset(self._task, total=progress.steps)
             self._stage = progress.stage
-        numbers = f"loss {progress.losses.get('loss', 0):.3g}  {progress.memory_mb:.0f} MB"
+        numbers = ""
+        if progress.losses:
+            numbers = f"loss {progress.losses.get('loss', 0):.3g}  {progress.memory_mb:.0f} MB"
         if progress.preview is not None:
             numbers += f"  {progress.preview}"
         self._bar.update(
