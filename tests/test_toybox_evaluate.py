@@ -13,7 +13,17 @@ from PIL import Image
 
 from exporters import save
 from tests.shapes import cube
-from threed.apps.cli.evaluate import Row, contact_sheet, part_of, prompts, side_by_side, table
+from threed.apps.cli.evaluate import (
+    Evaluate,
+    Row,
+    contact_sheet,
+    intervals,
+    part_of,
+    planned,
+    prompts,
+    side_by_side,
+    table,
+)
 from threed.core.errors import InputError
 from threed.toybox.judge.looks import Looks, looks, real_looks
 from threed.toybox.judge.net import Verdict, fronts
@@ -77,6 +87,23 @@ def test_two_evaluations_are_compared_over_the_prompts_of_both(tmp_path: Path) -
     assert "1 prompts: kind 0/1" in theirs
     with pytest.raises(InputError, match="no prompt was judged there and here"):
         side_by_side(here[1:], tmp_path)
+
+
+def test_intervals_are_wider_where_fewer_are_judged() -> None:
+    rows = [row("a red mug", kind=True), replace(row("a blue car", kind=False), psnr_db=30.0)]
+    text = intervals([rows[:1] * 10, rows[1:] * 10])
+    assert text.startswith("95 % intervals over 20 assets of 2 kinds: kind 10/20 (50 %, 30–70 %)")
+    assert "one front 20/20 (100 %, 84–100 %), median PSNR 27.5 (25.0–30.0)" in text
+    assert "kind 1/2 (50 %, 9–91 %)" in intervals([rows[:1], rows[1:]])
+
+
+def test_several_seeds_are_runs_of_their_own() -> None:
+    one, some = (planned(Evaluate(out=Path("o"), seeds=n, seed=4, limit=3)) for n in (1, 2))
+    assert [(home, words) for home, words, _ in one] == [(Path("o"), ())] * 3
+    assert [(home, words) for home, words, _ in some] == [
+        (Path("o/seed-4"), ("seed=4",))] * 3 + [(Path("o/seed-5"), ("seed=5",))] * 3  # fmt: skip
+    assert [asked for *_, asked in some[3:]] == prompts(5)[:3]
+    assert [asked for *_, asked in one] == [asked for *_, asked in some[:3]]
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])

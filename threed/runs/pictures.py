@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,14 +68,14 @@ class Gallery:
         file = source / "asset.glb" if os.path.isdir(source) else source
         about = describe(self.name, self.protocol, file, mesh)
         every = [path for series in self.series for path in self._paths(series)]
-        if (_read(self.folder / MANIFEST) or {}).get("made_of") != about:
+        if read_object(self.folder / MANIFEST).get("made_of") != about:
             for path in every:
                 path.unlink(missing_ok=True)
-            files.write(self.folder / MANIFEST, _encode({"made_of": about}))
+            files.write(self.folder / MANIFEST, encode({"made_of": about}))
         self._draw(mesh, progress or (lambda _: None))
         sums = {str(path.relative_to(self.folder).as_posix()): sum_of(path) for path in every}
         manifest = {"made_of": about, "pictures": sums}
-        files.write(self.folder / MANIFEST, _encode(manifest))
+        files.write(self.folder / MANIFEST, encode(manifest))
         return manifest
 
     def _draw(self, mesh: Mesh, progress: Listener) -> None:
@@ -113,6 +113,11 @@ def sum_of(path: Path) -> str:
     return whole.hexdigest()
 
 
+def sum_of_texts(texts: Iterable[str]) -> str:
+    """The SHA-256 of texts, a line each, in hexadecimal."""
+    return hashlib.sha256("".join(f"{text}\n" for text in texts).encode()).hexdigest()
+
+
 def mesh_sum(mesh: Mesh) -> str:
     """The SHA-256 of what a mesh is made of: shape, map, colours, material."""
     whole = hashlib.sha256()
@@ -130,14 +135,15 @@ def _parts(mesh: Mesh) -> Iterator[tuple[str, torch.Tensor]]:
     yield from mesh.material.maps().items()
 
 
-def _encode(data: Mapping[str, Any]) -> bytes:
+def encode(data: Mapping[str, Any]) -> bytes:
+    """Make a JSON file of an object."""
     return (json.dumps(data, indent=2) + "\n").encode()
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The manifest in a file; None for anything else there."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file; {} for anything else there, and for nothing."""
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
+        return {}
+    return data if isinstance(data, dict) else {}

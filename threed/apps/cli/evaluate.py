@@ -2,6 +2,7 @@
 
 Every kind once, its colour and finish drawn by a seed. Each prompt is a run of its own in a folder
 of its own, so the command can be cut and continued, and the parts can be made on several machines.
+With --protocol the prompts are a list's, and CLIP judges what a benchmark looks at (`compare`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from threed.apps.cli.command import Command
-from threed.apps.cli.show import Display, complain, say
+from threed.apps.cli.compare import Comparison, about_files, ask_outside, make_asset
+from threed.apps.cli.show import complain, say
 from threed.core import files
 from threed.core.errors import InputError
+from threed.core.intervals import bootstrap, wilson
 from threed.runs.job import FIRST
 from threed.settings.base import Seed, Settings
 
@@ -96,21 +99,11 @@ def evaluate_one(
     folder: Path, asked: tuple[str, str, str, str], preset: str, words: Sequence[str]
 ) -> Row:
     """Run a prompt in its folder, or go on with it, or read what was judged there before."""
-    from threed.runs.folder import RunFolder
-    from threed.runs.generate import generate, resume
-    from threed.settings.presets import load_run
-
     prompt, *truth = asked
     verdict = folder / VERDICT
     if verdict.exists():
         return Row(**json.loads(verdict.read_text()))
-    begun = (folder / "config.yaml").exists()
-    if not begun or not RunFolder.open(folder).finished:
-        with Display() as display:
-            if begun:
-                resume(folder, progress=display)
-            else:
-                generate(prompt, load_run(preset, words), out=folder, progress=display)
+    make_asset(folder, prompt, preset, words)
     report = json.loads((folder / "report.json").read_text())
     row = Row(
         prompt,
@@ -166,6 +159,31 @@ def summary(rows: Sequence[Row]) -> str:
 
 def _share(hits: Sequence[bool]) -> str:
     return f"{sum(hits)}/{len(hits)} ({100 * sum(hits) / max(len(hits), 1):.0f} %)"
+
+
+def intervals(groups: Sequence[Sequence[Row]]) -> str:
+    """The summary's figures with 95 % intervals, in a line; a group holds the rows of one kind.
+
+    Shares have Wilson's, which take all assets for independent; medians are drawn again, kinds as
+    a whole.
+    """
+    rows = [row for group in groups for row in group]
+    shares = {
+        "kind": [row.kind for row in rows],
+        "colour": [row.color for row in rows],
+        "geometry alone": [row.geometry for row in rows],
+        "one front": [row.fronts == 1 for row in rows if row.fronts is not None],
+    }
+    said = []
+    for name, hits in shares.items():
+        low, high = wilson(sum(hits), len(hits))
+        said.append(f"{name} {_share(hits)[:-1]}, {100 * low:.0f}–{100 * high:.0f} %)")
+    for name, figure, digits in (("PSNR", "psnr_db", 1), ("IoU", "iou", 3)):
+        values = [[float(getattr(row, figure)) for row in group] for group in groups]
+        low, high = bootstrap(values, median)
+        middle = median([value for group in values for value in group])
+        said.append(f"median {name} {middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})")
+    return f"95 % intervals over {len(rows)} assets of {len(groups)} kinds: {', '.join(said)}"
 
 
 def side_by_side(rows: Sequence[Row], other: Path) -> str:
@@ -225,37 +243,97 @@ class Evaluate(Settings):
         Path("outputs/evaluate"), description="a folder for all the runs; go on with the same"
     )
     seed: Seed = Field(0, description="decides colours and finishes")
+    seeds: int = Field(
+        1, ge=1, le=100, description="several: of colours and runs, each in a folder of its own"
+    )
     limit: int | None = Field(None, ge=1, description="only the first so many")
     fronted: bool = Field(False, description="only kinds that have a front")
     part: str = Field("1/1", description="K/N: every N-th prompt from the K-th, to share the work")
     against: Path | None = Field(
         None, description="another evaluation, to compare with side by side"
     )
+    protocol: Literal["t3bench", "mate3d", "gpteval3d", "sdi43"] | None = Field(
+        None, description="judge a list of prompts by this benchmark's pictures and by CLIP"
+    )
+    prompts: Path | None = Field(
+        None, description="with --protocol: the list, .txt, .json or .csv (docs/evaluation.md)"
+    )
+    assets: Path | None = Field(
+        None, description="with --protocol: a folder of assets; generated if not given"
+    )
+    clip: Path | None = Field(
+        None, description="with --protocol: a folder of a transformers CLIP; toybox's if not given"
+    )
     as_json: bool = Field(False, description="answer as JSON")
+
+    def fits(self) -> None:
+        """InputError for options that do not go together."""
+        if self.protocol is None:
+            for name in ("prompts", "assets", "clip"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"--{name} is for --protocol; without it the prompts are "
+                                     "those of toybox's kinds")  # fmt: skip
+        elif self.prompts is None:
+            raise InputError("--protocol needs --prompts: a list, .txt, .json or .csv")
+        elif self.fronted or self.against is not None or self.seeds > 1:
+            raise InputError("--fronted, --against and --seeds are about toybox's kinds: leave "
+                             "them out with --protocol")  # fmt: skip
 
 
 def evaluate(job: Evaluate) -> None:
     """Generate and judge."""
-    from threed.toybox.family.nets import WEIGHTS, need
-    from threed.toybox.world.kinds import FRONTED
-
+    job.fits()
     files.check_out(job.out, folder=True)
-    need(WEIGHTS, "judge", "judging assets")
     k, n = part_of(job.part)
-    every = [asked for asked in prompts(job.seed) if asked[1] in FRONTED or not job.fronted]
-    rows = []
-    for asked in every[: job.limit][k - 1 :: n]:
-        row = evaluate_one(folder_of(job.out, asked[0]), asked, job.preset, job.settings)
+    if job.protocol is not None and job.prompts is not None:
+        asked = Comparison(
+            job.protocol, job.prompts, job.clip, job.assets, job.preset, job.settings
+        )
+        asked.run(job.out, job.limit, (k, n), as_json=job.as_json)
+        return
+    judge_kinds(job, k, n)
+
+
+def judge_kinds(job: Evaluate, k: int, n: int) -> None:
+    """Generate assets of toybox's kinds, those of the k-th of n parts, and judge them."""
+    from threed.toybox.family.nets import WEIGHTS, need
+
+    need(WEIGHTS, "judge", "judging assets")
+    rows, places, kinds = list[Row](), list[Path](), dict[str, list[Row]]()
+    for home, words, asked in planned(job)[k - 1 :: n]:
+        row = evaluate_one(folder_of(home, asked[0]), asked, job.preset, words)
         rows.append(row)
+        kinds.setdefault(asked[1], []).append(row)
+        places.append(folder_of(home, row.prompt) / "asset.glb")
         complain(f"{len(rows)}: {summary([row])}", row.prompt)
-    text = table(rows)
+    lines = [table(rows), intervals(list(kinds.values())), *about_files(ask_outside(places))]
     if job.against is not None:
-        text += "\n\n" + side_by_side(rows, job.against)
+        lines.append(side_by_side(rows, job.against))
+    text = "\n\n".join(lines)
     if n == 1:
         (job.out / "table.md").write_text(text + "\n")
-        assets = [folder_of(job.out, row.prompt) / "asset.glb" for row in rows]
-        contact_sheet(assets, job.out / "sheet.png")
+        contact_sheet(places, job.out / "sheet.png")
     say(json.dumps([asdict(row) for row in rows], indent=2) if job.as_json else text)
+
+
+Planned = tuple[Path, tuple[str, ...], tuple[str, str, str, str]]
+
+
+def planned(job: Evaluate) -> list[Planned]:
+    """All that is to be judged: where, by which settings, and which prompt, kind, colour, finish.
+
+    Several seeds have a folder each, and decide the runs too.
+    """
+    from threed.toybox.world.kinds import FRONTED
+
+    found: list[Planned] = []
+    for seed in range(job.seed, job.seed + job.seeds):
+        every = [asked for asked in prompts(seed) if asked[1] in FRONTED or not job.fronted]
+        home, words = job.out, job.settings
+        if job.seeds > 1:
+            home, words = job.out / f"seed-{seed}", (*job.settings, f"seed={seed}")
+        found += [(home, words, asked) for asked in every[: job.limit]]
+    return found
 
 
 EVALUATE = Command("evaluate", Evaluate, evaluate)
