@@ -13,6 +13,7 @@ from PIL import Image
 
 from exporters import save
 from tests.shapes import cube
+from threed.apps.cli.compare import share_of
 from threed.apps.cli.evaluate import (
     Evaluate,
     Row,
@@ -114,8 +115,10 @@ def test_a_part_that_is_none_is_refused(text: str) -> None:
 
 def test_parts_share_all_the_work() -> None:
     chosen = prompts(0)
-    shares = [chosen[k - 1 :: n] for k, n in (part_of("1/2"), part_of("2/2"))]
-    assert sorted(shares[0] + shares[1]) == sorted(chosen)
+    shares = [share_of(chosen, part_of(part)) for part in ("1/2", "2/2")]
+    assert sorted([*shares[0], *shares[1]]) == sorted(chosen)
+    with pytest.raises(InputError, match="--part 3/3 is empty: there are only 2 prompts"):
+        share_of(chosen[:2], (3, 3))
 
 
 def test_looks_are_those_of_the_pixels_inside() -> None:

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from threed.apps.cli.show import Display, complain, say
 from threed.core import files
+from threed.core.errors import InputError
 from threed.core.intervals import bootstrap
 
 if TYPE_CHECKING:
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
     from threed.runs.comparison import Compared
     from threed.runs.precision import Asked
 
+Item = TypeVar("Item")
 Findings = Mapping[Path, Mapping[str, "Finding"]]
+
+
+def share_of(items: Sequence[Item], part: tuple[int, int]) -> Sequence[Item]:
+    """Every n-th of the items from the k-th; InputError where that is none."""
+    k, n = part
+    if not items[k - 1 :: n]:
+        raise InputError(f"--part {k}/{n} is empty: there are only {len(items)} prompts")
+    return items[k - 1 :: n]
 
 
 def make_asset(folder: Path, prompt: str, preset: str, words: Sequence[str]) -> Path:
@@ -83,7 +93,7 @@ class Comparison:
         from threed.toybox.family.nets import WEIGHTS
 
         asked = read_prompts(self.prompts)
-        chosen = asked[:limit][part[0] - 1 :: part[1]]
+        chosen = share_of(asked[:limit], part)
         folder = self.assets
         if folder is None and any(one.asset for one in asked):
             folder = self.prompts.parent

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from threed.apps.cli.command import Command
-from threed.apps.cli.compare import Comparison, about_files, ask_outside, make_asset
+from threed.apps.cli.compare import Comparison, about_files, ask_outside, make_asset, share_of
 from threed.apps.cli.show import complain, say
 from threed.core import files
 from threed.core.errors import InputError
@@ -300,7 +300,7 @@ def judge_kinds(job: Evaluate, k: int, n: int) -> None:
 
     need(WEIGHTS, "judge", "judging assets")
     rows, places, kinds = list[Row](), list[Path](), dict[str, list[Row]]()
-    for home, words, asked in planned(job)[k - 1 :: n]:
+    for home, words, asked in share_of(planned(job), (k, n)):
         row = evaluate_one(folder_of(home, asked[0]), asked, job.preset, words)
         rows.append(row)
         kinds.setdefault(asked[1], []).append(row)
