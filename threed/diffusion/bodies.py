@@ -74,13 +74,15 @@ def from_colors(picture: NDArray[np.uint8], name: str) -> NDArray[np.int64]:
 
     InputError, with the name, for a picture of other colours.
     """
-    table = np.array(list(REGIONS.values()), np.int64)
-    apart = np.abs(picture[..., None, :].astype(np.int64) - table).max(-1)
-    strange = float((apart.min(-1) > FAR).mean())
+    found, nearest = np.zeros(picture.shape[:2], np.int64), np.full(picture.shape[:2], 256)
+    for number, color in enumerate(REGIONS.values()):
+        apart = np.abs(picture.astype(np.int16) - color).max(-1)
+        found[apart < nearest] = number
+        nearest = np.minimum(nearest, apart)
+    strange = float((nearest > FAR).mean())
     if strange > STRANGE:
         raise InputError(f"{name} is no parse map: {strange:.0%} of it has colours of no region "
                          f"({', '.join(NAMES)})")  # fmt: skip
-    found: NDArray[np.int64] = apart.argmin(-1)
     return found
 
 

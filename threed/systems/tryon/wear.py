@@ -198,7 +198,7 @@ def check_people(picture: Image, name: str, regions: Labels | None) -> None:
     import numpy as np
     from scipy import ndimage
 
-    pixels = np.asarray(picture).astype(int)
+    pixels = np.asarray(picture, np.int16)
     if regions is not None:
         stands = regions > 0
     else:
