@@ -62,6 +62,14 @@ EXAMPLES["photo_maker"] = (
 EXAMPLES["instant_id"] = (
     'threed image "a portrait in a red hat" --system instant_id --image me.png -n 4'
 )
+EXAMPLES["idm_vton"] = (
+    'threed image "a striped red shirt" --system idm_vton --person me.png --garment shirt.png '
+    "--mask mask.png --dense dense.png -n 4"
+)
+EXAMPLES["bootcomp"] = (
+    'threed image "a person on a green background" --system bootcomp --garment shirt:shirt.png '
+    "--garment skirt:skirt.png -n 4"
+)
 REAL = (f'threed image "a blue mug" --system prompt_to_prompt --source "a red mug" --image {DRAWN} '
         "--blend mug --steps 8")  # fmt: skip
 HEAT = 'threed image "a green mushroom" --seed 3'

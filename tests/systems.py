@@ -35,6 +35,7 @@ from threed.diffusion.parts.local_adapter import LocalAdapter
 from threed.diffusion.parts.plans import Plan, Region
 from threed.diffusion.parts.reader import new_reader
 from threed.diffusion.parts.subjects import Grounding, SubjectAdapter
+from threed.diffusion.parts.tryon_net import TryonNet, garment_net
 from threed.diffusion.parts.uni_adapters import Adapters
 from threed.diffusion.score import Score, cfg, dual_cfg, score
 from threed.systems.control import controlnet, rpg, self_guidance, uni_controlnet
@@ -50,6 +51,8 @@ from threed.systems.reference import (
 )
 from threed.systems.system import Request, System
 from threed.systems.table import SYSTEMS
+from threed.systems.tryon import bootcomp, idm_vton
+from threed.systems.tryon.wear import Wear
 
 Leaf = tuple[Tensor, Score]
 SERIES = "a blue hat", "a red mug", "a green car"
@@ -272,6 +275,60 @@ def _learned_face(backbone: Backbone) -> Leaf:
     return face, _identified(backbone, 1.0, face).score
 
 
+def _wearing(backbone: Backbone, knob: float, garment: Tensor | None = None) -> Ready:
+    """A garment on a person, through a TryonNet that has learned no more than to look."""
+    base: Any = backbone
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        width = base.unet.config.cross_attention_dim
+        adapter = ImageAdapter(base, Resampler(16, width, inner=64, heads=1, tokens=4))
+        for value in adapter.ip_adapter.parameters():
+            value.data += 0.3 * torch.randn_like(value)
+    net = TryonNet(widened(base.unet, 9), adapter).eval().requires_grad_(False)
+    eye: Any = Eye()
+    nets = idm_vton.Nets(net, garment_net(base), eye)
+    person = _picture(backbone)
+    garment = 1 - person if garment is None else garment
+    wear = Wear(person, garment, person[:, :1], "upper", "a red mug", dense=person)
+    knobs = idm_vton.Knobs(garment_scale=5.0, details=knob, picture=knob)
+    return Ready(idm_vton.build(backbone, "a red mug", nets, wear, knobs=knobs))
+
+
+class Eye:
+    """What an image encoder sees, as a function of the picture's colours alone."""
+
+    def see(self, pictures: Tensor, *, pooled: bool) -> Tensor:
+        """[B, 5, 16]."""
+        mean = pictures.mean((2, 3)) @ torch.randn(3, 80, generator=torch.manual_seed(1))
+        return mean.unflatten(-1, (5, 16))
+
+    def nothing(self, *, pooled: bool) -> Tensor:
+        """[1, 5, 16]."""
+        return torch.zeros(1, 5, 16)
+
+
+def _learned_garment(backbone: Backbone) -> Leaf:
+    garment = _picture(backbone).requires_grad_()
+    return garment, _wearing(backbone, 1.0, garment).score
+
+
+def _composed(backbone: Backbone, strength: float, flat: Tensor | None = None) -> Ready:
+    """Two garments on a person, seen by the backbone's own UNet."""
+    base: Any = backbone
+    picture = _picture(backbone)
+    flat = torch.cat([picture, 1 - picture]) if flat is None else flat
+    outfit = bootcomp.Outfit(flat, ["shirt", "hat"], torch.ones(1, 2, dtype=torch.bool))
+    knobs = bootcomp.Knobs(strength=strength)
+    return Ready(
+        bootcomp.build(backbone, "a red mug", base.unet, outfit, guide=Guide(5.0), knobs=knobs)
+    )
+
+
+def _learned_flat(backbone: Backbone) -> Leaf:
+    flat = _picture(backbone).repeat(2, 1, 1, 1).requires_grad_()
+    return flat, _composed(backbone, 1.0, flat).score
+
+
 def _divided(backbone: Backbone, base_ratio: float) -> Ready:
     halves = Region("a red mug", (0, 0, 0.5, 1)), Region("a blue hat", (0.5, 0, 1, 1))
     return Ready(
@@ -453,5 +510,17 @@ CASES = {
         neutral=lambda backbone: _identified(backbone, 0.0),
         plain=lambda backbone: sampled(backbone, "a red mug"),
         gradient=_learned_face,
+    ),
+    "idm_vton": Case(
+        typical=lambda backbone: _wearing(backbone, 1.0),
+        neutral=lambda backbone: _wearing(backbone, 0.0),
+        plain=lambda backbone: sampled(backbone, "model is wearing a red mug"),
+        gradient=_learned_garment,
+    ),
+    "bootcomp": Case(
+        typical=lambda backbone: _composed(backbone, 1.0),
+        neutral=lambda backbone: _composed(backbone, 0.0),
+        plain=lambda backbone: sampled(backbone, "a red mug"),
+        gradient=_learned_flat,
     ),
 }

@@ -6,7 +6,7 @@ The parts are the smallest that published systems need, each beside its own form
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -245,103 +245,6 @@ def test_a_bias_is_the_same_fused_and_in_the_open() -> None:
     assert more[..., 5:].tolist() == [[[[0.0, 0.0]]]]
     (gradient,) = torch.autograd.grad(attend(q, k, v, bias=bias.requires_grad_()).sum(), bias)
     assert float(gradient.abs().max()) > 0
-
-
-# another net's features as further keys: IDM-VTON (arXiv:2403.05139), BootComp (arXiv:2411.16801)
-
-
-@dataclass(frozen=True, eq=False)
-class Hidden:
-    """Keeps the hidden state of each self-attention, by layer."""
-
-    kept: dict[str, Tensor] = field(default_factory=dict)
-
-    def __call__(self, site: Site, attend: Attend) -> Attend:
-        if not site.layer.cross:
-            assert site.hidden.shape[1] == site.rows * site.columns
-            self.kept[site.layer.name] = site.hidden
-        return attend
-
-
-@dataclass(frozen=True, eq=False)
-class Garment:
-    """Features [B, S, C] that self-attention may look at, too, by layer."""
-
-    features: Mapping[str, Tensor]
-
-    def select(self, index: Tensor) -> Garment:
-        return Garment({name: value[index] for name, value in self.features.items()})
-
-    def join(self, others: Sequence[Any]) -> Garment | None:
-        if not all(isinstance(other, Garment) for other in others):
-            return None
-        return Garment({name: torch.cat([value, *(o.features[name] for o in others)])
-                        for name, value in self.features.items()})  # fmt: skip
-
-    def __call__(self, site: Site, attend: Attend) -> Attend:
-        if site.layer.cross:
-            return attend
-        further = site.project(self.features[site.layer.name])
-
-        def longer(
-            q: Tensor, k: Tensor, v: Tensor, *,
-            bias: Tensor | None = None, change: Change | None = None,
-        ) -> Tensor:  # fmt: skip
-            k, v = (torch.cat([own, more], 1) for own, more in zip((k, v), further))
-            bias = more_keys(bias, further[0].shape[1])
-            return attend(q, k, v, bias=bias, change=change)
-
-        return longer
-
-
-class Sliced:
-    """Concatenate the features, attend, and keep the picture's own: a processor for diffusers."""
-
-    def __init__(self, features: Tensor) -> None:
-        self.features = features
-
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None,
-                 attention_mask: Any = None, temb: Any = None) -> Tensor:  # fmt: skip
-        both = torch.cat([hidden_states, self.features], 1)
-        q, k, v = (attn.head_to_batch_dim(part(both)) for part in (attn.to_q, attn.to_k, attn.to_v))
-        out = attn.batch_to_head_dim(attn.get_attention_scores(q, k) @ v)
-        own: Tensor = attn.to_out[0](out)[:, : hidden_states.shape[1]]
-        return own
-
-
-def test_a_garments_features_are_concatenated_attended_and_sliced(
-    backbone: StableDiffusion, x: Tensor, told: Condition, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hidden = Hidden()
-    garment = torch.randn(4, 4, 8, 10)  # of another size
-    seen = backbone.predict_noise(garment, T, replace(told, attention=(hidden,)))
-    assert torch.equal(seen, backbone.predict_noise(garment, T, told))
-    dressed = replace(told, attention=(Garment(hidden.kept),))
-    ours = backbone.predict_noise(x, T, dressed)
-    processors = dict(backbone.unet.attn_processors)
-    try:
-        for name, features in hidden.kept.items():
-            backbone.unet.get_submodule(name).set_processor(Sliced(features))
-        expected = backbone.predict_noise(x, T, told)
-    finally:
-        backbone.unet.set_attn_processor(processors)
-    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
-    assert float((ours - backbone.predict_noise(x, T, told)).abs().max()) > 1e-3
-    same_one_by_one(backbone, x, dressed)
-    zeros = Garment({name: torch.zeros_like(value) for name, value in hidden.kept.items()})
-    conditions = [dressed, replace(told, attention=(zeros,)), told]
-    shares_a_call(backbone, x, conditions, monkeypatch)
-
-
-def test_gradients_reach_the_net_that_features_come_from(
-    backbone: StableDiffusion, x: Tensor, told: Condition
-) -> None:
-    garment, hidden = torch.randn(4, 4, 8, 8, requires_grad=True), Hidden()
-    backbone.predict_noise(garment, T * 0, replace(told, attention=(hidden,)))
-    noise = backbone.predict_noise(x, T, replace(told, attention=(Garment(hidden.kept),)))
-    (gradient,) = torch.autograd.grad(noise[1].sum(), garment)
-    assert float(gradient[1].abs().max()) > 0
-    assert float(gradient[[0, 2, 3]].abs().max()) == 0
 
 
 # edits that hold nothing for their items

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from threed.core.cameras import Cameras
 from threed.diffusion.parts import batch
-from threed.diffusion.parts.attention import AttentionEdit
+from threed.diffusion.parts.attention import AttentionEdit, Timed
 from threed.diffusion.parts.batch import Apart, join_parts, select_parts
 from threed.diffusion.parts.norms import NormEdit
 from threed.diffusion.parts.skips import SkipEdit
@@ -39,7 +39,7 @@ class Condition:
     tokens: Tensor  # [B, L, C] text (or other) embeddings for cross-attention
     pooled: Tensor | None = None  # [B, P] the whole prompt in one vector: SDXL
     channels: Tensor | None = None  # [B, K, h, w] concatenated to x_t
-    attention: tuple[AttentionEdit, ...] = ()  # the first is the outermost
+    attention: tuple[AttentionEdit | Timed, ...] = ()  # the first is the outermost
     residuals: tuple[Residuals, ...] = ()  # their outputs add up
     skips: tuple[SkipEdit, ...] = ()  # in their order, on the way up
     norms: tuple[NormEdit, ...] = ()  # the first is the outermost

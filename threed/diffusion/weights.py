@@ -73,12 +73,16 @@ def load_folder(kind: Any, folder: Path) -> Any:
     if named != kind.__name__:
         raise InputError(f"{folder} holds a {named}, where a {kind.__name__} is needed")
     file = weights_file(folder)
-    state = read_state(file)
+    return described(kind, config, read_state(file), file)
+
+
+def described(kind: Any, config: Mapping[str, Any], state: Mapping[str, Tensor], file: Path) -> Any:
+    """The net that a config describes, with a file's weights. InputError as of `load_folder`."""
     try:
         with torch.device("meta"):
             blank = kind.from_config(config)
     except Exception as error:  # a config may say anything
-        raise InputError(f"{folder} cannot be loaded as a {kind.__name__}: its config.json "
+        raise InputError(f"{file.parent} cannot be loaded as a {kind.__name__}: its config.json "
                          "describes none") from error  # fmt: skip
     check_shapes(blank, state, str(file))  # before a large net is made
     return filled(kind.from_config(config), state, str(file))

@@ -58,7 +58,7 @@ def train_job(job: Train, out: Path, report: Listener | None = None) -> None:
     if not job.resume:
         loop.check_folder(place, resume=False)
     lesson = _lesson(job, training, options, known, small, _folder(training, job, report))
-    lesson = replace(lesson, seed=recipe.seed, out=place, say=say)
+    lesson = replace(lesson, seed=recipe.seed, out=place, say=say, start=start)
     model: Any = load_backbone(job.backbone, device=job.device, dtype=torch.float32)
     half.norms_in_float32(model.unet)
     torch.manual_seed(recipe.seed)  # what a new net begins with

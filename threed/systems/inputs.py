@@ -143,6 +143,17 @@ def _change_named_file(text: str, change: Change) -> str:
     return f"{word}:{change(path).as_posix()}"
 
 
+def _read_garment(text: str) -> tuple[str, Path]:
+    """What a garment is, and its picture: "shirt:a.png"; "garment" if not said."""
+    word, colon, rest = text.partition(":")
+    return (word, Path(rest)) if word and colon and rest else ("garment", Path(text))
+
+
+def _change_garment(text: str, change: Change) -> str:
+    word, path = _read_garment(text)
+    return f"{word}:{change(path).as_posix()}"
+
+
 def _say_view(values: Values, view: View) -> Values:
     return tuple(text + view.tail for text in values)
 
@@ -211,6 +222,7 @@ WEIGHTS = Kind("weights", "PATH|OWNER/NAME", Path, with_files=_change_file)
 LEARNED = Kind("what was learned", "PATH[:WEIGHT]", _read_weighted, with_files=_change_weighted)
 LOOK = Kind("word with a look", "WORD:FILE", _read_file, with_files=_change_named_file,
             copied=True)  # fmt: skip
+GARMENT = Kind("garment", "[WORD:]FILE", _read_garment, with_files=_change_garment, copied=True)
 PLACE = replace(LOOK, name="word with a place", seen=_hold_for_one_camera)
 MAP = Kind("map", "KIND:FILE", _read_file, _hold_for_one_camera, _change_named_file, copied=True)
 

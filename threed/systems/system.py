@@ -61,6 +61,7 @@ class Lesson:
     seed: int = 0  # of the training
     out: Path = Path()  # where it writes; made by the training
     say: Callable[[str], None] = lambda text: None  # what a person should know
+    start: Path | None = None  # what was learned before, that it goes on from
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from threed.systems.reference.kosmos_g import SYSTEM as KOSMOS_G
 from threed.systems.reference.ms_diffusion import SYSTEM as MS_DIFFUSION
 from threed.systems.reference.photo_maker import SYSTEM as PHOTO_MAKER
 from threed.systems.system import System, Training
+from threed.systems.tryon.bootcomp import SYSTEM as BOOTCOMP
+from threed.systems.tryon.idm_vton import SYSTEM as IDM_VTON
 
 _ROWS = (  # in the order in which they are listed
     PROMPT_TO_PROMPT,
@@ -39,6 +41,8 @@ _ROWS = (  # in the order in which they are listed
     KOSMOS_G,
     PHOTO_MAKER,
     INSTANT_ID,
+    IDM_VTON,
+    BOOTCOMP,
 )
 SYSTEMS = {system.name: system for system in _ROWS}
 

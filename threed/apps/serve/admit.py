@@ -28,7 +28,7 @@ ASSETS = ("asset.glb", "asset.obj", "asset.ply", "asset.stl", "asset.usdz")
 # what a text of an input means, by the name of its kind
 SAID = ("text", "prompt", "word", "word with a factor", "word with a span", "word with a shift",
         "region", "subject")  # fmt: skip
-SENT = ("picture", "mask", "pose", "map", "word with a look", "word with a place")
+SENT = ("picture", "mask", "pose", "map", "word with a look", "word with a place", "garment")
 OFFERED = ("weights", "what was learned", "file", "keypoints")
 PLANNERS = {"rules": "rules"}  # others ask another machine, or a model in any folder
 

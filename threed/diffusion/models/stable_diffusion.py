@@ -15,7 +15,7 @@ from threed.diffusion.files import INDEX, has_part, read_json
 from threed.diffusion.models.latent import LatentModel
 from threed.diffusion.noise import alpha_sigma
 from threed.diffusion.parts.adapters import adapted
-from threed.diffusion.parts.attention import install
+from threed.diffusion.parts.attention import edits_at, install
 from threed.diffusion.parts.hooks import hooked
 from threed.diffusion.parts.norms import norm_hooks
 from threed.diffusion.parts.skips import skip_hooks
@@ -104,7 +104,7 @@ class StableDiffusion(LatentModel):
         """The UNet's further arguments for a call with x [B, C, h, w] and t [B]."""
         extras: dict[str, Any] = {}
         if condition.attention:
-            told = {"edits": condition.attention, "size": tuple(x.shape[-2:])}
+            told = {"edits": edits_at(condition.attention, t), "size": tuple(x.shape[-2:])}
             extras["cross_attention_kwargs"] = told
         if condition.pooled is not None:
             height, width = (n * self.factor for n in x.shape[-2:])

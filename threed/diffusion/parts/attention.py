@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,20 @@ class AttentionEdit(Protocol):
     def __call__(self, site: Site, attend: Attend) -> Attend:
         """The attention to use at this site: attend itself where nothing is to change."""
         ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """What is another edit at each noise level: it is asked for one with every call."""
+
+    def at(self, t: Tensor) -> AttentionEdit:
+        """The edit for items at t [B]."""
+        ...
+
+
+def edits_at(edits: Sequence[AttentionEdit | Timed], t: Tensor) -> tuple[AttentionEdit, ...]:
+    """The edits as they are for items at t [B]."""
+    return tuple(edit.at(t) if isinstance(edit, Timed) else edit for edit in edits)
 
 
 def plain(heads: int) -> Attend:

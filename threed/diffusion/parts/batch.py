@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from threed.diffusion.parts.attention import Attend, AttentionEdit, Bias, Site, Via
+from threed.diffusion.parts.attention import Attend, Bias, Site, Via, edits_at
 from threed.diffusion.parts.hooks import edited
 from threed.diffusion.parts.norms import Norm, Normalise, NormEdit
 from threed.diffusion.parts.skips import Joint, SkipEdit
@@ -78,8 +78,13 @@ class Apart(Generic[P]):
         """Nothing: it stays apart."""
 
 
-class AttentionApart(Apart[AttentionEdit]):
+class AttentionApart(Apart[Any]):
     """Edits of attention, each for its own rows."""
+
+    def at(self, t: Tensor) -> AttentionApart:
+        """The edits as they are for all rows at t [B]."""
+        rows = zip(self.each, t.split(self.counts))
+        return AttentionApart(self.counts, tuple(edits_at(edits, times) for edits, times in rows))
 
     def __call__(self, site: Site, attend: Attend) -> Attend:
         """The attention of all rows. It is the outermost edit: no other may change its weights."""

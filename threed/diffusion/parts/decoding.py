@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,11 @@ def decoder_hooks(vae: Any, skips: Sequence[Tensor]) -> list[RemovableHandle]:
 def _adding(skip: Tensor) -> Any:
     """The hook that adds a skip to a module's first input."""
     return lambda module, given: (given[0] + skip.to(given[0]), *given[1:])
+
+
+def repainting(backbone: Any, repainted: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """How latents [B, C, h, w] become pictures of which a part is kept: the last by `repainted`."""
+    return lambda latents: repainted(backbone.decode_latents(latents))
 
 
 def repaint(made: Tensor, picture: Tensor, mask: Tensor) -> Tensor:

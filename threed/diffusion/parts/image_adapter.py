@@ -178,17 +178,26 @@ def load_image_adapter(backbone: StableDiffusion, path: Path) -> tuple[ImageAdap
     is executed. InputError for one of another layout, another backbone, or that is damaged.
     """
     state = read_parts(path, PARTS, "IP-Adapter", TRAINER)
+    own = {name: value for name, value in state.items() if "_lora." not in name}
+    net = image_adapter_of(backbone, own, path)
+    pairs = _pairs(backbone.unet, state, path)
+    net = frozen(net, backbone.device, backbone.unet.dtype)
+    if pairs:
+        Lora.loaded(backbone.unet, LORA, pairs)
+    return net, bool(pairs)
+
+
+def image_adapter_of(
+    backbone: StableDiffusion, state: Mapping[str, Tensor], path: Path
+) -> ImageAdapter:
+    """The adapter with the tensors of a file, in float32. InputError as of `load_image_adapter`."""
     width = int(backbone.unet.config.cross_attention_dim)
     net = ImageAdapter(backbone, _projection(state, path))
     if net.image_proj.width != width:
         raise InputError(f"{path} was made for another backbone than {backbone.name!r}: its "
                          f"tokens have {net.image_proj.width} numbers, not {width}")  # fmt: skip
-    own = {name: value for name, value in state.items() if "_lora." not in name}
-    pairs = _pairs(backbone.unet, state, path)
-    net = frozen(filled(net, own, str(path)), backbone.device, backbone.unet.dtype)
-    if pairs:
-        Lora.loaded(backbone.unet, LORA, pairs)
-    return net, bool(pairs)
+    made: ImageAdapter = filled(net, state, str(path))
+    return made
 
 
 def read_parts(

@@ -143,10 +143,12 @@ const PICTURES = "image/png,image/jpeg,image/webp";
 function one(name, kind, placeholder, offered) {
   if (["picture", "pose"].includes(kind)) return filePicker(name, PICTURES);
   if (kind === "mask") return maskPainter(name);
-  if (["map", "word with a look", "word with a place"].includes(kind)) {
-    const word = h("input", { placeholder: kind === "map" ? "its kind, such as edges-map" : "the word", "aria-label": `${name}: ${kind}` });
+  if (["map", "word with a look", "word with a place", "garment"].includes(kind)) {
+    const hints = { map: "its kind, such as edges-map", garment: "what it is, such as shirt" };
+    const word = h("input", { placeholder: hints[kind] || "the word", "aria-label": `${name}: ${kind}` });
     const file = filePicker(name, PICTURES);
-    return { element: h("div", {}, word, file.element), value: () => (word.value && file.value() ? `${word.value}:${file.value()}` : "") };
+    const value = () => (file.value() && (word.value || kind === "garment") ? [word.value, file.value()].filter(Boolean).join(":") : "");
+    return { element: h("div", {}, word, file.element), value };
   }
   if (["weights", "what was learned", "file", "keypoints", "planner"].includes(kind)) {
     const names = kind === "planner" ? ["rules"] : offered;
