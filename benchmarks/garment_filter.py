@@ -24,7 +24,7 @@ from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.paint import Ready, paint
 from threed.learning.data import Row
 from threed.systems.reference.ip_adapter import find_encoder
-from threed.systems.tryon import outfit as formulas
+from threed.systems.tryon import composition as formulas
 from threed.systems.tryon.outfit_school import pieces
 from threed.toybox.family.examples import outfit
 from threed.toybox.family.nets import WEIGHTS

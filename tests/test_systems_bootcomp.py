@@ -28,7 +28,7 @@ from threed.learning.loop import train_stages
 from threed.learning.recipe import Recipe
 from threed.systems.inputs import GARMENT
 from threed.systems.system import Lesson
-from threed.systems.tryon import outfit, outfit_school
+from threed.systems.tryon import composition, outfit_school
 from threed.systems.tryon.bootcomp import SYSTEM, Knobs, Options, Outfit, build
 from threed.systems.tryon.outfit_school import School, filtered, lessons, read_outfits
 
@@ -88,7 +88,7 @@ def test_persons_with_garments_each_are_made_one_by_one(backbone: StableDiffusio
 def test_laying_flat_is_guided_away_from_no_garment(backbone: StableDiffusion) -> None:
     unet, worn, t = unet_of(backbone), torch.rand(1, 3, 32, 32), torch.tensor([500])
     x, view = torch.randn(1, 4, 8, 8), with_unet(backbone, unet)
-    ours = outfit.laid_flat(backbone, worn, ["hat"], unet, scale=3.0)(x, t)
+    ours = composition.laid_flat(backbone, worn, ["hat"], unet, scale=3.0)(x, t)
     noises = []
     for words, latents in (("", torch.zeros_like(x)),
                            ("A product photo of hat", backbone.encode_image(worn))):  # fmt: skip
@@ -101,7 +101,7 @@ def test_laying_flat_is_guided_away_from_no_garment(backbone: StableDiffusion) -
 def test_the_filter_keeps_what_is_most_like_what_is_worn(backbone: StableDiffusion) -> None:
     encoder = ImageEncoder(backbone.folder / "clip", CPU)
     worn = torch.rand(3, 3, 32, 32)
-    alike = outfit.likeness(encoder, worn, torch.cat([worn[:2], 1 - worn[2:]]))
+    alike = composition.likeness(encoder, worn, torch.cat([worn[:2], 1 - worn[2:]]))
     torch.testing.assert_close(alike[:2], torch.ones(2))
     assert float(alike[2]) < 0.999
     rows = [{"image": name, "likeness": value} for name, value in
@@ -164,7 +164,7 @@ def test_the_loop_runs_from_end_to_end(
     assert all(-1 <= float(row["likeness"]) <= 1 for row in rows)
     assert all((out / "made" / row["image"]).is_file() for row in rows)
     for folder in ("decomp", "comp"):
-        own = outfit.load_unet(backbone, out / folder).state_dict()
+        own = composition.load_unet(backbone, out / folder).state_dict()
         assert any(not torch.equal(own[name], value)
                    for name, value in backbone.unet.state_dict().items())  # fmt: skip
     assert (out / "sheet.png").is_file()

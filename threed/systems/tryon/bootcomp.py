@@ -18,7 +18,7 @@ from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
 from threed.systems.inputs import BESIDE, GARMENT, WEIGHTS, Input
 from threed.systems.system import Lesson, Request, System, Training
-from threed.systems.tryon.outfit import (
+from threed.systems.tryon.composition import (
     COMPOSITION,
     DECOMPOSITION,
     NAME,

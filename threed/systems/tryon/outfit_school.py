@@ -38,8 +38,8 @@ from threed.learning.loop import Task
 from threed.learning.losses import denoising_loss, dropped, without_text
 from threed.systems.reference.ip_adapter import find_encoder
 from threed.systems.system import Lesson
-from threed.systems.tryon import outfit
-from threed.systems.tryon.outfit import COMPOSITION, DECOMPOSITION, NAME, PRODUCT, Outfit
+from threed.systems.tryon import composition
+from threed.systems.tryon.composition import COMPOSITION, DECOMPOSITION, NAME, PRODUCT, Outfit
 
 MOST = 3  # garments of an example
 ROLES = tuple(f"{role}_{number}" for role in ("worn", "flat") for number in range(1, MOST + 1))
@@ -116,7 +116,7 @@ class School:
         """A UNet to be taught: the backbone's, or a decomposition that was taught before."""
         unet = copy.deepcopy(self.base.unet)
         if start is not None:
-            unet = outfit.load_unet(self.base, start / DECOMPOSITION)
+            unet = composition.load_unet(self.base, start / DECOMPOSITION)
         everything = self.lesson.options.layers == "all"
         for name, value in unet.float().named_parameters():
             value.requires_grad_(everything or ".attentions." in name)
@@ -129,7 +129,7 @@ class School:
         names = self.pairs.texts("garment", indices)
         text = self.lays.encode_text([PRODUCT.format(name) for name in names])
         worn = self.worn(indices) * ~no_worn[:, None, None, None].to(self.base.device)
-        condition = outfit.looking(self.lays, without_text(text, self.empty, no_text), worn)
+        condition = composition.looking(self.lays, without_text(text, self.empty, no_text), worn)
         return denoising_loss(self.lays, self.flat(indices), condition, generator,
                               debias=self.lesson.debias)  # fmt: skip
 
@@ -140,7 +140,7 @@ class School:
         no_text, no_garments = dropped(n, DROP, generator)
         garments, there = made.outfits(indices)
         names = made.garments.texts("garment", garments)
-        seen = outfit.seen_flat(self.sees, latents["garments"](garments), names).spread(there)
+        seen = composition.seen_flat(self.sees, latents["garments"](garments), names).spread(there)
         text = self.base.encode_text(made.persons.texts("text", indices))
         condition = replace(
             without_text(text, self.empty, no_text), attention=(seen.kept(~no_garments),)
@@ -190,8 +190,9 @@ class School:
                 for file, picture in zip(files, self.lay(shown, source.texts("garment", batch),
                                                          first)):  # fmt: skip
                     save_image(picture, folder / file)
-            flat = Examples(folder, [{"image": file} for file in files], self.examples.size)
-            alike = outfit.likeness(self.encoder, shown, flat.pictures("image", range(len(files))))
+            laid = Examples(folder, [{"image": file} for file in files], self.examples.size)
+            flat = laid.pictures("image", range(len(files)))
+            alike = composition.likeness(self.encoder, shown, flat)
             rows += [worn[i] | {"image": file, "likeness": f"{value:.4f}"}
                      for i, file, value in zip(batch, files, alike.tolist())]  # fmt: skip
         write_examples(folder, rows)
@@ -199,7 +200,7 @@ class School:
     def lay(self, worn: Tensor, names: Sequence[str], seed: int) -> Tensor:
         """[B, 3, H, W] pictures of garments laid flat, made of what is seen of them."""
         with torch.no_grad():
-            score = outfit.laid_flat(self.base, worn, names, self.decomp)
+            score = composition.laid_flat(self.base, worn, names, self.decomp)
             ready = Ready(score, rows=len(worn), own_noise=True)
             return paint(self.base, ready, steps=STEPS, seed=seed, size=self.examples.size)
 
@@ -224,7 +225,7 @@ class School:
         worn = Outfit(made.garments.pictures("image", garments),
                         made.garments.texts("garment", garments), there)  # fmt: skip
         with torch.no_grad():
-            score = outfit.build(self.base, made.persons.texts("text", few), self.comp, worn)
+            score = composition.build(self.base, made.persons.texts("text", few), self.comp, worn)
             ready = Ready(score, rows=len(few), own_noise=True)
             pictures = paint(self.base, ready, steps=STEPS, size=self.examples.size)
         return grid(torch.cat([made.persons.pictures("image", few), pictures.cpu()]),

@@ -11,7 +11,7 @@ from threed.apps.packs.client import Client, Refused, Sent
 
 NONE = "-"  # what is chosen where nothing is
 SLOTS = 8  # of an input that may be said several times
-FILES = ("picture", "mask", "pose")
+FILES = ("picture", "mask", "pose", "garment")
 NAMED = ("map", "word with a look", "word with a place")  # WORD:FILE
 CHOSEN = ("weights", "what was learned", "file", "keypoints")  # of what the server offers
 Form = Literal["text", "file", "choice", "flag", "whole", "number"]
