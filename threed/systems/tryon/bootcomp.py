@@ -144,7 +144,7 @@ TRAINING = Training(
     data="outfits",
     pictures=lambda options: ("image",),
     texts=("text",),
-    paper=Recipe(steps=100_000, batch=4, lr=1e-5, accumulate=8),
+    paper=Recipe(steps=100_000, batch=4, lr=1e-5, accumulate=8),  # ours: no code of it is published
     small=Recipe(steps=3000, batch=32, lr=1e-3, cooldown=0.4, muon=True),
     learn=learn,
     load=load_trained,
