@@ -219,6 +219,17 @@ found["bare"] = {
     "uv": len(new.data.uv_layers),
 }
 
+gone = grid("gone")
+scene.prompt = "a lost grid"
+press("paint")
+bpy.context.scene.collection.objects.unlink(gone)
+wait(session)
+found["gone"] = [
+    bpy.context.view_layer.objects.active.name,
+    len(gone.data.materials),
+    list(bpy.context.view_layer.objects.active.location),
+]
+
 for name, prompt in (("refine", "a fine grid"), ("edit", "make it red")):
     thing = grid(name)
     thing.parent = bpy.data.objects.new("parent", None)

@@ -302,6 +302,7 @@ def test_what_is_changed_stands_where_it_stood(found: dict[str, Any]) -> None:
     bare = found["bare"]
     assert (bare["hidden"], bare["matrix"], bare["places"], bare["uv"]) == (True, True, True, 1)
     assert bare["color"] == RED
+    assert found["gone"] == ["a-lost-grid", 2, [1, 2, 3]]  # at the cursor
     assert found["refine"] == ["a-fine-grid", True, True, True]
     assert found["edit"] == ["make-it-red", True, True, True]
 

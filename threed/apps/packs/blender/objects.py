@@ -135,8 +135,12 @@ def read(content: bytes) -> Any:
 
 
 def bring(content: bytes, goal: Goal) -> Any:
-    """Bring an asset in as its goal says. Returns its object. Refused."""
-    old = next((thing for thing in bpy.data.objects if thing.session_uid == goal.uid), None)
+    """Bring an asset in as its goal says, at the cursor if what was sent is no longer in sight.
+
+    Returns its object, which is selected. Refused.
+    """
+    layer = bpy.context.view_layer
+    old = next((thing for thing in layer.objects if thing.session_uid == goal.uid), None)
     new = read(content)
     if old is None:
         place(new, goal)
@@ -145,9 +149,10 @@ def bring(content: bytes, goal: Goal) -> Any:
         new = old
     else:
         new = replace(old, new, Matrix(goal.sent))
-    for thing in bpy.context.view_layer.objects:
+    for thing in layer.objects:
         thing.select_set(thing == new)
-    bpy.context.view_layer.objects.active = new
+    if new.name in layer.objects:  # its collection may be left out
+        layer.objects.active = new
     return new
 
 

@@ -50,6 +50,7 @@ class Server:
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 env=around,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:
             said.close()
