@@ -19,7 +19,8 @@ from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.models.stable_diffusion import require_unet
 from threed.diffusion.parts.local_adapter import LocalAdapter
-from threed.diffusion.parts.uni_adapters import load_adapters, save
+from threed.diffusion.parts.uni_adapters import load_adapters
+from threed.diffusion.weights import write_net
 from threed.learning.data import ExamplesWarning, write_examples
 from threed.settings.base import read_words
 from threed.systems.control.uni_controlnet import Options
@@ -98,7 +99,7 @@ def test_packed_weights_are_half_as_large_and_the_same(
     kinds = ("edges", "depth")
     model = load_backbone(str(backbone), device="cpu")
     net = LocalAdapter(require_unet(model, "this"), len(kinds))
-    save(net, tmp_path / "out/local", {"kinds": kinds})
+    write_net(net, tmp_path / "out/local", {"kinds": kinds})
     (tmp_path / "out/local/checkpoint.pt").write_bytes(b"large")
     (tmp_path / "out/local/settings.json").write_text("{}")
     result = run("pack", tmp_path / "out", "--out", tmp_path / "packed")

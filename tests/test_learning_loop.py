@@ -254,6 +254,36 @@ def test_a_run_that_uses_every_seam_resumes_to_the_bit(tmp_path: Path) -> None:
     assert float(weights(tmp_path / "whole")["weight"][0]) == 0.25
 
 
+def test_a_batch_norms_statistics_are_averaged_and_resumed_with_its_weights(
+    tmp_path: Path,
+) -> None:
+    """What a stage begins with is made before its first step, and never again."""
+    began = []
+
+    def normed() -> Task:
+        net = Line()
+        net.norm = nn.BatchNorm1d(3)
+        fitted = task(net)
+
+        def loss(net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
+            seen: Any = net
+            x = torch.randn(n, 3, generator=generator) + 4
+            return fitted.loss(net, n, generator) + seen.norm(x).square().mean()
+
+        return replace(fitted, loss=loss, start=lambda: began.append(net.weight.tolist()[0]))
+
+    whole: Any = train(normed(), RECIPE, tmp_path / "whole", device=CPU)
+    train(normed(), replace(RECIPE, steps=4), tmp_path / "cut", device=CPU)
+    cut: Any = train(normed(), RECIPE, tmp_path / "cut", device=CPU, resume=True)
+    assert began == [0.0, 0.0]
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    live = weights(tmp_path / "whole")
+    for name in ("norm.running_mean", "norm.running_var"):
+        assert torch.equal(cut.get_buffer(name), whole.get_buffer(name))
+        assert torch.equal(whole.get_buffer(name), live[f"average.{name}"])
+        assert not torch.equal(live[name], live[f"average.{name}"])
+
+
 def test_settings_from_before_a_recipe_could_say_more_are_resumed(tmp_path: Path) -> None:
     train(task(), RECIPE, tmp_path, device=CPU)
     path = tmp_path / "settings.json"

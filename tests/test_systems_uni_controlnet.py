@@ -26,8 +26,9 @@ from threed.diffusion.parts.clip import Clip, clip_of
 from threed.diffusion.parts.control import Control
 from threed.diffusion.parts.image_tokens import GlobalAdapter, appended
 from threed.diffusion.parts.local_adapter import Denormalise, LocalAdapter, dropped_maps
-from threed.diffusion.parts.uni_adapters import Adapters, load_adapters, save
+from threed.diffusion.parts.uni_adapters import Adapters, load_adapters
 from threed.diffusion.score import cfg, score
+from threed.diffusion.weights import write_net
 from threed.learning.data import read_examples, write_examples
 from threed.learning.loop import train
 from threed.learning.recipe import Recipe
@@ -391,7 +392,7 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
     trained = adapters(backbone)
     assert trained.local is not None
     assert trained.world is not None
-    save(trained.local, tmp_path / "w/local", {"kinds": KINDS})
+    write_net(trained.local, tmp_path / "w/local", {"kinds": KINDS})
     said = asked(PROMPT, 32, Guide(3.0), uni.Knobs(strength=0.7), weights=tmp_path / "w")
     bar = Image.new("RGB", (32, 32))
     bar.paste((255, 255, 255), (8, 0, 20, 32))
@@ -403,7 +404,7 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
         prepared(SYSTEM, backbone, said)
     with pytest.raises(InputError, match=r"/w holds no global adapter: train one with threed tra"):
         prepared(SYSTEM, backbone, telling(said, image=tmp_path / "bar.png"))
-    save(trained.world, tmp_path / "w/global", {"inputs": 24})
+    write_net(trained.world, tmp_path / "w/global", {"inputs": 24})
     both = telling(said, image=tmp_path / "bar.png",
                    control=(("depth-map", tmp_path / "bar.png"),))  # fmt: skip
     content = Clip(backbone.folder / "clip", CPU).images(hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from threed.diffusion.packed import base_file, write_packed
 
 STEM = "diffusion_pytorch_model"
 ENDINGS = ("safetensors", "bin")
+NET = "adapter.safetensors"  # of what hangs on a backbone, beside its config.json
 PATTERNS = ("*.json", "*.safetensors")  # of the files that are fetched
 
 
@@ -86,6 +88,14 @@ def described(kind: Any, config: Mapping[str, Any], state: Mapping[str, Tensor],
                          "describes none") from error  # fmt: skip
     check_shapes(blank, state, str(file))  # before a large net is made
     return filled(kind.from_config(config), state, str(file))
+
+
+def write_net(net: nn.Module, out: Path, config: Mapping[str, Any]) -> None:
+    """Write what hangs on a backbone: its tensors, and what it was made for."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous() for name, value in net.state_dict().items()}
+    save_file(state, out / NET, {"format": "pt"})
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def filled(net: Any, state: Mapping[str, Tensor], source: str) -> Any:

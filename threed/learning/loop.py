@@ -60,6 +60,7 @@ class Task:
     rates: Mapping[str, float] = field(default_factory=dict)
     after_step: Callable[[nn.Module], None] | None = None
     batch: Callable[[int, torch.Generator], Batch] | None = None
+    start: Callable[[], None] | None = None  # done before the first step, and not when resumed
     first: tuple[Task, ...] = ()  # stages before it, of parts of its net; about says their "stage"
 
 
@@ -84,6 +85,8 @@ def train(
     """
     begin(task, recipe, out, resume=resume)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if task.start is not None and not resume:
+            task.start()
         run = _Run(task, recipe, device)
         if resume:
             run.load(out / CHECKPOINT)
@@ -201,7 +204,15 @@ class _Run:
         )  # fmt: skip
         # on several GPUs gradients are gathered for what is called: the loss, not the net
         self.losing, self.optimizer = self.accelerator.prepare(_Losing(task), optimizer)
-        self.average = {name: p.detach().clone() for name, p in self.trained.items()}
+        # a batch norm's statistics go with the weights that they are of
+        self.moving = {name: value for name, value in task.net.named_buffers()
+                       if name.endswith(("running_mean", "running_var"))}  # fmt: skip
+        self.average = {name: p.detach().clone() for name, p in self.weights.items()}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """All that training changes, by name."""
+        return {**self.trained, **self.moving}
 
     def batches(self) -> Iterator[Any]:
         """Make the batches of the steps still to come, `accumulate` for each."""
@@ -238,7 +249,7 @@ class _Run:
             with torch.no_grad():
                 self.task.after_step(self.task.net)
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        fresh = [p.detach() for p in self.trained.values()]
+        fresh = [p.detach() for p in self.weights.values()]
         torch._foreach_lerp_(list(self.average.values()), fresh, 1 - decay)
         self.step += 1
         return total
@@ -253,7 +264,7 @@ class _Run:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """Let the net have its averaged weights within."""
-        kept = {name: p.detach().clone() for name, p in self.trained.items()}
+        kept = {name: p.detach().clone() for name, p in self.weights.items()}
         self.fill(self.average)
         self.task.net.eval()
         try:
@@ -264,13 +275,13 @@ class _Run:
 
     @torch.no_grad()
     def fill(self, values: Mapping[str, Tensor]) -> None:
-        """Give the trained parameters these values, by name."""
-        for name, parameter in self.trained.items():
-            parameter.copy_(values[name])
+        """Give all that training changes these values, by name."""
+        for name, value in self.weights.items():
+            value.copy_(values[name])
 
     def save(self, path: Path) -> None:
         """Write everything that a later step depends on; aside, then renamed."""
-        state = {"weights": {name: p.detach() for name, p in self.trained.items()},
+        state = {"weights": {name: p.detach() for name, p in self.weights.items()},
                  "average": self.average, "optimizer": self.optimizer.state_dict(),
                  "step": self.step}  # fmt: skip
         with files.write_aside(path) as part:
@@ -280,7 +291,7 @@ class _Run:
         """Go on from a checkpoint. InputError if it is damaged or of another net."""
         state = read_saved(path)
         try:
-            if state["weights"].keys() != self.trained.keys():
+            if state["weights"].keys() != self.weights.keys():
                 raise KeyError("other tensors")
             self.fill(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -132,11 +132,15 @@ class LatentModel:
 
         skips are added to features of the decoder; see decoder_hooks.
         """
+        return (self.decoded(latents, skips) / 2 + 0.5).clamp(0, 1)
+
+    def decoded(self, latents: Tensor, skips: Sequence[Tensor] = ()) -> Tensor:
+        """[B, C, h, w] -> [B, 3, h*factor, w*factor] as the VAE gives it: about -1..1."""
         config = self.vae.config
         z = latents / config.scaling_factor + (config.shift_factor or 0)
         with hooked(decoder_hooks(self.vae, skips)):
             image: Tensor = self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0]
-        return (image.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+        return image.to(latents.dtype)
 
 
 def load_net(kind: Any, part: Path, *, device: torch.device, dtype: torch.dtype) -> Any:

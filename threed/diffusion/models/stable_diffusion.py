@@ -125,3 +125,12 @@ def require_unet(backbone: Backbone, what: str) -> StableDiffusion:
         raise InputError(f"{what} needs a backbone with a UNet, such as toybox or Stable Diffusion "
                          f"1.5, 2.1 or XL, and {backbone.name!r} has a transformer")  # fmt: skip
     return backbone
+
+
+def require_one_text(backbone: Backbone, what: str) -> StableDiffusion:
+    """The backbone, whose text is one encoder's tokens and no more. InputError for others."""
+    base = require_unet(backbone, what)
+    if base.xl:
+        raise InputError(f"system {what!r} needs a backbone with one text encoder, such as sd15 or "
+                         f"toybox, and {base.name!r} has others beside it")  # fmt: skip
+    return base

@@ -60,9 +60,16 @@ class ImageEncoder:
 
         As KOSMOS-G's language model sees them.
         """
-        model = self.model.vision_model
-        seen = model(pixel_values=self._given(pictures)).last_hidden_state
-        return F.normalize(model.post_layernorm(seen), dim=-1)
+        seen = self.states(pictures)[0]
+        return F.normalize(self.model.vision_model.post_layernorm(seen), dim=-1)
+
+    def states(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] in [0, 1] -> [B, 1 + patches, C], the last layer as it is, and [B, C].
+
+        The second is the first token of it, normalised but not projected.
+        """
+        seen = self.model.vision_model(pixel_values=self._given(pictures))
+        return seen.last_hidden_state, seen.pooler_output
 
     def _given(self, pictures: Tensor) -> Tensor:
         """Bring pictures to its size and scale."""

@@ -32,11 +32,11 @@ def skip_hooks(unet: Any, edits: Sequence[SkipEdit]) -> list[RemovableHandle]:
     """Let the edits act on a UNet2DConditionModel in their order, until the hooks are removed."""
     if not edits:
         return []
-    hooks = ((resnet, _before(joint, width, edits)) for joint, width, resnet in _joints(unet))
+    hooks = ((resnet, _before(joint, width, edits)) for joint, width, resnet in joints(unet))
     return [resnet.register_forward_pre_hook(hook) for resnet, hook in hooks]
 
 
-def _joints(unet: Any) -> Iterator[tuple[Joint, int, Any]]:
+def joints(unet: Any) -> Iterator[tuple[Joint, int, Any]]:
     """Each joint, the channels of its main stream, and the resnet that follows."""
     order, width, last = 0, unet.config.block_out_channels[-1], len(unet.up_blocks) - 1
     for i, block in enumerate(unet.up_blocks):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
@@ -20,7 +18,7 @@ from threed.diffusion.models.convert import read_state
 from threed.diffusion.models.stable_diffusion import StableDiffusion, require_unet
 from threed.diffusion.parts.image_tokens import GlobalAdapter, appended
 from threed.diffusion.parts.local_adapter import LocalAdapter, local_name
-from threed.diffusion.weights import below, filled, frozen
+from threed.diffusion.weights import NET, below, filled, frozen
 
 OFFICIAL = ("canny", "mlsd", "hed", "sketch", "openpose", "midas", "seg")  # uni.ckpt's maps
 
@@ -66,7 +64,7 @@ def load_adapters(backbone: Backbone, path: Path) -> Adapters:
         kinds: tuple[str, ...] = ()
         nets: dict[str, Any] = {}
         for part in there:
-            file = path / part / "adapter.safetensors"
+            file = path / part / NET
             config = read_json(path / part / "config.json")
             named, inputs = config.get("kinds", list(kinds)), config.get("inputs", 0)
             right = isinstance(named, list) and isinstance(inputs, int)
@@ -102,11 +100,3 @@ def new_part(backbone: StableDiffusion, part: str, maps: int, inputs: int) -> An
 
 def _ready(backbone: StableDiffusion, net: Any) -> Any:
     return frozen(net, backbone.device, backbone.unet.dtype)
-
-
-def save(net: nn.Module, out: Path, config: Mapping[str, Any]) -> None:
-    """Write one adapter: its tensors, and what it was made for."""
-    out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in net.state_dict().items()}
-    save_file(state, out / "adapter.safetensors", {"format": "pt"})
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

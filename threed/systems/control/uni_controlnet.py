@@ -162,7 +162,8 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     """
     from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.clip import clip_of
-    from threed.diffusion.parts.uni_adapters import new_part, save
+    from threed.diffusion.parts.uni_adapters import new_part
+    from threed.diffusion.weights import write_net
     from threed.learning.data import Latents
     from threed.learning.loop import Task
     from threed.learning.losses import denoising_loss
@@ -179,7 +180,7 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
 
     net = new_part(base, options.part, len(options.maps), 0 if clip is None else clip.width)
     config = {"kinds": list(options.maps)} if clip is None else {"inputs": clip.width}
-    return Task(net, loss, lambda net, out: save(net, out, config), lesson.about,
+    return Task(net, loss, lambda net, out: write_net(net, out, config), lesson.about,
                 lambda net: _sheet(base, net, lesson, clip))  # fmt: skip
 
 

@@ -89,9 +89,10 @@ def build(
     One prompt, or B of them, each with the patches [N, S, C] of its own pictures. With words=1 it
     is the text encoder's sample, to the bit.
     """
+    from threed.diffusion.models.stable_diffusion import require_one_text
     from threed.diffusion.score import guided
 
-    base = require_one_text(backbone)
+    base = require_one_text(backbone, NAME)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
 
     def half(texts: Sequence[str], seen: Sequence[Tensor]) -> Condition:
@@ -103,17 +104,6 @@ def build(
 
     text = half(prompts, pictures)
     return guided(base, text, half([guide.negative] * len(prompts), ()), guide.scale)
-
-
-def require_one_text(backbone: Backbone) -> StableDiffusion:
-    """The backbone, whose text is one encoder's tokens and no more. InputError for others."""
-    from threed.diffusion.models.stable_diffusion import require_unet
-
-    base = require_unet(backbone, NAME)
-    if base.xl:
-        raise InputError(f"system {NAME!r} needs a backbone with one text encoder, such as sd15 or "
-                         f"toybox, and {base.name!r} has others beside it")  # fmt: skip
-    return base
 
 
 def read(
@@ -175,11 +165,12 @@ def marks(request: Request) -> tuple[str, ...]:
 
 def load(backbone: Backbone, request: Request) -> Loaded:
     """Load the reader of a request's weights, and its image encoder."""
+    from threed.diffusion.models.stable_diffusion import require_one_text
     from threed.diffusion.parts.reader import load_reader
     from threed.diffusion.weights import find_trained
     from threed.systems.reference.ip_adapter import find_encoder
 
-    base = require_one_text(backbone)
+    base = require_one_text(backbone, NAME)
     place = find_trained(request.one("weights"), base.folder, NAME)
     reader = load_reader(base, place)
     encoder = find_encoder(base, request.one("encoder"), place / "reader", NAME)
@@ -233,11 +224,12 @@ class School:
     def __init__(self, backbone: Backbone, lesson: Lesson) -> None:
         from torch import nn
 
+        from threed.diffusion.models.stable_diffusion import require_one_text
         from threed.diffusion.parts.aligner import Rebuilding
         from threed.learning.data import Latents
         from threed.systems.reference.ip_adapter import find_encoder
 
-        self.base, self.examples = require_one_text(backbone), lesson.examples
+        self.base, self.examples = require_one_text(backbone, NAME), lesson.examples
         self.lesson, given = lesson, lesson.options.encoder
         path = None if given is None else Path(given)
         self.encoder = find_encoder(self.base, path, None, NAME)
@@ -358,9 +350,10 @@ def new_reader_of(base: StableDiffusion, options: Options, encoder: ImageEncoder
 
 def load_trained(backbone: Backbone, path: Path, options: Options) -> nn.Module:
     """Load a trained reader to go on from, through the UNet."""
+    from threed.diffusion.models.stable_diffusion import require_one_text
     from threed.diffusion.parts.reader import load_reader
 
-    return load_reader(require_one_text(backbone), path)
+    return load_reader(require_one_text(backbone, NAME), path)
 
 
 TRAINING = Training(
