@@ -62,6 +62,13 @@ EXAMPLES["photo_maker"] = (
 EXAMPLES["instant_id"] = (
     'threed image "a portrait in a red hat" --system instant_id --image me.png -n 4'
 )
+FITTING = "--person me.png --garment sweater.png --mask mask.png --category upper"
+EXAMPLES["ladi_vton"] = (
+    f'threed image "a person in a sweater" --system ladi_vton {FITTING} --pose pose.png -n 4'
+)
+EXAMPLES["stable_viton"] = (
+    f'threed image "a person in a sweater" --system stable_viton {FITTING} --dense dense.png -n 4'
+)
 EXAMPLES["idm_vton"] = (
     'threed image "a striped red shirt" --system idm_vton --person me.png --garment shirt.png '
     "--mask mask.png --dense dense.png -n 4"

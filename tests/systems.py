@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from tests.tiny import eye
+from tests.wardrobe import fitting, stirred
 from threed.core.pictures import Size
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.files import EMBEDDINGS
@@ -24,10 +26,13 @@ from threed.diffusion.inversion import Nulls, levels
 from threed.diffusion.learned.lora import FILE, lora_of, write_lora
 from threed.diffusion.learned.words import write_words
 from threed.diffusion.paint import Ready
+from threed.diffusion.parts import garment_encoder, ladi_nets, warping
 from threed.diffusion.parts.adapters import Lora
 from threed.diffusion.parts.aligner import Sizes
 from threed.diffusion.parts.channels import widened, with_unet
 from threed.diffusion.parts.control import new_controlnet
+from threed.diffusion.parts.emasc import Emasc
+from threed.diffusion.parts.garment_words import InversionAdapter
 from threed.diffusion.parts.id_encoder import IdEncoder, Sight
 from threed.diffusion.parts.image_adapter import ImageAdapter
 from threed.diffusion.parts.image_tokens import Projection, Resampler
@@ -37,7 +42,7 @@ from threed.diffusion.parts.reader import new_reader
 from threed.diffusion.parts.subjects import Grounding, SubjectAdapter
 from threed.diffusion.parts.tryon_net import TryonNet, garment_net
 from threed.diffusion.parts.uni_adapters import Adapters
-from threed.diffusion.score import Score, cfg, dual_cfg, score
+from threed.diffusion.score import Score, cfg, dual_cfg, plain, score
 from threed.systems.control import controlnet, rpg, self_guidance, uni_controlnet
 from threed.systems.editing import instruct_pix2pix, prompt_to_prompt
 from threed.systems.personalization import dco, style_aligned
@@ -51,7 +56,7 @@ from threed.systems.reference import (
 )
 from threed.systems.system import Request, System
 from threed.systems.table import SYSTEMS
-from threed.systems.tryon import bootcomp, idm_vton
+from threed.systems.tryon import bootcomp, idm_vton, ladi_vton, stable_viton
 from threed.systems.tryon.wear import Wear
 
 Leaf = tuple[Tensor, Score]
@@ -273,6 +278,55 @@ def _identified(backbone: Backbone, knob: float, face: Tensor | None = None) -> 
 def _learned_face(backbone: Backbone) -> Leaf:
     face = torch.ones(1, 12).requires_grad_()
     return face, _identified(backbone, 1.0, face).score
+
+
+def _bent(backbone: Backbone, *, taught: bool, garment: Tensor | None = None) -> Ready:
+    """A garment in a mask's place, through nets that have learned a little, or nothing yet."""
+    base: Any = backbone
+    worn = fitting() if garment is None else replace(fitting(), garment=garment)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        nets = ladi_nets.Nets(widened(base.unet, 12).eval().requires_grad_(False))
+        if taught:
+            sizes = warping.Sizes(3, 32, 32, base=8, halvings=2)
+            words = InversionAdapter(eye().config, 3, base.encoders[0].config.hidden_size)
+            sight = SimpleNamespace(states=lambda seen: (seen[:, :, :5].mean(1)[..., :16], None))
+            warper, emasc = stirred(warping.Warper(sizes)), stirred(Emasc(base.vae))
+            stirred(nets.unet.conv_in)
+            nets = ladi_nets.Nets(nets.unet, warper, emasc, stirred(words), cast(Any, sight))
+    guide = Guide(5.0)
+    score = ladi_vton.build(backbone, "a red mug", worn, nets, guide=guide)
+    return ladi_vton.ready(backbone, score, worn, nets)
+
+
+def _learned_fitting(backbone: Backbone) -> Leaf:
+    garment = fitting().garment.requires_grad_()
+    return garment, _bent(backbone, taught=True, garment=garment).score
+
+
+def _looked(backbone: Backbone, *, taught: bool, garment: Tensor | None = None) -> Ready:
+    """A garment that the way up looks at, or not yet."""
+    base: Any = backbone
+    worn = fitting() if garment is None else replace(fitting(), garment=garment)
+    return stable_viton.ready(backbone, worn, _looking(base, taught=taught))
+
+
+def _looking(base: Any, *, taught: bool) -> garment_encoder.Nets:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = widened(base.unet, 9).eval().requires_grad_(False)
+        nets = garment_encoder.GarmentNets(with_unet(base, unet), 16, 1)
+        for net in (unet, nets) if taught else ():
+            stirred(net, 0.05)
+    sight = SimpleNamespace(states=lambda seen: (None, seen.mean(1)[:, 0, :16]))
+    return garment_encoder.Nets(unet, nets.eval().requires_grad_(False), cast(Any, sight))
+
+
+def _pictured(backbone: Backbone) -> Score:
+    """The picture's word in the place of the text, and no more."""
+    base: Any = backbone
+    nets = _looking(base, taught=False)
+    return score(backbone, [stable_viton.pictured(base, nets, fitting().garment)], plain())
 
 
 def _wearing(backbone: Backbone, knob: float, garment: Tensor | None = None) -> Ready:
@@ -510,6 +564,17 @@ CASES = {
         neutral=lambda backbone: _identified(backbone, 0.0),
         plain=lambda backbone: sampled(backbone, "a red mug"),
         gradient=_learned_face,
+    ),
+    "ladi_vton": Case(
+        typical=lambda backbone: _bent(backbone, taught=True),
+        neutral=lambda backbone: _bent(backbone, taught=False),
+        plain=lambda backbone: sampled(backbone, "a red mug"),
+        gradient=_learned_fitting,
+    ),
+    "stable_viton": Case(
+        typical=lambda backbone: _looked(backbone, taught=True),
+        neutral=lambda backbone: _looked(backbone, taught=False),
+        plain=_pictured,
     ),
     "idm_vton": Case(
         typical=lambda backbone: _wearing(backbone, 1.0),

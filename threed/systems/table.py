@@ -23,6 +23,8 @@ from threed.systems.reference.photo_maker import SYSTEM as PHOTO_MAKER
 from threed.systems.system import System, Training
 from threed.systems.tryon.bootcomp import SYSTEM as BOOTCOMP
 from threed.systems.tryon.idm_vton import SYSTEM as IDM_VTON
+from threed.systems.tryon.ladi_vton import SYSTEM as LADI_VTON
+from threed.systems.tryon.stable_viton import SYSTEM as STABLE_VITON
 
 _ROWS = (  # in the order in which they are listed
     PROMPT_TO_PROMPT,
@@ -41,6 +43,8 @@ _ROWS = (  # in the order in which they are listed
     KOSMOS_G,
     PHOTO_MAKER,
     INSTANT_ID,
+    LADI_VTON,
+    STABLE_VITON,
     IDM_VTON,
     BOOTCOMP,
 )

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from threed.diffusion.parts.hooks import hooked
+
 
 def decoder_hooks(vae: Any, skips: Sequence[Tensor]) -> list[RemovableHandle]:
     """Add features to what enters each up block of a decoder and, last, its final convolution.
@@ -24,14 +26,40 @@ def decoder_hooks(vae: Any, skips: Sequence[Tensor]) -> list[RemovableHandle]:
     return [place.register_forward_pre_hook(_adding(skip)) for place, skip in zip(places, skips)]
 
 
+def encoder_features(vae: Any, picture: Tensor) -> list[Tensor]:
+    """What leaves an encoder's first convolution, and what enters each of its down blocks.
+
+    picture [B, 3, H, W] in [0, 1]; from fine to coarse.
+    """
+    kept: list[Tensor] = []
+    encoder = vae.encoder
+    handles = [encoder.conv_in.register_forward_hook(lambda module, given, out: kept.append(out))]
+    handles += [block.register_forward_pre_hook(lambda module, given: kept.append(given[0]))
+                for block in encoder.down_blocks]  # fmt: skip
+    with hooked(handles):
+        encoder((2 * picture - 1).to(vae.dtype))
+    return kept
+
+
 def _adding(skip: Tensor) -> Any:
     """The hook that adds a skip to a module's first input."""
     return lambda module, given: (given[0] + skip.to(given[0]), *given[1:])
 
 
-def repainting(backbone: Any, repainted: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """How latents [B, C, h, w] become pictures of which a part is kept: the last by `repainted`."""
-    return lambda latents: repainted(backbone.decode_latents(latents))
+def repainting(
+    backbone: Any, repainted: Callable[[Tensor], Tensor], skips: Sequence[Tensor] = ()
+) -> Callable[[Tensor], Tensor]:
+    """How latents are decoded where a picture is kept: by a backbone, and then as `repainted`.
+
+    skips [N, C, h, w]: as of decoder_hooks, for N neighbours, which may come several times.
+    """
+
+    def decode(latents: Tensor) -> Tensor:
+        each = [skip.repeat(len(latents) // len(skip), 1, 1, 1) for skip in skips]
+        made: Tensor = backbone.decode_latents(latents, each)
+        return repainted(made)
+
+    return decode
 
 
 def repaint(made: Tensor, picture: Tensor, mask: Tensor) -> Tensor:
