@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 # suffix -> module with save(mesh, path, extras)
 WRITERS = {
+    ".3mf": "exporters.threemf",
     ".glb": "exporters.glb",
     ".obj": "exporters.obj",
+    ".splat.ply": "exporters.splats",
     ".ply": "exporters.ply",
+    ".spz": "exporters.splats",
     ".stl": "exporters.stl",
     ".usdz": "exporters.usdz",
 }
@@ -31,13 +34,25 @@ READERS = {
 }
 
 
-def save(mesh: Mesh, path: Path, *, extras: Mapping[str, str | int | float] | None = None) -> None:
+def save(
+    mesh: Mesh,
+    path: Path,
+    *,
+    extras: Mapping[str, str | int | float] | None = None,
+    colliders: Mapping[str, Mesh] | None = None,
+    small: bool = False,
+) -> None:
     """Write a mesh in the format that the path's suffix names, whole or not at all.
 
-    `extras` say where the mesh comes from, as far as the format has room. InputError for a suffix
-    that is not in WRITERS, and for a place that cannot be written to.
+    `extras` say where the mesh comes from, as far as the format has room. Only a .glb takes
+    colliders, by their names, and can be made small (exporters.small). InputError for a suffix that
+    is not in WRITERS, and for a place that cannot be written to.
     """
-    importlib.import_module(find_writer(path)).save(mesh, path, extras or {})
+    writer = find_writer(path)
+    more = {"colliders": colliders} if colliders else {}
+    importlib.import_module("exporters.small" if small else writer).save(
+        mesh, path, extras or {}, **more
+    )
 
 
 def load(path: Path) -> Mesh:
@@ -67,4 +82,9 @@ def find_writer(path: Path) -> str:
     from threed.core.files import check_out
 
     check_out(path, tuple(WRITERS))
-    return WRITERS[path.suffix.lower()]
+    return WRITERS[find_suffix(path.name)]
+
+
+def find_suffix(name: str) -> str:
+    """Find the suffix of WRITERS that a name ends in: of a.splat.ply not the shorter one."""
+    return next(suffix for suffix in WRITERS if name.lower().endswith(suffix))

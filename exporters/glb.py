@@ -11,37 +11,47 @@ from typing import Any
 
 from torch import Tensor
 
-from exporters import pictures
+from exporters import axes, pictures
 from exporters.corners import Corners, to_corners
 from renderers.shading import to_linear
 from threed.core import files
 from threed.core.mesh import Material, Mesh
 
+GENERATOR = "threed"
 FLOAT, USHORT, UINT = 5126, 5123, 5125
 VERTICES, INDICES = 34962, 34963  # what a buffer view is for
 # a linear filter, one between mip levels too, and a texture that does not repeat
 SAMPLER = {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
 Extras = Mapping[str, str | int | float]
+NO_COLLIDERS: Mapping[str, Mesh] = {}
 
 
 def pack(gltf: Mapping[str, Any], blob: Blob) -> bytes:
     """Make a GLB of its description, but for the data that a blob holds, and of this."""
     data = {"accessors": blob.accessors, "bufferViews": blob.views}
     whole = {**gltf, **data, "buffers": [{"byteLength": len(blob.content)}]}
-    text = json.dumps(whole, separators=(",", ":"), ensure_ascii=True).encode()
+    return finish(whole, bytes(blob.content))
+
+
+def finish(gltf: Mapping[str, Any], content: bytes) -> bytes:
+    """Put a whole description and its data, a multiple of 4 bytes, into a GLB."""
+    text = json.dumps(gltf, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 4)
-    rest = struct.pack("<I4s", len(blob.content), b"BIN\0") + bytes(blob.content)
+    rest = struct.pack("<I4s", len(content), b"BIN\0") + content
     head = struct.pack("<4sIII4s", b"glTF", 2, 20 + len(text) + len(rest), len(text), b"JSON")
     return head + text + rest
 
 
-def save(mesh: Mesh, path: Path, extras: Extras) -> None:
+def save(
+    mesh: Mesh, path: Path, extras: Extras, colliders: Mapping[str, Mesh] = NO_COLLIDERS
+) -> None:
     """Write a GLB: metallic-roughness material, embedded PNGs, y up, `extras` in asset.extras.
 
     Vertex colours are written where there is no texture, tangents where there is a normal map. The
-    thing is called as `name` in extras says, else as the file. The same mesh gives the same bytes.
+    thing is called as `name` in extras says, else as the file. Colliders, by their names, are bare
+    nodes beside it. The same mesh gives the same bytes.
     """
-    files.write(path, encode(mesh, name_of(path, extras), extras))
+    files.write(path, encode(mesh, name_of(path, extras), extras, colliders))
 
 
 def name_of(path: Path, extras: Extras) -> str:
@@ -49,7 +59,9 @@ def name_of(path: Path, extras: Extras) -> str:
     return re.sub(r"\s+", "_", str(extras.get("name", path.stem)).strip()) or "asset"
 
 
-def encode(mesh: Mesh, name: str, extras: Extras) -> bytes:
+def encode(
+    mesh: Mesh, name: str, extras: Extras, colliders: Mapping[str, Mesh] = NO_COLLIDERS
+) -> bytes:
     """Make the bytes of the file."""
     rows, blob = to_corners(mesh), Blob()
     attributes = _add_attributes(rows, blob)
@@ -58,12 +70,14 @@ def encode(mesh: Mesh, name: str, extras: Extras) -> bytes:
         "indices": blob.add_faces(rows.faces, len(rows.position)),
         "material": 0,
     }
+    meshes = [{"name": name, "primitives": [primitive]}]
+    meshes += [_describe_bare(part, title, blob) for title, part in colliders.items()]
     gltf: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": "threed", "extras": dict(extras)},
+        "asset": {"version": "2.0", "generator": GENERATOR, "extras": dict(extras)},
         "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "name": name}],
-        "meshes": [{"name": name, "primitives": [primitive]}],
+        "scenes": [{"nodes": [*range(len(meshes))]}],
+        "nodes": [{"mesh": index, "name": part["name"]} for index, part in enumerate(meshes)],
+        "meshes": meshes,
     }
     gltf |= _describe_material(mesh.material, blob, textured=rows.uv is not None)
     return pack(gltf, blob)
@@ -84,6 +98,10 @@ class Blob:
         self.content += data + b"\0" * (-len(data) % 4)
         return len(self.views) - 1
 
+    def add_places(self, rows: Tensor) -> int:
+        """Add positions [N, 3] with their bounds; the index of their accessor."""
+        return self.add_vectors(rows, min=rows.amin(0).tolist(), max=rows.amax(0).tolist())
+
     def add_vectors(self, rows: Tensor, **bounds: list[float]) -> int:
         """Add float rows [N, 2 to 4]; the index of their accessor."""
         view = self.add(rows.contiguous().numpy().astype("<f4").tobytes(), VERTICES)
@@ -102,10 +120,8 @@ class Blob:
 
 def _add_attributes(rows: Corners, blob: Blob) -> dict[str, int]:
     """Add what the vertices have; their accessors by glTF's names."""
-    place = rows.position
-    bounds = {"min": place.amin(0).tolist(), "max": place.amax(0).tolist()}
     attributes = {
-        "POSITION": blob.add_vectors(place, **bounds),
+        "POSITION": blob.add_places(rows.position),
         "NORMAL": blob.add_vectors(rows.normal),
     }
     if rows.uv is not None:
@@ -115,6 +131,15 @@ def _add_attributes(rows: Corners, blob: Blob) -> dict[str, int]:
     if rows.color is not None:
         attributes["COLOR_0"] = blob.add_vectors(to_linear(rows.color))
     return attributes
+
+
+def _describe_bare(mesh: Mesh, name: str, blob: Blob) -> dict[str, Any]:
+    """A mesh of nothing but places and faces."""
+    primitive = {
+        "attributes": {"POSITION": blob.add_places(axes.to_y_up(mesh.vertices))},
+        "indices": blob.add_faces(mesh.faces, len(mesh.vertices)),
+    }
+    return {"name": name, "primitives": [primitive]}
 
 
 def _describe_material(material: Material, blob: Blob, *, textured: bool) -> dict[str, Any]:

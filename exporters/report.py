@@ -25,6 +25,7 @@ class Known:
     threshold: float | None = None  # density that was taken for the surface, per world unit
     repairs: Mapping[str, int] | None = None  # see exporters.clean.Repairs
     fronts: int | None = None  # that its scene shows around it, as the run's backbone sees it
+    sizes: Mapping[str, int] | None = None  # bytes of the asset's files, by their names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class Report:
     iou: float | None = None  # of the silhouettes in these pictures
     threshold: float | None = None  # density that was taken for the surface, per world unit
     fronts: int | None = None  # that its scene shows around it, as the run's backbone sees it
+    sizes: Mapping[str, int] | None = None  # bytes of the asset's files, by their names
 
     def to_json(self) -> str:
         """Write the numbers as one JSON object, indented; not-a-number never appears."""
@@ -92,6 +94,7 @@ class Report:
             ("IoU against the field", _format(self.iou, ".3f")),
             ("threshold", _format(self.threshold, ".3g")),
             ("fronts", _format(self.fronts, "d")),
+            ("files", self._sizes()),
         ]
         for name, value in rows:
             if value is not None:
@@ -101,6 +104,11 @@ class Report:
     def _material(self) -> str:
         maps = ", ".join(self.maps) or "no maps"
         return f"{maps}; metallic {self.metallic:g}, roughness {self.roughness:g}"
+
+    def _sizes(self) -> str | None:
+        if self.sizes is None:
+            return None
+        return ", ".join(f"{name} {size / 1000:,.0f} kB" for name, size in self.sizes.items())
 
     def _repaired(self) -> str | None:
         if self.repairs is None:
@@ -118,9 +126,10 @@ def read_known(path: Path) -> Known:
         values = json.loads(path.read_text("utf-8"))
         numbers = {name: values[name] for name in ("psnr", "iou", "threshold")}
         floats = {name: None if v is None else float(v) for name, v in numbers.items()}
-        repairs, fronts = values["repairs"], values.get("fronts")
-        counts = repairs and {str(name): int(count) for name, count in repairs.items()}
-        return Known(**floats, repairs=counts, fronts=None if fronts is None else int(fronts))
+        repairs, sizes = (values.get(name) and {str(key): int(count) for key, count in
+                          values[name].items()} for name in ("repairs", "sizes"))  # fmt: skip
+        fronts = None if values.get("fronts") is None else int(values["fronts"])
+        return Known(**floats, repairs=repairs, fronts=fronts, sizes=sizes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Known()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 from dataclasses import fields
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -86,9 +88,19 @@ def test_the_same_field_gives_the_same_bytes(asset: Asset, tmp_path: Path) -> No
 
 
 def test_an_asset_stands_as_high_as_asked(asset: Asset, tmp_path: Path) -> None:
-    settings = replace(SMALL, height=0.12)
-    made = build_asset(Ball(floater=True), tmp_path / "run", settings, PROVENANCE)
+    settings, said = replace(SMALL, height=0.12, profile="print", splats=2000), list[str]()
+    made = build_asset(Ball(floater=True), tmp_path / "run", settings, PROVENANCE, said.append)
     assert stands(made.mesh, 0.12, 1e-5)
+    assert any(line.startswith("asset_print.3mf stands on") for line in said)
+    sizes = made.report.sizes or {}
+    assert set(sizes) == {"asset.glb", "asset.mtl", "asset.obj", "asset.png", "asset.spz",
+                          "asset_print.3mf"}  # fmt: skip
+    assert sizes["asset.glb"] == made.glb.stat().st_size
+    data = gzip.decompress((made.folder / "asset.spz").read_bytes())
+    places = np.frombuffer(data, np.uint8, 9 * 2000, 16).reshape(-1, 3, 3) @ [1, 256, 2**16]
+    places = np.where(places >= 2**23, places - 2**24, places) / 2 ** data[13]
+    assert places[:, 1].min() == pytest.approx(0, abs=0.006)
+    assert places[:, 1].max() == pytest.approx(0.12, abs=0.006)
     assert (made.report.psnr, made.report.iou) == pytest.approx(
         (asset.report.psnr, asset.report.iou), rel=0.01
     )

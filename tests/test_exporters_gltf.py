@@ -85,6 +85,14 @@ def shape(index: Array | None, *, mode: int = 4) -> Gltf:
     return g.show({"attributes": {"POSITION": g.numbers(PLACES)}, "mode": mode, **indices})
 
 
+def named(*names: str) -> Gltf:
+    """Nodes of one square each, by their names."""
+    g = plain()
+    g.json["nodes"] = [{"mesh": 0, "name": name} for name in names]
+    g.json["scenes"] = [{"nodes": [*range(len(names))]}]
+    return g
+
+
 def mixture(*more: int) -> Gltf:
     """A strip, a fan and triangles, and perhaps the same corners by other modes."""
     g = Gltf()
@@ -414,6 +422,9 @@ TABLE: dict[str, Row] = {
     "strips": Row("read", lambda: shape(STRIP, mode=5), covers(2, 4)),
     "fans": Row("read", lambda: shape(None, mode=6), covers(2, 4)),
     "strips, fans and triangles in one mesh": Row("read", mixture, covers(6, 12)),
+    "colliders, by engines' names (`UCX_`, `-convcolonly`)": Row(
+        "said", lambda: named("wall", "UCX_wall_00", "wall-convcolonly"), "left out: colliders$"
+    ),
     "points and lines": Row("said", lambda: mixture(1), "points and lines"),
     "places as integers (`KHR_mesh_quantization`)": Row(
         "read",

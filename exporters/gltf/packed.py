@@ -28,7 +28,7 @@ def unpack(data: bytes, about: dict[str, Any], path: Path) -> tuple[bytes, int]:
 
     InputError, naming `path`, without the library or where that fails.
     """
-    library = _find_library("meshoptimizer", MESHOPT[0], path)
+    library = find_library("meshoptimizer", MESHOPT[0], path)
     count, stride = about["count"], about["byteStride"]
     if not 0 < count * stride <= MOST:
         raise InputError(f"{path} is damaged: {count:,} rows of {stride} bytes are compressed")
@@ -55,7 +55,7 @@ def unpack_draco(data: bytes, names: dict[str, int], path: Path) -> tuple[dict[s
 
     `names` are Draco's numbers of the attributes. Errors as from `unpack`.
     """
-    library = _find_library("DracoPy", DRACO, path)
+    library = find_library("DracoPy", DRACO, path)
     try:
         mesh = library.decode(data)
         found = {one["unique_id"]: np.asarray(one["data"]) for one in mesh.attributes}
@@ -66,10 +66,10 @@ def unpack_draco(data: bytes, names: dict[str, int], path: Path) -> tuple[dict[s
             if key in found}, faces  # fmt: skip
 
 
-def _find_library(name: str, extension: str, path: Path) -> Any:
+def find_library(name: str, extension: str, path: Path) -> Any:
     """Import a library; InputError if it is not there."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise InputError(f"{path} is compressed by {extension}: reading it needs "
+        raise InputError(f"{path} is compressed by {extension}: that needs "
                          f"pip install 'threed[gltf]'") from error  # fmt: skip

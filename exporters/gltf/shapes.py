@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from exporters import parse
-from exporters.glb import Blob, pack
+from exporters.glb import GENERATOR, Blob, pack
 from exporters.gltf import packed
 from exporters.gltf.document import Array, Document, to_fractions
 from threed.core.errors import InputError
+from threed.core.profile import COLLIDERS
 
 MODES = {4: "triangles", 5: "strip", 6: "fan"}
 INSTANCING = "EXT_mesh_gpu_instancing"
@@ -69,12 +70,13 @@ def rewrite(document: Document) -> tuple[bytes, list[Shape]]:
     nodes = document.gltf.get("nodes", [])
     plain = Plain([{"children": []} for _ in nodes])
     roots, known, faces = _find_roots(document), {}, 0
+    hidden = _find_colliders(document)
     for number in _walk(document, roots):
         node = nodes[number]
         bare = plain.nodes[number]
         bare["children"] += node.get("children", [])
         bare |= {name: _check(document, name, node[name]) for name in PLACES if name in node}
-        if "mesh" not in node:
+        if "mesh" not in node or number in hidden:
             continue
         mesh = document.find("meshes", node["mesh"])
         weights = tuple(node.get("weights", mesh.get("weights", ())))
@@ -91,6 +93,21 @@ def rewrite(document: Document) -> tuple[bytes, list[Shape]]:
             if len(plain.nodes) > MOST_NODES:
                 raise InputError(f"{document.path} has more than {MOST_NODES:,} objects")
     return plain.encode(roots), plain.shapes
+
+
+def _find_colliders(document: Document) -> set[int]:
+    """The nodes that are there to collide with, by their names; none where nothing else is there.
+
+    They are said to be left out, but of files of our own.
+    """
+    nodes = enumerate(document.gltf.get("nodes", []))
+    shown = {number: str(node.get("name", "")) for number, node in nodes if "mesh" in node}
+    hidden = {number for number, name in shown.items() if COLLIDERS.fullmatch(name)}
+    if len(hidden) == len(shown):
+        return set()
+    if hidden and document.gltf.get("asset", {}).get("generator") != GENERATOR:
+        document.left_out["colliders"] = None
+    return hidden
 
 
 def _find_roots(document: Document) -> list[int]:

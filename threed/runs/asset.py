@@ -12,12 +12,15 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 import exporters
-from exporters import load, preview, video, viewer
+from exporters import load, preview, splats, video, viewer
 from exporters.bake import SurfaceColor, bake, bake_gloss
 from exporters.budget import fit_budget
 from exporters.clean import Repairs, clean, repair, smooth
+from exporters.colliders import convex_parts
+from exporters.glb import name_of
 from exporters.mended import Mended
 from exporters.normals import bake_normals
+from exporters.printing import make_printable, measure_printed
 from exporters.remesh import Mending, mend
 from exporters.report import Known, Report, measure_mesh, read_known
 from exporters.simplify import simplify
@@ -30,6 +33,7 @@ from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.files import slug
 from threed.core.mesh import Mesh
+from threed.core.profile import PROFILES, Target, check_tools
 from threed.core.render import RenderOutput
 from threed.scenes.isosurface import Radiance, Views, isosurface, surface_color, views_of
 from threed.scenes.placement import Placement
@@ -137,9 +141,13 @@ def build_asset(
         exporters.save(mesh, folder / lod_name("asset.glb", number), extras=about)
         if number == 0:
             exporters.save(mesh, folder / "asset.obj", extras=about)
+            _add_special(mesh, folder, settings, about, say)
+    if settings.splats is not None:
+        _scatter(found, place, settings.splats, folder / "asset.spz")
     mesh = load(folder / "asset.glb")
     likeness = views.compare(place.into(mesh))
-    known = Known(likeness.psnr, likeness.iou, found.threshold, asdict(found.repairs))
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("asset*.*"))}
+    known = Known(likeness.psnr, likeness.iou, found.threshold, asdict(found.repairs), sizes=sizes)
     return _present(mesh, folder, settings, known, say)
 
 
@@ -176,8 +184,8 @@ def _mapped(mesh: Mesh, found: Shape, settings: AssetSettings, texture: int) -> 
 
 def lod_name(name: str, level: int) -> str:
     """The name of a file's copy at a level: asset.glb, asset_lod1.glb, asset_lod2.glb."""
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem}_lod{level}{dot}{suffix}" if level else name
+    suffix = len(exporters.find_suffix(name))
+    return f"{name[:-suffix]}_lod{level}{name[-suffix:]}" if level else name
 
 
 def settle(mesh: Mesh, views: Views) -> Mesh:
@@ -208,16 +216,24 @@ def export_file(
     budget: Budget | None = None,
     lods: int = 0,
     height: float | None = None,
+    profile: Target | None = None,
+    say: Say | None = None,
 ) -> list[Path]:
     """Read a mesh file, or the asset.glb of a run's folder, and write it in another format.
 
     Geometry, textures and colours go along as far as the format has them; within a budget, and with
     coarser copies beside it, where asked: see `exporters.budget.fit_budget`. With a height, in
-    metres, it stands on the origin, the centre of its base at 0. Returns the files. InputError for
-    a source that cannot be read, and for a target that cannot be written.
+    metres, it stands on the origin, the centre of its base at 0. A profile adds colliders, or makes
+    a solid, of which `say` is told; its budget is the caller's matter. Returns the files.
+    InputError for a source that cannot be read, and for a target that cannot be written.
     """
     exporters.find_writer(target)  # a wrong name is noticed before anything is read
+    check_tools(profile)
     mesh = load_file(source)
+    if profile == "print":
+        about, faces = {"source": source.name}, (budget or Budget()).faces or len(mesh.faces)
+        _print(mesh, target, about, faces, height, say or (lambda _: None))
+        return [target]
     if height is not None:
         mesh = Placement.standing(mesh, height).out(mesh)
     plain = budget is None and lods == 0
@@ -225,8 +241,52 @@ def export_file(
     for level, copy in enumerate([mesh] if plain else fit_budget(mesh, budget, lods)):
         written.append(target.with_name(lod_name(target.name, level)))
         name = f"{target.stem}_LOD{level}" if lods else target.stem
-        exporters.save(copy, written[-1], extras={"source": source.name, "name": name})
+        about = {"source": source.name, "name": name}
+        _save_for(copy, written[-1], about, None if level else profile)
     return written
+
+
+def _add_special(
+    mesh: Mesh, folder: Path, settings: AssetSettings, about: Provenance, say: Say
+) -> None:
+    """Write what the profile asks for beside the asset, which stays what every program reads."""
+    profile = settings.profile
+    if profile is None:
+        return
+    path = folder / f"asset_{profile}{PROFILES[profile].suffix}"
+    if profile == "print":
+        _print(mesh, path, about, settings.faces, settings.height, say)
+    else:
+        _save_for(mesh, path, about, profile)
+
+
+def _save_for(mesh: Mesh, path: Path, about: Provenance, profile: Target | None) -> None:
+    """Write a mesh as a profile asks: with colliders of its own names, or small."""
+    if profile is None:
+        exporters.save(mesh, path, extras=about)
+        return
+    asked, name, parts = PROFILES[profile], name_of(path, about), {}
+    if asked.collider is not None:
+        parts = {asked.collider.format(name=name, number=number): part
+                 for number, part in enumerate(convex_parts(mesh))}  # fmt: skip
+    exporters.save(mesh, path, extras=about, colliders=parts, small=asked.small)
+
+
+def _scatter(found: Shape, place: Placement, count: int, path: Path) -> None:
+    """Write splats of an asset's surface, of its scene's own colours."""
+    colors = splats.scatter(found.mesh, found.color, count).colors
+    splats.write(splats.scatter(place.out(found.mesh), lambda *_: colors, count), path)
+
+
+def _print(
+    mesh: Mesh, path: Path, about: Provenance, faces: int, height: float | None, say: Say
+) -> None:
+    """Write a solid for a printer, and say what it would make of it."""
+    solid = make_printable(mesh, faces)
+    if height is not None:
+        solid = Placement.standing(solid, height).out(solid)
+    exporters.save(solid, path, extras=about)
+    say(f"{path.name} {measure_printed(solid)}")
 
 
 def repair_file(source: Path, target: Path, wish: Mending) -> Mended:

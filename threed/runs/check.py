@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from guidance.levels import check_falling
 from threed.core.errors import InputError
+from threed.core.profile import check_tools
 from threed.diffusion.facts import Facts
 from threed.diffusion.learned.names import spoken
 from threed.diffusion.reading import PROMPT, check_known
@@ -28,6 +29,7 @@ def check_run(
     editor: a function of the caller edits pictures for the guidance edit.
     """
     _check_beginning(run, mesh=mesh)
+    check_tools(run.asset.profile)
     models = Backbones(run)
     said = {} if prompt is None else all_prompts(run, prompt)
     for stage in run.stages:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from threed.core.budget import Budget
-from threed.core.length import read_length
+from threed.core.profile import limits, stature
 from threed.runs import job as jobs
 from threed.runs.job import Job
 
@@ -80,12 +79,13 @@ def _train(job: jobs.Train, folder: Path, report: Listener | None) -> Result:
 
 def _export(job: jobs.Export, folder: Path, report: Listener | None) -> Result:
     from threed.runs.asset import export_file
+    from threed.runs.progress import sayer
 
-    budget = None if job.budget is None else Budget.parse(job.budget)
-    height = None if job.height is None else read_length(job.height)
-    files = tuple(
-        export_file(job.source, folder / job.file, budget=budget, lods=job.lods, height=height)
-    )
+    budget, lods = limits(job.profile, job.budget, job.lods)
+    height = stature(job.profile, job.height)
+    written = export_file(job.source, folder / job.file, budget=budget, lods=lods, height=height,
+                          profile=job.profile, say=sayer(report))  # fmt: skip
+    files = tuple(written)
     return Result(folder, files[0], files)
 
 

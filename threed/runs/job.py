@@ -19,6 +19,7 @@ from threed.core.errors import InputError
 from threed.core.files import check_name
 from threed.core.length import read_length
 from threed.core.pictures import FORMATS, read_size
+from threed.core.profile import Target, check_target, given, limits, stature
 from threed.core.words import check_prompt, did_you_mean
 from threed.diffusion.guide import Guide
 from threed.settings.base import Device, Seed, Settings, read, replace
@@ -31,6 +32,7 @@ SINGLE = "toybox"  # the backbone of systems, which guide single views, if none 
 FIRST: dict[str, Any] = {"argument": 1}  # fields that are typed without their names
 SECOND: dict[str, Any] = {"argument": 2}
 LAST: dict[str, Any] = {"argument": 9}
+PROFILE = "what it is for: sets budget and copies, adds colliders, or makes a solid to print"
 BACKBONE = "a name of `threed list backbones`, a hub id, or a folder"
 Words = tuple[str, ...]
 Inputs = Mapping[str, Words]
@@ -130,6 +132,7 @@ class Generate(Faced):
 
     prompt: str = Field(description='what to make, such as "a red mug"', json_schema_extra=FIRST)
     init: Path | None = Field(None, description="a mesh to refine: .glb, .gltf, .obj, .ply or .stl")
+    profile: Target | None = Field(None, description=PROFILE)
     budget: str | None = Field(None, description="at most so much, as in faces=5000,texture=512")
     lods: int | None = Field(None, ge=0, le=LODS, description="coarser copies: asset_lod1 and on")
     height: str | None = Field(
@@ -143,10 +146,11 @@ class Generate(Faced):
 
     def run(self) -> Run:
         """All settings of the run."""
-        words = self.settings
+        first = given(self.profile)
+        words = tuple(f"asset.{name}={value}" for name, value in first.items()) + self.settings
         if self.budget is not None:
-            given = Budget.parse(self.budget).given()
-            words += tuple(f"asset.{name}={value}" for name, value in given.items())
+            said = Budget.parse(self.budget).given()
+            words += tuple(f"asset.{name}={value}" for name, value in said.items())
         if self.lods is not None:
             words += (f"asset.lods={self.lods}",)
         if self.height is not None:
@@ -329,7 +333,7 @@ class Train(Job):
 
 
 class Export(Job):
-    """Write an asset in another format: .glb, .obj, .ply, .stl or .usdz."""
+    """Write an asset in another format: .glb, .obj, .ply, .stl, .usdz, .3mf or .spz."""
 
     kind: ClassVar[str] = "export"
 
@@ -338,8 +342,9 @@ class Export(Job):
         json_schema_extra=FIRST,
     )
     file: str = Field("asset.glb", description="the file to write; its ending says the format")
+    profile: Target | None = Field(None, description=PROFILE)
     budget: str | None = Field(None, description="at most so much, as in faces=5000,texture=512")
-    lods: int = Field(0, ge=0, le=LODS, description="coarser copies: NAME_lod1 and on")
+    lods: int | None = Field(None, ge=0, le=LODS, description="coarser copies: NAME_lod1 and on")
     height: str | None = Field(
         None, description="as in 12cm: how high it stands, its base's centre on the origin"
     )
@@ -347,10 +352,10 @@ class Export(Job):
     def check(self) -> None:
         """InputError for a budget that cannot be, or a file outside the job's folder."""
         check_own(self.file)
-        if self.budget is not None:
-            Budget.parse(self.budget)
-        if self.height is not None:
-            read_length(self.height)
+        if self.profile is not None:
+            check_target(self.profile, Path(self.file).suffix, self.lods)
+        limits(self.profile, self.budget, self.lods)
+        stature(self.profile, self.height)
 
 
 _KINDS: tuple[type[Job], ...] = (Generate, Texture, Edit3d, Resume, Image, Train, Export)

@@ -8,13 +8,14 @@ from pydantic import Field, model_validator
 
 from threed.core.budget import FEWEST, LODS, SIZES, levels
 from threed.core.length import RANGE
+from threed.core.profile import Target
 from threed.settings.base import Settings
 
 
 class AssetSettings(Settings):
     """How a scene becomes an asset."""
 
-    ADDED: ClassVar = frozenset({"height"})
+    ADDED: ClassVar = frozenset({"height", "profile", "splats"})
 
     faces: int = Field(20_000, ge=FEWEST, le=2_000_000, description="at most about so many")
     texture: int = Field(1024, ge=SIZES[0], le=SIZES[1], description="texels a side")
@@ -28,6 +29,12 @@ class AssetSettings(Settings):
     lods: int = Field(0, ge=0, le=LODS, description="coarser copies, each a quarter of the faces")
     height: float | None = Field(
         None, ge=RANGE[0], le=RANGE[1], description="metres; the asset stands on the origin then"
+    )
+    profile: Target | None = Field(
+        None, description="what it is for; only --profile sets faces, texture, lods and height, too"
+    )
+    splats: int | None = Field(
+        None, ge=100, le=10_000_000, description="so many splats of its surface: asset.spz"
     )
 
     @model_validator(mode="after")

@@ -110,7 +110,11 @@ def train(job: jobs.Train, out: Path) -> None:
 
 def export(job: jobs.Export, to: Path) -> None:
     """Do an export job: it writes the file that was named, and its coarser copies."""
-    for path in do(jobs.Export(**dict(job) | {"file": to.name}), to.parent).files:
+
+    def note(progress: Progress) -> None:
+        complain(progress.message, "note")
+
+    for path in do(jobs.Export(**dict(job) | {"file": to.name}), to.parent, note).files:
         say(str(path))
 
 

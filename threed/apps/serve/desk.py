@@ -42,6 +42,10 @@ LIVE = "live.png"  # the newest picture of a job that runs
 FILES = {  # what a job may hand out
     "asset.glb": "model/gltf-binary", "asset.obj": MESH, "asset.mtl": TEXT, "asset.png": PICTURE,
     "asset.ply": MESH, "asset.stl": MESH, "asset.usdz": "model/vnd.usdz+zip",
+    "asset.3mf": "model/3mf", "asset_print.3mf": "model/3mf",
+    "asset.spz": "application/octet-stream",
+    "asset_unity.glb": "model/gltf-binary", "asset_unreal.glb": "model/gltf-binary",
+    "asset_godot.glb": "model/gltf-binary", "asset_web.glb": "model/gltf-binary",
     "asset_lod1.glb": "model/gltf-binary", "asset_lod2.glb": "model/gltf-binary",
     "asset_lod3.glb": "model/gltf-binary", "asset_lod4.glb": "model/gltf-binary",
     "turntable.mp4": "video/mp4", "preview.png": PICTURE, "views.png": PICTURE,
