@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.attention import install
@@ -32,6 +33,16 @@ def with_unet(backbone: StableDiffusion, unet: Any) -> StableDiffusion:
     install(unet)
     other.unet = unet
     return other
+
+
+def let_learn(net: nn.Module, chosen: Callable[[str], bool]) -> None:
+    """Let the parameters learn whose names are chosen, and no others.
+
+    Group norms do not: torch 2.13 crashes on a CPU in one whose weights alone have a gradient.
+    """
+    norms = {name for name, part in net.named_modules() if isinstance(part, nn.GroupNorm)}
+    for name, value in net.named_parameters():
+        value.requires_grad_(chosen(name) and name.rpartition(".")[0] not in norms)
 
 
 def unscaled(backbone: StableDiffusion, latents: Tensor) -> Tensor:

@@ -211,7 +211,7 @@ def new_nets(base: StableDiffusion, options: Options) -> Nets:
 
     With layers=decoder only the blocks on the way up learn (the paper's customisation).
     """
-    from threed.diffusion.parts.channels import widened, with_unet
+    from threed.diffusion.parts.channels import let_learn, widened, with_unet
     from threed.diffusion.parts.image_adapter import load_image_adapter
     from threed.diffusion.parts.image_tokens import Resampler
     from threed.diffusion.parts.tryon_net import TryonNet, channels_of, garment_net
@@ -229,11 +229,10 @@ def new_nets(base: StableDiffusion, options: Options) -> Nets:
         kind: Any = adapter.image_proj
         if not isinstance(kind, Resampler) or kind.inputs != encoder.width(pooled=False):
             raise InputError(f"{file} is no IP-Adapter Plus of the image encoder {encoder.folder}")
+    tryon = TryonNet(unet, adapter)
     if options.layers == "decoder":
-        adapter.requires_grad_(False)
-        unet.requires_grad_(False)
-        unet.up_blocks.requires_grad_(True)
-    return Nets(TryonNet(unet, adapter), garment_net(base), encoder)
+        let_learn(tryon, lambda name: name.startswith("unet.up_blocks"))
+    return Nets(tryon, garment_net(base), encoder)
 
 
 def load_trained(backbone: Backbone, path: Path) -> nn.Module:

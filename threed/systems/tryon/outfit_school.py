@@ -24,7 +24,7 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.images import grid, save_image
 from threed.diffusion.models.stable_diffusion import require_unet
 from threed.diffusion.paint import Ready, paint
-from threed.diffusion.parts.channels import with_unet
+from threed.diffusion.parts.channels import let_learn, with_unet
 from threed.learning.data import (
     METADATA,
     Examples,
@@ -117,9 +117,9 @@ class School:
         unet = copy.deepcopy(self.base.unet)
         if start is not None:
             unet = composition.load_unet(self.base, start / DECOMPOSITION)
-        everything = self.lesson.options.layers == "all"
-        for name, value in unet.float().named_parameters():
-            value.requires_grad_(everything or ".attentions." in name)
+        unet.float().requires_grad_(True)
+        if self.lesson.options.layers == "attention":
+            let_learn(unet, lambda name: ".attentions." in name)
         return unet
 
     def decomposition_loss(self, net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
