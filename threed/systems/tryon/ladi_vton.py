@@ -354,7 +354,7 @@ def load_trained(backbone: Backbone, path: Path, options: Options) -> nn.Module:
 TRAINING = Training(
     data="tryon",
     pictures=lambda options: ROLES,
-    texts=("category",),
+    texts=(),
     paper=Recipe(steps=200_000, batch=16, lr=1e-5),  # of the last two stages
     small=Recipe(steps=1500, batch=32, lr=1e-3, cooldown=0.4, muon=True),
     learn=learn,
