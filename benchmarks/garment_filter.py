@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.common import lines, share, show
 from threed.diffusion.catalog import load_backbone
@@ -31,7 +32,7 @@ from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.net import Judge, load_judge
 
 SEED = 3  # of the world: nothing was trained on it
-BATCH, STEPS = 16, 20
+SIZE, BATCH, STEPS = 64, 16, 20
 KEPT = (0.75, 0.5, 0.25)
 UPPER, LOWER = ("upper", "upper_color", "upper_finish"), ("lower", "lower_color")
 READ = {"upper": UPPER, "dress": UPPER, "lower": LOWER}  # heads of the judge, by category
@@ -43,9 +44,15 @@ def held_out(count: int) -> list[tuple[str, Tensor, Tensor]]:
     while len(found) < count:
         texts, pictures = outfit(rng)
         row: Row = {**texts, **dict.fromkeys(pictures, "")}
-        found += [(texts[f"category_{n}"], pictures[f"worn_{n}"], pictures[f"flat_{n}"])
+        found += [(texts[f"category_{n}"], sized(pictures[f"worn_{n}"]), pictures[f"flat_{n}"])
                   for n in pieces(row) if texts[f"category_{n}"] in READ]  # fmt: skip
     return found[:count]
+
+
+def sized(picture: Tensor) -> Tensor:
+    """[3, SIZE, SIZE] a square picture, as trainings read it."""
+    small = F.interpolate(picture[None], SIZE, mode="bicubic", antialias=True)
+    return small[0].clamp(0, 1)
 
 
 def laid_flat(base: StableDiffusion, unet: Any, names: Sequence[str], worn: Tensor) -> Tensor:
