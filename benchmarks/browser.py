@@ -23,7 +23,7 @@ from typing import Any
 
 import uvicorn
 from PIL import Image as Picture
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import exporters
 from threed.apps.serve.app import make_app
@@ -32,7 +32,7 @@ from threed.apps.serve.options import Serve
 from threed.apps.serve.run import address, listen
 from threed.queue import Queue, work
 from threed.runs.do import Result
-from threed.runs.job import Job
+from threed.runs.job import Generate, Job
 from threed.runs.progress import Listener, Progress
 
 MADE = ("asset.glb", "asset.obj", "preview.png", "turntable.mp4", "report.json")
@@ -55,9 +55,23 @@ def doer(asset: Path) -> Any:
             source = asset / ("preview.png" if name == "picture.png" else name)
             if source.exists():
                 shutil.copy(source, folder / name)
+        if isinstance(job, Generate) and job.best_of:
+            note_seeds(folder, job.best_of)
         return Result(folder, folder / names[0], ())
 
     return act
+
+
+def note_seeds(folder: Path, count: int) -> None:
+    """Write what a run of several seeds does: their fronts, and how they did."""
+    sheet = Picture.new("RGB", (128 * count, 128))
+    for seed in range(count):
+        sheet.paste((60 * seed % 256, 90, 200), (128 * seed, 0, 128 * seed + 128, 128))
+    sheet.save(folder / "candidates.png")
+    report = json.loads((folder / "report.json").read_text())
+    report["best_of"] = [{"seed": seed, "clip": 0.2 + seed / 100, "fronts": 1}
+                         for seed in range(count)]  # fmt: skip
+    (folder / "report.json").write_text(json.dumps(report))
 
 
 @contextmanager
@@ -141,11 +155,17 @@ def go_on(page: Page, out: Path) -> None:
     page.fill("#prompt", "a blue teapot")
     page.fill("#candidates", "2")
     page.click("#go")
+    page.wait_for_selector("#now h2:has-text('a blue teapot')", timeout=60_000)
     page.wait_for_selector("#state-of-job:has-text('done')", timeout=90_000)
     page.click("#now button:has-text('Side by side')")
     expect(page.locator("#sides canvas.view")).to_have_count(2)
     page.wait_for_timeout(1500)
     look(page, out, "sides")
+    expect(page.locator("#gallery .cards button")).to_have_count(2)
+    before = page.url
+    page.click("#gallery button:has-text('seed 1')")
+    page.wait_for_function("before => location.href != before", arg=before)
+    page.wait_for_selector("#now button:has-text('Paint it')", timeout=60_000)
     page.click("#now button:has-text('Paint it')")
     assert page.is_checked("input[value=texture]")
     page.fill("#prompt", "a dotted teapot")
@@ -156,19 +176,40 @@ def go_on(page: Page, out: Path) -> None:
     page.wait_for_selector("#state-of-job:has-text('cancelled')", timeout=60_000)
     page.fill("#words", "dotted")
     expect(page.locator("#history li")).to_have_count(1)
+    page.fill("#words", "")
+
+
+def choose(page: Page, out: Path) -> None:
+    """Keep one of several candidates; cancel in the list; choose among seeds that were begun."""
+    page.check("input[value=generate]")
+    page.fill("#prompt", "a green cactus")
+    page.fill("#candidates", "4")
+    page.click("#go")
+    page.wait_for_selector("#now progress", timeout=60_000)
+    page.click("#history li:has-text('waiting') button:has-text('Cancel') >> nth=0")
+    expect(page.locator("#gallery .cards button:has-text('cancelled')")).to_have_count(1)
+    page.click("#gallery button:has-text('Keep this one')")
+    expect(page.locator("#gallery .cards button:has-text('cancelled')")).to_have_count(3)
+    look(page, out, "candidates")
+    page.fill("#candidates", "1")
+    page.fill("#best_of", "3")
+    page.click("#go")
+    page.wait_for_selector("#now .cards button", timeout=120_000)
+    expect(page.locator("#now .cards button")).to_have_count(3)
+    look(page, out, "seeds")
+    with page.expect_request("**/v1/jobs") as asked:
+        page.click("#now .cards button:has-text('seed 2')")
+    data = json.loads(asked.value.post_data or "{}")
+    assert (data["seed"], data["best_of"]) == (2, None), data
+    page.fill("#best_of", "")
 
 
 def fill_forms(page: Page, out: Path) -> None:
-    """Boxes by mouse, a painted mask, pictures that are sent."""
+    """Boxes by mouse, a painted mask, pictures that are sent, and a part that is cut out of one."""
     page.check("input[value=image]")
     page.click("summary:has-text('System')")
     page.select_option("#system", "rpg")
-    box = page.locator("#inputs canvas.draw").bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + 10, box["y"] + 10)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 5, steps=4)
-    page.mouse.up()
+    drag(page, "#inputs canvas.draw", (0.05, 0.05), (0.5, 0.98))
     page.keyboard.type("a red ball")
     look(page, out, "boxes")
     page.fill("#prompt", "a red ball and a blue cube")
@@ -177,22 +218,46 @@ def fill_forms(page: Page, out: Path) -> None:
     data = json.loads(asked.value.post_data or "{}")
     assert data["inputs"]["region"][0].endswith(":a red ball"), data
     page.select_option("#system", "ip_adapter")
-    mask = page.locator("#inputs canvas.draw").first
-    mask.scroll_into_view_if_needed()
-    place = mask.bounding_box()
-    assert place is not None
-    page.mouse.move(place["x"] + 60, place["y"] + 60)
-    page.mouse.down()
-    page.mouse.move(place["x"] + 150, place["y"] + 150, steps=6)
-    page.mouse.up()
-    picture = out / "sides.png"
-    page.set_input_files("#inputs input[type=file] >> nth=0", str(picture))
+    drag(page, "#inputs canvas[aria-label^=mask]", (0.25, 0.25), (0.6, 0.6))
+    page.set_input_files("#inputs input[type=file] >> nth=0", str(out / "sides.png"))
     page.wait_for_selector("#inputs span:has-text('×')")
+    drag(page, "#inputs canvas[aria-label^=image]", (0.1, 0.2), (0.4, 0.7))
     look(page, out, "mask")
-    with page.expect_request("**/v1/jobs") as asked:
+    with page.expect_request("**/v1/files?name=part.png"), page.expect_request(
+        "**/v1/jobs"
+    ) as asked:  # fmt: skip
         page.click("#go")
     data = json.loads(asked.value.post_data or "{}")
-    assert len(data["inputs"]["mask"][0]) == 32, data
+    assert len(data["inputs"]["mask"][0]) == len(data["inputs"]["image"][0]) == 32, data
+
+
+def drag(page: Page, selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Drag over an element, from a place to another, in shares of its sides."""
+    found = page.locator(selector).first
+    found.scroll_into_view_if_needed()
+    box = found.bounding_box()
+    assert box is not None
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.mouse.move(*places[1], steps=6)
+    page.mouse.up()
+
+
+def without_webgl(browser: Browser, out: Path, here: str, wrong: list[str]) -> None:
+    """A browser that has no WebGL shows a picture."""
+    page = browser.new_page()
+    watched(page, here, wrong)
+    page.add_init_script(
+        "const kind = HTMLCanvasElement.prototype; const own = kind.getContext; kind.getContext = "
+        "function (name, ...rest) { return name === '2d' ? own.call(this, name, ...rest) : null; }"
+    )
+    page.goto(here)
+    page.click("#history li:has-text('a red mug') button.open >> nth=0")
+    page.wait_for_selector("#now p:has-text('A picture instead: this browser has no WebGL')")
+    page.wait_for_function("document.querySelector('#now div > img')?.naturalWidth > 0")
+    look(page, out, "no-webgl", whole=False)
+    page.close()
 
 
 def by_keyboard(page: Page, here: str) -> None:
@@ -234,8 +299,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         watched(page, here, wrong)
         make_one(page, asked.out, here)
         go_on(page, asked.out)
+        choose(page, asked.out)
         fill_forms(page, asked.out)
         by_keyboard(page, here)
+        without_webgl(browser, asked.out, here, wrong)
         phone = browser.new_page(viewport={"width": 375, "height": 740}, has_touch=True)
         watched(phone, here, wrong)
         phone.goto(page.url)

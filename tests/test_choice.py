@@ -124,17 +124,22 @@ def test_the_best_seed_goes_on_as_if_it_had_been_alone(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rated: list[int] = []
+    fronts = {seed: torch.full((1, 3, 4, 4), seed / 5) for seed in (3, 4, 5)}
 
-    def rate(scene: Any, backbone: Any, clip: Any, prompt: str, seed: int) -> Candidate:
+    def rate(
+        scene: Any, backbone: Any, clip: Any, prompt: str, seed: int
+    ) -> tuple[Candidate, torch.Tensor]:
         rated.append(seed)
         assert clip.texts([prompt]).shape == clip.images(torch.rand(1, 3, 32, 32)).shape
-        return Candidate(seed, {3: 0.2, 4: 0.3, 5: 0.1}[seed], 1)
+        return Candidate(seed, {3: 0.2, 4: 0.3, 5: 0.1}[seed], 1), fronts[seed]
 
     monkeypatch.setattr(choice, "rate", rate)
     asset = generate("a red mug", small_run(model, best_of=3), out=tmp_path / "a")
     assert rated == [3, 4, 5]
     report = json.loads((asset.folder / "report.json").read_text())
     assert [one["seed"] for one in report["best_of"]] == [3, 4, 5]
+    with Image.open(asset.folder / choice.CANDIDATES) as sheet:
+        assert [sheet.getpixel((x, 0))[0] for x in (0, 4, 11)] == [153, 204, 255]
     run = RunFolder.open(asset.folder).run
     assert (run.seed, run.best_of) == (4, 1)
     assert not (asset.folder / "seeds").exists()
@@ -150,7 +155,9 @@ def test_choosing_goes_on_after_a_cut(
 ) -> None:
     rate, seen = choice.rate, list[int]()
 
-    def cut(scene: Any, backbone: Any, clip: Any, prompt: str, seed: int) -> Candidate:
+    def cut(
+        scene: Any, backbone: Any, clip: Any, prompt: str, seed: int
+    ) -> tuple[Candidate, torch.Tensor]:
         seen.append(seed)
         if len(seen) == 2:
             raise KeyboardInterrupt
@@ -161,6 +168,8 @@ def test_choosing_goes_on_after_a_cut(
         generate("a red mug", small_run(model, best_of=2), out=tmp_path / "a")
     asset = resume(tmp_path / "a")
     assert seen == [3, 4, 3, 4]
+    with Image.open(asset.folder / choice.CANDIDATES) as sheet:
+        assert sheet.size == (2 * choice.SMALL, choice.SMALL)
     report = json.loads((asset.folder / "report.json").read_text())
     assert all(-1 <= one["clip"] <= 1 for one in report["best_of"])
     assert len({one["clip"] for one in report["best_of"]}) == 2

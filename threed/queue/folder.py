@@ -347,6 +347,15 @@ class Queue:
                     self.discard(ticket.key)
         return gone
 
+    def drop(self, ticket: Ticket) -> bool:
+        """Remove the result of a job that is done; it is cancelled then. False if it was not."""
+        known = self.attempt(ticket)
+        if not self._move("done", ticket, "cancelled", ticket):
+            return False
+        self.record(ticket, changed(known, reason="its result was removed to make room"))
+        self.throw_away(self.result(ticket.key))
+        return True
+
     def _chosen(
         self, keys: Sequence[str], allowed: Sequence[str], unnamed: Sequence[str]
     ) -> list[tuple[str, Ticket]]:

@@ -22,6 +22,8 @@ from threed.diffusion.parts.clip import Clip, clip_of
 from threed.runs.stages import Single
 
 PICTURE = "fronts.png"
+CANDIDATES = "candidates.png"  # the fronts of all seeds, beside each other, in their order
+SMALL = 128  # pixels a side
 REPORT = "report.json"
 SHARE = 0.25  # of the first stage's steps that each seed gets before the best is chosen
 
@@ -54,18 +56,28 @@ def check_fronts(scene: Single, backbone: Backbone, prompt: str, folder: Path) -
     pictures = around(scene, backbone.image_size)
     found = find_fronts(backbone, prompt, pictures)
     if (found.count or 0) > 1:
-        small = F.interpolate(pictures.cpu(), (128, 128), mode="bilinear", antialias=True)
-        save_image(chart(small, found), folder / PICTURE)
+        save_image(chart(shrink(pictures), found), folder / PICTURE)
     return found
 
 
-def rate(scene: Single, backbone: Backbone, clip: Clip, prompt: str, seed: int) -> Candidate:
-    """How well the scene of a seed fits the prompt, and how many fronts it has."""
+def rate(
+    scene: Single, backbone: Backbone, clip: Clip, prompt: str, seed: int
+) -> tuple[Candidate, Tensor]:
+    """How well the scene of a seed fits the prompt, and how many fronts it has.
+
+    Returns a small picture of its front, too: [1, 3, SMALL, SMALL].
+    """
     pictures = around(scene, backbone.image_size)
     seen = F.normalize(clip.images(pictures), dim=-1)
     said = F.normalize(clip.texts([prompt]), dim=-1)
     fronts = find_fronts(backbone, prompt, pictures).count
-    return Candidate(seed, round(float((seen @ said.T).mean()), 4), fronts)
+    one = Candidate(seed, round(float((seen @ said.T).mean()), 4), fronts)
+    return one, shrink(pictures[:1])
+
+
+def shrink(pictures: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W] as people look at many of them: [B, 3, SMALL, SMALL], on the CPU."""
+    return F.interpolate(pictures.cpu(), (SMALL, SMALL), mode="bilinear", antialias=True)
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:

@@ -174,7 +174,7 @@ def _choose_seed(work: Work) -> Work:
     backbone, *_ = work.models.of(0)
     clip = choice.load_clip(backbone)
     until = max(1, round(choice.SHARE * run.stages[0].steps))
-    found, said = [], all_prompts(run, folder.prompt)[PROMPT]
+    found, fronts, said = [], [], all_prompts(run, folder.prompt)[PROMPT]
     for number in range(run.best_of):
         trial = replace(run, seed=(run.seed + number) % 2**31, best_of=1)
         path = folder.path / SEEDS / str(trial.seed)
@@ -184,7 +184,10 @@ def _choose_seed(work: Work) -> Work:
         work.say(f"seed {trial.seed}")
         attempt = dataclasses.replace(work, folder=one, guide=work.take_guide())
         scene = each(optimise_stages(attempt, until))[0]
-        found.append(choice.rate(scene, backbone, clip, said, trial.seed))
+        candidate, front = choice.rate(scene, backbone, clip, said, trial.seed)
+        found.append(candidate)
+        fronts.append(front)
+    save_image(grid(torch.cat(fronts), columns=len(fronts)), folder.path / choice.CANDIDATES)
     winner = choice.best(found)
     work.say(f"seed {winner.seed} goes on")
     write(folder.path / CHOICE, choice.to_json(found).encode())

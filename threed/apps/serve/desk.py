@@ -49,6 +49,7 @@ FILES = {  # what a job may hand out
     "asset_lod1.glb": "model/gltf-binary", "asset_lod2.glb": "model/gltf-binary",
     "asset_lod3.glb": "model/gltf-binary", "asset_lod4.glb": "model/gltf-binary",
     "turntable.mp4": "video/mp4", "preview.png": PICTURE, "views.png": PICTURE,
+    "candidates.png": PICTURE,
     "picture.png": PICTURE, "picture.jpg": "image/jpeg", "picture.webp": "image/webp",
     "heat.png": PICTURE, "report.json": "application/json", "config.yaml": TEXT, "log.jsonl": TEXT,
 }  # fmt: skip
@@ -70,7 +71,7 @@ class Shown(Settings):
     step: int = 0
     steps: int = 0
     losses: dict[str, float] = Field({}, description="of the newest step")
-    reason: str = Field("", description="why it failed")
+    reason: str = Field("", description="why it failed, or its result is gone")
     notes: tuple[str, ...] = Field((), description="what its owner should know")
     files: tuple[str, ...] = Field((), description="what can be had of it, by name")
 
@@ -225,7 +226,7 @@ class Desk:
         return Shown(id=own, number=ticket.number, state=cast(State, state), job=job,
                      title=title_of(job), attempts=ticket.attempts, seconds=at.seconds,
                      message=at.message, step=at.step, steps=at.steps, losses=dict(at.losses),
-                     reason=self.spoken(at.reason) if state == "failed" else "",
+                     reason=self.spoken(at.reason) if state in ("failed", "cancelled") else "",
                      notes=self.spoken(at.notes), files=self._files(state, ticket))  # fmt: skip
 
     def _files(self, state: str, ticket: Ticket) -> tuple[str, ...]:

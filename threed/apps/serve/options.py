@@ -36,6 +36,12 @@ class Serve(Settings):
     mcp: bool = Field(False, description="speak MCP on standard input and output instead")
     upload: int = Field(64, ge=1, le=512, description="MiB of a picture or mesh that is sent")
     store: int = Field(8192, ge=1, description="MiB of all that was sent and is kept")
+    keep: float | None = Field(
+        None,
+        gt=0,
+        description="GB of results: beyond, the oldest are removed, and their jobs are cancelled, "
+        "to be done anew if need be; without it nothing ever is",
+    )
     pixels: int = Field(16, ge=1, le=64, description="millions of pixels of a picture")
     faces: int = Field(500_000, ge=4, le=1_000_000, description="of a mesh")
     steps: int = Field(20_000, ge=1, description="of all optimisations of a job")

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 
 from threed.apps.serve.desk import Desk
 from threed.apps.serve.options import Serve
+from threed.apps.serve.room import Room
 from threed.core.errors import InputError
 from threed.queue.crew import employ, terminable
 from threed.queue.folder import Queue
 
 INSTALL = "threed serve needs more packages: pip install 'threed[app]'"
+TIDY = 30.0  # seconds between looks at what results take of the disk
 AGAIN = 20.0  # seconds until workers that had to stop are tried again
 LEAST = 16  # characters of a token
 Tell = Callable[[str], None]
@@ -93,7 +95,10 @@ def address(listener: socket.socket) -> str:
 
 @contextmanager
 def working(desk: Desk, workers: int, tell: Tell) -> Iterator[None]:
-    """Within, workers do the jobs of the queue; in the end they give back what they have."""
+    """Within, workers do the jobs of the queue; in the end they give back what they have.
+
+    Old results are removed, if the options say how much may be kept.
+    """
 
     def labour() -> None:
         while not desk.closing.is_set():
@@ -105,12 +110,20 @@ def working(desk: Desk, workers: int, tell: Tell) -> Iterator[None]:
                 desk.closing.wait(AGAIN)
                 desk.trouble = ""
 
-    thread = threading.Thread(target=labour)
-    if workers:
+    def tidy(room: Room) -> None:
+        while not desk.closing.wait(TIDY):
+            for key in room.make():
+                tell(f"removed the result of {key}, to make room")
+
+    threads = [threading.Thread(target=labour)] if workers else []
+    if desk.limits.keep is not None:
+        room = Room(desk.queue, desk.limits.keep * 1e9)
+        threads.append(threading.Thread(target=tidy, args=[room]))
+    for thread in threads:
         thread.start()
     try:
         yield
     finally:
         desk.closing.set()
-        if workers:
+        for thread in threads:
             thread.join()

@@ -14,7 +14,8 @@ HERE = Path(__file__).parent / "page"
 SCRIPT = "text/javascript"
 KINDS = {
     "style.css": "text/css", "main.js": SCRIPT, "api.js": SCRIPT, "dom.js": SCRIPT,
-    "form.js": SCRIPT, "job.js": SCRIPT, "viewer.js": SCRIPT,
+    "form.js": SCRIPT, "gallery.js": SCRIPT, "job.js": SCRIPT,
+    "pictures.js": SCRIPT, "viewer.js": SCRIPT,
 }  # fmt: skip
 ELSEWHERE = {"viewer.js": viewer.SCRIPT}  # notebooks have it, too
 SITE = APIRouter(include_in_schema=False)

@@ -3,6 +3,8 @@
 import { h } from "/page/dom.js";
 import { upload } from "/page/api.js";
 
+const PICTURES = "image/png,image/jpeg,image/webp";
+
 // a file that is sent as soon as it is chosen; its id is the value
 function filePicker(label, accept, onsent = () => {}) {
   let id = "";
@@ -16,7 +18,7 @@ function filePicker(label, accept, onsent = () => {}) {
       const sent = await upload(file, file.name);
       id = sent.id;
       told.textContent = sent.faces ? `${sent.faces.toLocaleString()} faces` : `${sent.width} × ${sent.height}`;
-      onsent(file);
+      await onsent(file);
     } catch (error) {
       told.textContent = error.message;
     }
@@ -29,6 +31,76 @@ const position = (canvas, event) => {
   return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height]
     .map((value) => Math.min(1, Math.max(0, value)));
 };
+
+const box = ([a, b], [c, d]) =>
+  [Math.min(a, c), Math.min(b, d), Math.max(a, c), Math.max(b, d)].map((v) => v.toFixed(2)).join(",");
+
+// boxes dragged on a canvas: grow(box as text, what it gave before), and end(that) when one is done
+function dragging(canvas, grow, end = () => {}) {
+  let from = null;
+  let held = null;
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    from = position(canvas, event);
+    held = null;
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (from && event.buttons & 1) held = grow(box(from, position(canvas, event)), held);
+  });
+  canvas.addEventListener("pointerup", () => {
+    if (held) end(held);
+    from = null;
+  });
+}
+
+const png = (canvas) => new Promise((done) => { canvas.toBlob(done, "image/png"); });
+
+// a picture, and of it what is meant: all of it, or a part that is dragged or typed, such as a face
+function cropper(label) {
+  let picture = null;
+  let sent = "";
+  const canvas = h("canvas", { class: "draw", width: 256, height: 256, hidden: true, "aria-label": `${label}: drag over what is meant, such as a face` });
+  const context = canvas.getContext("2d");
+  const place = h("input", { placeholder: "all of it", "aria-label": "The part that is meant: left, top, right, bottom, from 0 to 1", oninput: changed });
+  const part = h("div", { class: "row", hidden: true }, "Part ", place, h("button", { type: "button", onclick: () => { place.value = ""; changed(); } }, "All of it"));
+  const told = h("p", { class: "dim" });
+  const sides = () => place.value.split(",").map(Number);
+  function changed() {
+    sent = "";
+    const { width, height } = canvas;
+    context.drawImage(picture, 0, 0, width, height);
+    if (!place.value) return;
+    const [left, top, right, bottom] = sides();
+    context.fillStyle = "#000a";
+    context.fillRect(0, 0, width, height);
+    const [x, y, w, t] = [left * width, top * height, (right - left) * width, (bottom - top) * height];
+    context.save();
+    context.beginPath();
+    context.rect(x, y, w, t);
+    context.clip();
+    context.drawImage(picture, 0, 0, width, height);
+    context.restore();
+  }
+  const file = filePicker(label, PICTURES, async (chosen) => {
+    picture = await createImageBitmap(chosen);
+    canvas.height = Math.round((256 * picture.height) / picture.width);
+    canvas.hidden = part.hidden = false;
+    told.textContent = "Drag over a part, such as a face, if not all of it is meant.";
+    place.value = "";
+    changed();
+  });
+  dragging(canvas, (text) => { place.value = text; changed(); return true; });
+  async function prepare() {
+    if (!place.value || sent) return;
+    const [left, top, right, bottom] = sides();
+    const [width, height] = [(right - left) * picture.width, (bottom - top) * picture.height].map(Math.round);
+    if (!(width > 0 && height > 0)) throw new Error(`${label}: the part must be left, top, right, bottom, from 0 to 1`);
+    const cut = h("canvas", { width, height });
+    cut.getContext("2d").drawImage(picture, -left * picture.width, -top * picture.height);
+    sent = (await upload(await png(cut), "part.png")).id;
+  }
+  return { element: h("div", {}, file.element, canvas, told, part), prepare, value: () => (place.value ? sent : file.value()) };
+}
 
 // paint a mask: white is what is meant; over a picture if one is chosen
 function maskPainter(label) {
@@ -68,7 +140,7 @@ function maskPainter(label) {
     show();
   } });
   const clear = h("button", { type: "button", onclick: () => { pen.clearRect(0, 0, 256, 256); painted = false; show(); } }, "Clear");
-  const file = filePicker(`${label}: a mask`, "image/png,image/jpeg,image/webp");
+  const file = filePicker(`${label}: a mask`, PICTURES);
   show();
   async function prepare() {
     if (!painted || sent) return;
@@ -77,8 +149,7 @@ function maskPainter(label) {
     const mask = whole.getContext("2d");
     mask.fillRect(0, 0, 256, 256);
     mask.drawImage(paint, 0, 0);
-    const content = await new Promise((done) => whole.toBlob(done, "image/png"));
-    sent = (await upload(content, "mask.png")).id;
+    sent = (await upload(await png(whole), "mask.png")).id;
   }
   return {
     element: h("div", {}, canvas, h("div", { class: "row" }, "Brush", size, clear),
@@ -94,7 +165,6 @@ function boxes() {
   const context = canvas.getContext("2d");
   const list = h("div");
   const rows = [];
-  let begun = null;
   function show() {
     context.clearRect(0, 0, 256, 256);
     rows.forEach(({ place }, number) => {
@@ -120,28 +190,20 @@ function boxes() {
     show();
     return row;
   }
-  const box = ([a, b], [c, d]) =>
-    [Math.min(a, c), Math.min(b, d), Math.max(a, c), Math.max(b, d)].map((v) => v.toFixed(2)).join(",");
-  canvas.addEventListener("pointerdown", (event) => {
-    canvas.setPointerCapture(event.pointerId);
-    begun = { from: position(canvas, event), row: null };
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    if (!begun || !(event.buttons & 1)) return;
-    begun.row ||= add();
-    begun.row.place.value = box(begun.from, position(canvas, event));
+  dragging(canvas, (text, held) => {
+    const row = held || add();
+    row.place.value = text;
     show();
-  });
-  canvas.addEventListener("pointerup", () => { begun?.row?.prompt.focus(); begun = null; });
+    return row;
+  }, (row) => row.prompt.focus());
   const more = h("button", { type: "button", onclick: () => add().place.focus() }, "Add a box");
   return { element: h("div", {}, canvas, list, more),
     values: () => rows.filter(({ prompt }) => prompt.value).map(({ place, prompt }) => `${place.value}:${prompt.value}`) };
 }
 
-const PICTURES = "image/png,image/jpeg,image/webp";
-
 function one(name, kind, placeholder, offered) {
-  if (["picture", "pose"].includes(kind)) return filePicker(name, PICTURES);
+  if (kind === "picture") return cropper(name);
+  if (kind === "pose") return filePicker(name, PICTURES);
   if (kind === "mask") return maskPainter(name);
   if (["map", "word with a look", "word with a place", "garment"].includes(kind)) {
     const hints = { map: "its kind, such as edges-map", garment: "what it is, such as shirt" };

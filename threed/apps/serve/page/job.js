@@ -2,30 +2,11 @@
 
 import { h } from "/page/dom.js";
 import { blob, bytes, get, send, watch } from "/page/api.js";
+import { begun } from "/page/gallery.js";
+import { OVER, image, picture, place } from "/page/pictures.js";
 import { view } from "/page/viewer.js";
 
-const OVER = ["done", "failed", "cancelled"];
-const place = (job, name) => `/v1/jobs/${job.id}/files/${name}`;
-const picture = (job) => job.files.find((name) => /^(preview|picture)\./.test(name));
 let ending = null; // of what is watched
-
-// a picture that comes when it is there
-function image(path, attributes) {
-  const element = h("img", attributes);
-  blob(path).then((address) => { element.src = address; }).catch(() => element.remove());
-  return element;
-}
-
-const thumbnails = new Map(); // of jobs that are done
-export function thumbnail(job) {
-  const name = picture(job) || job.files.find((file) => file === "live.png");
-  if (!name) return h("span", { class: "thumb", "aria-hidden": "true" });
-  const known = thumbnails.get(job.id);
-  if (known) return known;
-  const made = image(place(job, name), { class: "thumb", alt: "" });
-  if (job.state === "done") thumbnails.set(job.id, made);
-  return made;
-}
 
 function time(seconds) {
   return seconds < 100 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
@@ -97,6 +78,7 @@ async function result(job, acts) {
   if (job.files.includes("report.json")) {
     const report = await get(place(job, "report.json")).catch(() => null);
     if (report?.faces) parts.push(h("p", { id: "report" }, inWords(report)));
+    if (report?.best_of && job.files.includes("candidates.png")) parts.push(await begun(job, report.best_of, acts.made));
   }
   if (job.files.includes("turntable.mp4")) {
     const film = h("video", { controls: true, loop: true, muted: true, "aria-label": "Once around" });
@@ -106,12 +88,13 @@ async function result(job, acts) {
   return parts.filter(Boolean);
 }
 
-const act = (text, method, path, acts, again) => h("button", { type: "button", onclick: async (event) => {
+export const act = (text, method, path, acts, again) => h("button", { type: "button", onclick: async (event) => {
   event.target.disabled = true;
   await send(method, path).catch((error) => alert(error.message));
   acts.changed();
   again();
 } }, text);
+export const cancel = (job, acts, again = () => {}) => act("Cancel", "DELETE", `/v1/jobs/${job.id}`, acts, again);
 
 // show a job, and go on with it until it is over
 export async function show(box, id, acts) {
@@ -125,7 +108,7 @@ export async function show(box, id, acts) {
     if (mine.signal.aborted) return;
     const title = h("h2", {}, job.title);
     const said = { waiting: `waiting; ${job.ahead} before it`, running: `${job.message || "beginning"}, ${time(job.seconds)}`, done: `done in ${time(job.seconds)}`,
-      failed: `failed: ${job.reason}`, cancelled: "cancelled" }[job.state];
+      failed: `failed: ${job.reason}`, cancelled: job.reason ? `cancelled: ${job.reason}` : "cancelled" }[job.state];
     const parts = [title, h("p", { role: "status", id: "state-of-job" }, said)];
     if (job.state === "running") {
       if (job.steps) parts.push(h("progress", { max: job.steps, value: job.step, "aria-label": `step ${job.step} of ${job.steps}` }), h("p", { class: "dim" }, `step ${job.step} of ${job.steps}`));
@@ -138,11 +121,12 @@ export async function show(box, id, acts) {
       if (live) parts.push(live);
     }
     for (const note of job.notes) parts.push(h("p", { class: "dim" }, `Note: ${note}`));
-    if (!OVER.includes(job.state)) parts.push(act("Cancel", "DELETE", `/v1/jobs/${id}`, acts, again));
+    if (!OVER.includes(job.state)) parts.push(cancel(job, acts, again));
     if (["failed", "cancelled"].includes(job.state)) parts.push(act("Do it again", "POST", `/v1/jobs/${id}/retry`, acts, again));
     if (job.state === "done") parts.push(...(await result(job, acts)));
     if (mine.signal.aborted) return;
     box.replaceChildren(...parts);
+    acts.shown(job);
     if (OVER.includes(job.state)) acts.changed();
   }
   try {

@@ -3,14 +3,16 @@
 import { $, h, options } from "/page/dom.js";
 import { get, send, setToken } from "/page/api.js";
 import { fields, meshPicker } from "/page/form.js";
-import { compare, show, thumbnail } from "/page/job.js";
+import { gallery } from "/page/gallery.js";
+import { cancel, compare, show } from "/page/job.js";
+import { OVER, thumbnail } from "/page/pictures.js";
 
 const EXAMPLES = ["a red mug", "a striped blue teapot", "a green toy car", "a yellow duck"];
 const KINDS = {
   generate: ["3D asset", "prompt"], image: ["Picture", "prompt"],
   texture: ["Paint a mesh", "prompt"], edit3d: ["Edit an asset", "instruction"],
 };
-const page = { systems: {}, models: [], inputs: [], mesh: null, before: undefined };
+const page = { systems: {}, models: [], inputs: [], mesh: null, before: undefined, job: null };
 
 const kind = () => document.querySelector("input[name=kind]:checked").value;
 const field = (name, label, element) => h("label", { id: `for-${name}` }, label, Object.assign(element, { id: name }));
@@ -126,8 +128,23 @@ function refuse(error) {
 function open() {
   const id = location.hash.slice(1);
   for (const item of $("history").children) item.setAttribute("aria-current", String(item.id === `job-${id}`));
-  if (/^[0-9a-f]{32}$/.test(id)) show($("now"), id, { useMesh, changed: () => history(), compare: (job) => compare($("sides"), job) });
+  if (/^[0-9a-f]{32}$/.test(id)) show($("now"), id, acts);
 }
+
+// what a job that is shown has done
+const acts = {
+  useMesh,
+  changed: () => history(),
+  compare: (job) => compare($("sides"), job),
+  made: (job) => { location.hash = job.id; history(); },
+  shown: (job) => {
+    const other = page.job?.id !== job.id;
+    page.job = job;
+    if (other) candidates();
+  },
+};
+
+const candidates = () => page.job && gallery($("gallery"), page.job, acts.changed).catch(refuse);
 
 let asked = 0;
 async function history(older = false) {
@@ -148,12 +165,14 @@ async function history(older = false) {
   if (mine !== asked) return;
   const items = jobs.map((job) => h("li", { id: `job-${job.id}` }, thumbnail(job),
     h("button", { class: "open", onclick: () => { location.hash = job.id; $("now").focus(); } }, job.title,
-      h("span", { class: "dim" }, h("br"), `${job.job.job || ""} · ${job.state} · ${job.job.seed ?? "seed of the preset"}`))));
+      h("span", { class: "dim" }, h("br"), `${job.job.job || ""} · ${job.state} · ${job.job.seed ?? "seed of the preset"}`)),
+    OVER.includes(job.state) ? null : cancel(job, acts)));
   older ? $("history").append(...items) : $("history").replaceChildren(...items);
   page.before = jobs.length ? jobs.at(-1).number : 0;
   $("older").hidden = jobs.length < 24;
   const id = location.hash.slice(1);
   document.getElementById(`job-${id}`)?.setAttribute("aria-current", "true");
+  candidates();
 }
 
 async function start() {
