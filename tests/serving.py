@@ -8,7 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,13 @@ def living(desk: Desk, do: Doer = make_cube, token: str | None = None) -> Iterat
     config = uvicorn.Config(make_app(desk, token), log_config=None, ws="none",
                             timeout_graceful_shutdown=5)  # fmt: skip
     server = Server(config, desk)
-    labour = {"stay": True, "stop": desk.closing.is_set, "do": do}
+
+    def labour() -> None:
+        with suppress(KeyboardInterrupt):  # how a job at hand ends once the desk closes
+            work(desk.queue, stay=True, stop=desk.closing.is_set, do=do)
+
     threads = [threading.Thread(target=server.run, kwargs={"sockets": [listener]}),
-               threading.Thread(target=work, args=(desk.queue,), kwargs=labour)]  # fmt: skip
+               threading.Thread(target=labour)]  # fmt: skip
     with listener:
         for thread in threads:
             thread.start()
