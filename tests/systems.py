@@ -259,15 +259,21 @@ def _learned_person(backbone: Backbone) -> Leaf:
     return who, _person(backbone, 0.0, who).score
 
 
+def _adapter(base: Any, inputs: int) -> ImageAdapter:
+    """An adapter that has learned a little of so many numbers."""
+    width = base.unet.config.cross_attention_dim
+    adapter = ImageAdapter(base, Resampler(inputs, width, inner=64, heads=1, tokens=4))
+    for value in adapter.ip_adapter.parameters():
+        value.data += 0.3 * torch.randn_like(value)
+    return adapter
+
+
 def _identified(backbone: Backbone, knob: float, face: Tensor | None = None) -> Ready:
     """A face through an adapter and an IdentityNet that have learned a little."""
     base: Any = backbone
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        width = base.unet.config.cross_attention_dim
-        adapter = ImageAdapter(base, Resampler(12, width, inner=64, heads=1, tokens=4))
-        for value in adapter.ip_adapter.parameters():
-            value.data += 0.3 * torch.randn_like(value)
+        adapter = _adapter(base, 12)
         face = torch.randn(1, 12) if face is None else face
     nets = instant_id.Nets(adapter.requires_grad_(False), _taught(lambda: new_controlnet(base)))
     told = instant_id.Told(face, _picture(backbone))
@@ -334,10 +340,7 @@ def _wearing(backbone: Backbone, knob: float, garment: Tensor | None = None) -> 
     base: Any = backbone
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        width = base.unet.config.cross_attention_dim
-        adapter = ImageAdapter(base, Resampler(16, width, inner=64, heads=1, tokens=4))
-        for value in adapter.ip_adapter.parameters():
-            value.data += 0.3 * torch.randn_like(value)
+        adapter = _adapter(base, 16)
     net = TryonNet(widened(base.unet, 9), adapter).eval().requires_grad_(False)
     eye: Any = Eye()
     nets = idm_vton.Nets(net, garment_net(base), eye)

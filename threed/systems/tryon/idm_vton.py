@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     from threed.learning.loop import Task
 
 NAME = "idm_vton"
-DROP = (
-    0.1  # so often the garment, its picture and the words are not told, which is guidance's other
-)
+# so often the garment, its picture and the words are not told: what guidance goes away from
+DROP = 0.1
 SHOWN_EXAMPLES = 6  # of a sheet
 WEARING, ALONE = "model is wearing {}", "a photo of {}"  # what TryonNet and GarmentNet are told
 ROLES, TEXTS = ("image", "garment", "mask", "agnostic", "dense"), ("garment_text",)
@@ -259,11 +258,8 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     import torch
     from torch.nn import functional as F
 
-    from threed.diffusion.images import grid
     from threed.diffusion.models.stable_diffusion import require_unet
-    from threed.diffusion.paint import Ready, paint
     from threed.diffusion.parts.channels import with_unet
-    from threed.diffusion.parts.decoding import repainting
     from threed.diffusion.parts.tryon_net import save_tryon_net
     from threed.learning.data import Latents
     from threed.learning.loop import Task
@@ -292,21 +288,27 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
         )
         return denoising_loss(view, image, condition, generator, debias=lesson.debias)
 
-    def sheet(net: nn.Module) -> Tensor:
-        few = list(range(min(SHOWN_EXAMPLES, len(examples))))
-        wear = of_examples(examples, few)
-        with torch.no_grad():
-            score = build(base, examples.texts("garment_text", few), nets, wear)
-            ready = Ready(score, rows=len(few), own_noise=True,
-                          decode=repainting(base, wear.repainted))  # fmt: skip
-            made = paint(base, ready, steps=15, size=examples.size)
-        return grid(torch.cat([wear.garment, wear.agnostic, made.cpu(), wear.person]),
-                    columns=len(few))  # fmt: skip
-
     def save(net: nn.Module, out: Path) -> None:
         save_tryon_net(net, out / "unet")
 
-    return Task(nets.tryon, loss, save, lesson.about, sheet)
+    return Task(nets.tryon, loss, save, lesson.about, lambda net: sheet(base, examples, nets))
+
+
+def sheet(base: StableDiffusion, examples: Examples, nets: Nets) -> Tensor:
+    """[3, H, W] the first examples: garments, masked persons, what is made, and what was there."""
+    import torch
+
+    from threed.diffusion.images import grid
+    from threed.diffusion.paint import Ready, paint
+    from threed.diffusion.parts.decoding import repainting
+
+    few = list(range(min(SHOWN_EXAMPLES, len(examples))))
+    wear = of_examples(examples, few)
+    with torch.no_grad():
+        score = build(base, examples.texts("garment_text", few), nets, wear)
+        ready = Ready(score, rows=len(few), own_noise=True, decode=repainting(base, wear.repainted))
+        made = paint(base, ready, steps=15, size=examples.size)
+    return grid(torch.cat([wear.garment, wear.agnostic, made.cpu(), wear.person]), len(few))
 
 
 TRAINING = Training(
