@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from exporters import topology
 from threed.core.errors import InputError
 from threed.core.mesh import Mesh
 
-FLOATER = 0.01  # of the largest piece's area: what is smaller is dropped
+FLOATER = 0.01  # of the largest piece's area: what is smaller is dropped ...
+SPECK = 1e-6  # ... and of a mesh that somebody made, whose small parts are wanted
 ROUNDS = 4  # of repairs: closing one hole may show another
 
 
@@ -26,6 +28,7 @@ class Repairs:
     cavities: int = 0  # pieces that went because nobody can see them
     holes: int = 0  # that were filled
     faces: int = 0  # without area, doubled, or crowding an edge, that went
+    turned: int = 0  # faces that looked the other way than those around them, or inwards
 
     def __add__(self, other: Repairs) -> Repairs:
         """Count both, one after the other."""
@@ -50,13 +53,13 @@ def repair(mesh: Mesh, *, floater: float = FLOATER) -> tuple[Mesh, Repairs]:
         raise ValueError("clean a mesh before it is unwrapped")
     welded = weld(mesh)
     done = Repairs(welded=len(mesh.vertices) - len(welded.vertices))
-    mesh, done = _without_faces(welded, _drop_degenerate(welded), done)
+    mesh, done = _without_faces(welded, drop_degenerate(welded), done)
     mesh, done = _without_pieces(mesh, floater, done)
     for _ in range(ROUNDS):
         edges = topology.edges(mesh.faces)
         if topology.is_watertight(edges):
             break
-        mesh, done = _without_faces(mesh, _drop_degenerate(_drop_crowding(mesh)), done)
+        mesh, done = _without_faces(mesh, drop_degenerate(_drop_crowding(mesh)), done)
         loops = topology.boundary_loops(mesh.faces, topology.edges(mesh.faces))
         done = replace(done, holes=done.holes + sum(len(loop) > 2 for loop in loops))
         mesh = fill_holes(mesh)
@@ -74,9 +77,13 @@ def _without_pieces(mesh: Mesh, floater: float, done: Repairs) -> tuple[Mesh, Re
     return kept, done + Repairs(floaters=int(small.sum()), cavities=int((hidden & ~small).sum()))
 
 
-def weld(mesh: Mesh) -> Mesh:
-    """Make one vertex of those at exactly the same place."""
+def weld(mesh: Mesh, near: float = 0.0) -> Mesh:
+    """Make one vertex of those at exactly the same place, or within `near` world units."""
     places, index = torch.unique(mesh.vertices, dim=0, return_inverse=True)
+    if near > 0:
+        pairs = cKDTree(places.numpy()).query_pairs(near, output_type="ndarray")
+        label = torch.from_numpy(topology.label_joined(pairs, len(places)))
+        places, index = places[topology.first_places(label)], label[index]
     if len(places) == len(mesh.vertices):
         return mesh
     colors = None
@@ -88,11 +95,13 @@ def weld(mesh: Mesh) -> Mesh:
 def _find_debris(mesh: Mesh, floater: float) -> tuple[Tensor, Tensor, Tensor]:
     """Find the pieces [C] bool that are floaters and cavities, and the piece [F] of each face."""
     count, piece = topology.components(mesh.faces)
-    zero = torch.zeros(count, dtype=torch.float64)
-    area = zero.index_add(0, piece, topology.areas(mesh))
-    volume = zero.index_add(0, piece, topology.volumes(mesh))
+    area = torch.zeros(count, dtype=torch.float64).index_add(0, piece, topology.areas(mesh))
+    volume = topology.piece_volumes(mesh, count, piece)
+    edges = topology.edges(mesh.faces)
+    closed = torch.ones(count, dtype=torch.bool)
+    closed[piece[edges.open[edges.of_face].any(1)]] = False
     # a closed piece that looks inwards is the wall of a cavity
-    hidden = (volume <= 0) & bool(volume[area.argmax()] > 0)
+    hidden = closed & (volume < 0) & bool(volume[area.argmax()] > 0)
     return area < floater * area.max(), hidden, piece
 
 
@@ -138,7 +147,7 @@ def compact(mesh: Mesh, keep: Tensor) -> Mesh:
     return replace(mesh, vertices=mesh.vertices[used], faces=index, colors=colors)
 
 
-def _drop_degenerate(mesh: Mesh) -> Mesh:
+def drop_degenerate(mesh: Mesh) -> Mesh:
     """Drop faces that name a vertex twice, and doubles of a face."""
     a, b, c = mesh.faces.unbind(1)
     keep = (a != b) & (b != c) & (c != a)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
 from exporters import topology
-from exporters.clean import compact
+from exporters.clean import Repairs, compact, drop_degenerate, weld
 from threed.core.mesh import Mesh
 
 FIN = 0.1  # of the area: more is no fin where it cannot be told from a torn body
+MANY = 64  # pieces, the largest ones, that may be walls of cavities
 LOOKED = 16  # vertices of a piece that are asked whether they lie inside the others
 BAR = 0.0005  # of the diagonal: half the width of what joins two pieces along an edge
 
@@ -51,7 +49,7 @@ def without_fins(mesh: Mesh) -> Mesh:
     those go that make an edge have an odd number of faces, and small ones that end openly.
     """
     edges = topology.edges(mesh.faces)
-    sheet = _sheets(mesh, edges)
+    sheet = torch.from_numpy(topology.label_joined(_neighbours(edges)[0].numpy(), len(mesh.faces)))
     area = torch.zeros(int(sheet.max()) + 1, dtype=torch.float64)
     area.index_add_(0, sheet, topology.areas(mesh))
     left, total = edges.faces.clone(), float(area.sum())
@@ -70,19 +68,73 @@ def without_fins(mesh: Mesh) -> Mesh:
     return compact(mesh, keep)
 
 
-def _sheets(mesh: Mesh, edges: topology.Edges) -> Tensor:
-    """[F] int64 which faces hang together by edges of exactly two faces."""
+def _neighbours(edges: topology.Edges) -> tuple[Tensor, Tensor]:
+    """Find the faces [P, 2] on the two sides of the edges [P] that have exactly two."""
     pairs = (edges.faces == 2)[edges.of_face]
-    face = torch.arange(len(mesh.faces))[:, None].expand(-1, 3)[pairs]
-    shared = edges.of_face[pairs]
-    both = face[shared.argsort(stable=True)].view(-1, 2).numpy()
-    count = len(mesh.faces)
-    graph = coo_matrix((np.ones(len(both), np.int8), both.T), shape=(count, count))
-    return torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))
+    face = torch.arange(len(pairs))[:, None].expand(-1, 3)[pairs]
+    shared, order = edges.of_face[pairs].sort(stable=True)
+    return face[order].view(-1, 2), shared[::2]
+
+
+def tidied(mesh: Mesh, near: float) -> tuple[Mesh, Repairs]:
+    """Weld a bare mesh, take fins and inner walls out, turn faces outwards; count what was done.
+
+    Vertices within `near` world units are one where the mesh is open otherwise.
+    """
+    whole = weld(mesh)
+    if bool(topology.edges(whole.faces).open.any()):
+        whole = weld(whole, near)
+    done = Repairs(welded=len(mesh.vertices) - len(whole.vertices))
+    if topology.is_solid(whole):
+        return whole, done
+    trimmed = _trimmed(whole)
+    turned = outwards(agreeing(trimmed))
+    count = int((turned.faces != trimmed.faces).any(1).sum())
+    return turned, done + Repairs(faces=len(whole.faces) - len(trimmed.faces), turned=count)
+
+
+def _trimmed(mesh: Mesh) -> Mesh:
+    """Take doubled faces out, and fins and walls from the pieces that have crowded edges.
+
+    A leaf of two faces back to back, which is a piece by itself, stays as one of them.
+    """
+    a, b, c = mesh.faces.unbind(1)
+    mesh = compact(mesh, (a != b) & (b != c) & (c != a))
+    edges, (count, piece) = topology.edges(mesh.faces), topology.components(mesh.faces)
+    crowded = torch.zeros(count, dtype=torch.bool)
+    crowded[piece[edges.crowded[edges.of_face].any(1)]] = True
+    if not bool(crowded.any()):
+        return drop_degenerate(mesh)
+    body = without_fins(without_doubles(compact(mesh, crowded[piece])))
+    if bool(crowded.all()):
+        return body
+    rest = drop_degenerate(compact(mesh, ~crowded[piece]))
+    faces = torch.cat([body.faces, rest.faces + len(body.vertices)])
+    return Mesh(torch.cat([body.vertices, rest.vertices]), faces)
+
+
+def agreeing(mesh: Mesh) -> Mesh:
+    """Turn faces of a bare mesh so that neighbours look to the same side: the lesser part of them.
+
+    Sheets with only one side, such as a Möbius strip, stay as they are.
+    """
+    edges, count = topology.edges(mesh.faces), len(mesh.faces)
+    both, shared = _neighbours(edges)
+    other = (edges.balance[shared] != 0).long() * count
+    # every face twice, as it is and, `count` further on, turned
+    one, two = both.unbind(1)
+    pairs = torch.stack([torch.cat([one, one + count]),
+                         torch.cat([two + other, two + count - other])], 1)  # fmt: skip
+    label = torch.from_numpy(topology.label_joined(pairs.numpy(), 2 * count))
+    kept, turned = label.split(count)
+    area = torch.zeros(int(label.max()) + 1, dtype=torch.float64)
+    area.index_add_(0, kept, topology.areas(mesh))
+    less = (area[kept] < area[turned]) | ((area[kept] == area[turned]) & (turned < kept))
+    return replace(mesh, faces=torch.where(less[:, None], mesh.faces.flip(1), mesh.faces))
 
 
 def outwards(mesh: Mesh) -> Mesh:
-    """Turn the closed pieces of a bare mesh outwards, save those that are walls of cavities."""
+    """Turn the pieces of a bare mesh outwards, save those that are walls of cavities."""
     wrong = inside_out(mesh)[:, None]
     return replace(mesh, faces=torch.where(wrong, mesh.faces.flip(1), mesh.faces))
 
@@ -90,18 +142,18 @@ def outwards(mesh: Mesh) -> Mesh:
 def inside_out(mesh: Mesh) -> Tensor:
     """[F] bool which faces belong to pieces that look inwards, and are no walls of cavities."""
     count, piece = topology.components(mesh.faces)
-    volume = torch.zeros(count, dtype=torch.float64)
-    volume.index_add_(0, piece, topology.volumes(mesh))
+    volume = topology.piece_volumes(mesh, count, piece)
     # the largest piece is no cavity: one is smaller than what it is in
     over = float(volume[volume.abs().argmax()]) < 0
     faces, volume = (mesh.faces.flip(1), -volume) if over else (mesh.faces, volume)
     around = mesh.vertices[faces[volume[piece] > 0]]
-    wrong = torch.full((count,), over)
-    for number in (volume < 0).nonzero()[:, 0].tolist():
+    wrong = torch.where(volume < 0, not over, over)
+    inwards = (volume < 0).nonzero()[:, 0]
+    for number in inwards[volume[inwards].argsort(stable=True)][:MANY].tolist():
         ends = torch.unique(faces[piece == number])
         places = mesh.vertices[ends[:: max(len(ends) // LOOKED, 1)]]
-        if not bool((winding(around, places) > 0.5).all()):
-            wrong[number] = not over
+        if bool((winding(around, places) > 0.5).all()):
+            wrong[number] = over
     return wrong[piece]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from threed.core.mesh import Mesh
 
 Ints = npt.NDArray[np.int64]
+FLAT = 1e-6  # of a piece's area to the power of 3/2: with less volume it is flat
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,20 @@ def volumes(mesh: Mesh) -> Tensor:
     a, b, c = mesh.vertices.double()[mesh.faces].unbind(1)
     sixfold: Tensor = (a * torch.linalg.cross(b, c)).sum(-1)
     return sixfold / 6
+
+
+def piece_volumes(mesh: Mesh, count: int, piece: Tensor) -> Tensor:
+    """Find the signed volumes [C] float64 of `count` pieces, given that of each face, piece [F].
+
+    That of an open piece is as if it were closed towards its middle; that of a flat one is 0.
+    """
+    corner = mesh.vertices.double()[mesh.faces]
+    zero, size = torch.zeros(count, dtype=torch.float64), torch.bincount(piece, minlength=count)
+    middle = torch.zeros(count, 3, dtype=torch.float64).index_add(0, piece, corner.mean(1))
+    a, b, c = (corner - (middle / size[:, None])[piece][:, None]).unbind(1)
+    found = zero.index_add(0, piece, (a * torch.linalg.cross(b, c)).sum(-1) / 6)
+    area = zero.index_add(0, piece, areas(mesh))
+    return torch.where(found.abs() > FLAT * area**1.5, found, 0.0)
 
 
 def first_places(index: Tensor) -> Tensor:

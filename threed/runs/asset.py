@@ -15,7 +15,7 @@ import exporters
 from exporters import load, preview, splats, video, viewer
 from exporters.bake import SurfaceColor, bake, bake_gloss
 from exporters.budget import fit_budget
-from exporters.clean import Repairs, clean, repair, smooth
+from exporters.clean import FLOATER, SPECK, Repairs, clean, repair, smooth
 from exporters.colliders import convex_parts
 from exporters.glb import name_of
 from exporters.mended import Mended
@@ -37,6 +37,7 @@ from threed.core.profile import PROFILES, Target, check_tools
 from threed.core.render import RenderOutput
 from threed.scenes.isosurface import Radiance, Views, isosurface, surface_color, views_of
 from threed.scenes.placement import Placement
+from threed.scenes.textured import Textured
 from threed.settings.asset import AssetSettings
 
 Say = Callable[[str], None]
@@ -101,10 +102,11 @@ class Shape:
     repairs: Repairs  # that it took
     threshold: float | None = None  # density per world unit, if it was cut from a field
     gloss: SurfaceColor | None = None  # roughness and metallic [N, 2], if they were learned
+    debris: float = FLOATER  # of the largest piece's area: what is smaller goes
 
     def fewer(self, faces: int, views: Views) -> Mesh:
         """The dense surface with at most about so many faces, whole."""
-        mesh = clean(simplify(self.dense.mesh, faces))
+        mesh = clean(simplify(self.dense.mesh, faces), floater=self.debris)
         return mesh if self.threshold is None else settle(mesh, views)
 
 
@@ -161,8 +163,9 @@ def shape(scene: Radiance | Solid, views: Views, settings: AssetSettings) -> Sha
         gloss = scene.gloss if isinstance(scene, Glossy) and scene.has_gloss else None
         if mesh.uv is not None:
             return Shape(mesh, scene.color, Skin(mesh), Repairs(), gloss=gloss)
-        mesh, repairs = repair(mesh)
-        found = Shape(mesh, scene.color, Skin(mesh), repairs, gloss=gloss)
+        debris = SPECK if isinstance(scene, Textured) else FLOATER
+        mesh, repairs = repair(mesh, floater=debris)
+        found = Shape(mesh, scene.color, Skin(mesh), repairs, gloss=gloss, debris=debris)
     else:
         cut = isosurface(scene, views, resolution=settings.resolution)
         mesh, repairs = repair(replace(cut.mesh, colors=None))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from exporters import axes, load, meshlab, topology
-from exporters.clean import Repairs, repair
+from exporters.clean import SPECK, Repairs, repair
 from exporters.remesh import mend
+from exporters.shells import tidied
 from threed.core.errors import InputError
 from threed.core.mesh import Material, Mesh
 from threed.core.saved import read_saved
@@ -23,6 +24,7 @@ from threed.scenes.placement import Placement
 MAX_FACES = 1_000_000
 FORMAT = 2  # of `Given.to_bytes`
 FLAT = 1e-9  # area of a mesh in the unit ball, world units², up to which it has none
+NEAR = 1e-5  # world units between vertices that other tools have torn apart
 FILLED = 0.8  # of the unit ball: room for a surface to grow
 PLAIN = {"y": axes.from_y_up, "z": axes.from_z_up}
 BACK = {"y": axes.to_y_up, "z": axes.to_z_up}
@@ -41,10 +43,11 @@ class GivenMesh:
 
         InputError if it has no shape.
         """
-        whole, done = repair(self.body or Mesh(self.mesh.vertices, self.mesh.faces))
+        tidy, done = tidied(self.body or Mesh(self.mesh.vertices, self.mesh.faces), NEAR)
+        whole, more = repair(tidy, floater=SPECK)
         if float(topology.volumes(whole).sum()) < 0:
             whole = replace(whole, faces=whole.faces.flip(1))
-        return whole, done
+        return whole, done + more
 
     def mended(self, refused: InputError) -> tuple[GivenMesh, str]:
         """The same with a shape by MeshLab, and what was done; its colours are what they were.
@@ -97,7 +100,7 @@ _PARTS = ("vertices", "faces", "colors", "uv", "uv_faces")
 def read_given(path: Path, up: Up | None = None, front: float = 0.0) -> GivenMesh:
     """The mesh of a GLB, OBJ, PLY or STL file, at the scale and place where a run works.
 
-    Formats say which axis points up: y in GLB and OBJ, z in PLY and STL; `up` says it for a file
+    Formats say which axis points up: y in glTF and OBJ, z in PLY and STL; `up` says it for a file
     that does otherwise. `front` says where the mesh faces: degrees around the upward axis, seen
     from above against the clock, from where its format faces. InputError, with the path and the
     reason, for what cannot be read or has no extent, and for more than MAX_FACES faces.
@@ -107,7 +110,7 @@ def read_given(path: Path, up: Up | None = None, front: float = 0.0) -> GivenMes
         raise InputError(f"{path} has {len(mesh.faces):,} faces; at most {MAX_FACES:,} can be "
                          f"worked on: simplify it first, such as by threed export --budget "
                          f"faces={MAX_FACES}")  # fmt: skip
-    own: Up = "y" if path.suffix.lower() in (".glb", ".obj") else "z"
+    own: Up = "y" if path.suffix.lower() in (".glb", ".gltf", ".obj") else "z"
     turn = torch.eye(3)
     if up is not None and up != own:
         turn = PLAIN[up](BACK[own](turn)).T
