@@ -215,7 +215,7 @@ def test_out_of_memory_in_the_smallest_chunk_is_an_error(tmp_path: Path) -> None
 # meshes from elsewhere
 
 
-@pytest.mark.parametrize("kind", ["glb", "obj", "ply", "stl"])
+@pytest.mark.parametrize("kind", ["glb", "gltf", "obj", "ply", "stl"])
 def test_a_mesh_of_any_scale_comes_into_the_ball_upright(tmp_path: Path, kind: str) -> None:
     given = read_given(mug(tmp_path, kind), "z")
     low, high = given.mesh.bounds()
