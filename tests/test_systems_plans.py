@@ -238,6 +238,8 @@ def test_endpoints_that_answer_nonsense(
 def test_endpoints_that_are_not_there() -> None:
     with pytest.raises(InputError, match=r"http://127.0.0.1:1/chat/completions cannot be reached"):
         endpoint("http://127.0.0.1:1", "m")("a cup")
+    with pytest.raises(InputError, match=r"http://a:port/v1/chat.+ cannot be reached: nonnumeric"):
+        find_planner("http://a:port/v1#m")("a cup")
     with pytest.raises(InputError, match=r"say which model after a #, such as http://a/v1#gpt-4o"):
         find_planner("http://a/v1")
 

@@ -6,6 +6,7 @@ ends with; anything else is an error that shows what was answered.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -154,7 +155,7 @@ def endpoint(url: str, model: str, key: str | None = None) -> Ask:
             raise InputError(
                 f"the planner at {address} refuses ({error.code}): {reason}"
             ) from error
-        except OSError as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise InputError(f"the planner at {address} cannot be reached: "
                              f"{getattr(error, 'reason', error)}") from error  # fmt: skip
         return _content(data, address)
