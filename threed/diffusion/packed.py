@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -22,6 +23,7 @@ from threed.diffusion.files import INDEX, NUMBERS, check_weights, metadata, weig
 FORM, BASE = "differences_from", "unet"  # in the metadata of such a file
 CHANGE, WHOLE, STEP = ".change", ".whole", ".step"  # endings of names
 MOST = 127
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def packed(
@@ -67,11 +69,19 @@ def unpacked(found: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[st
     return state
 
 
-def write_packed(state: Mapping[str, Tensor], file: Path, bits: Literal[16, 8]) -> None:
-    """Write a net beside a backbone. InputError if the file lies in no backbone's folder."""
+def write_packed(
+    state: Mapping[str, Tensor],
+    file: Path,
+    bits: Literal[16, 8],
+    said: Mapping[str, str] = NOTHING,
+) -> None:
+    """Write a net beside a backbone; said: more for its file's `metadata`.
+
+    InputError if the file lies in no backbone's folder.
+    """
     numbers = sum(value.numel() for value in state.values())
     found = packed(state, load_file(base_file(file)), bits)
-    save_file(found, file, {"format": "pt", FORM: BASE, NUMBERS: str(numbers)})
+    save_file(found, file, {"format": "pt", **said, FORM: BASE, NUMBERS: str(numbers)})
 
 
 def is_packed(file: Path) -> bool:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from threed.core.errors import InputError
 from threed.core.files import check_out
-from threed.diffusion.files import SETTINGS, read_json
+from threed.diffusion.files import NUMBERS, SETTINGS, metadata, read_json
 from threed.diffusion.models.convert import check_shapes, read_state
-from threed.diffusion.packed import base_file, write_packed
+from threed.diffusion.packed import FORM, base_file, write_packed
 
 STEM = "diffusion_pytorch_model"
 ENDINGS = ("safetensors", "bin")
@@ -136,12 +136,13 @@ def pack(source: Path, out: Path, bits: Literal[16, 8] = 16) -> Path:
         place = out / file.parent.relative_to(source)
         place.mkdir(parents=True, exist_ok=True)
         state = read_state(file)
+        said = {name: text for name, text in metadata(file).items() if name not in (FORM, NUMBERS)}
         if bits == 8:
-            write_packed(state, place / file.name, bits)
+            write_packed(state, place / file.name, bits, said)
         else:
             halved = {name: value.half().contiguous() for name, value in state.items()}
-            save_file(halved, place / file.name, {"format": "pt"})
-        shutil.copyfile(file.parent / "config.json", place / "config.json")
-    for file in source.rglob(SETTINGS):
-        shutil.copyfile(file, out / file.relative_to(source))
+            save_file(halved, place / file.name, said)
+    for file in (there for name in ("config.json", SETTINGS) for there in source.rglob(name)):
+        if (place := out / file.relative_to(source)).parent.is_dir():
+            shutil.copyfile(file, place)
     return out
