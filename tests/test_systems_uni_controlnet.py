@@ -418,6 +418,11 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
         knobs=uni.Knobs(strength=0.7),
     )
     torch.testing.assert_close(prepared(SYSTEM, backbone, both).score(x, t), expected(x, t))
+    twice = telling(
+        both, control=(("edges", tmp_path / "bar.png"), ("edges-map", tmp_path / "bar.png"))
+    )
+    with pytest.raises(InputError, match="takes one map of each kind, got edges, edges-map"):
+        prepared(SYSTEM, backbone, twice)
     bar.resize((64, 32)).save(tmp_path / "wide.png")
     wide = telling(replace(both, size=(64, 32)), control=(("depth-map", tmp_path / "wide.png"),))
     pictures = paint(backbone, prepared(SYSTEM, backbone, wide), steps=2, size=wide.size)

@@ -159,12 +159,11 @@ def load(backbone: Backbone, request: Request) -> dict[str, Any]:
     base = require_unet(backbone, NAME)
     place = find_trained(request.one("weights"), base.folder, NAME, ("*.json", "*.safetensors"))
     nets: dict[str, Any] = {}
-    controls = request.all("control")
-    for kind, _ in controls:
-        name = kind.removesuffix(READY)
-        source = find_kind(place, name, len(controls))
-        nets[name] = load_net(base, source)
-        _warn_of_kind(nets[name], name, source)
+    kinds = {kind.removesuffix(READY) for kind, _ in request.all("control")}
+    for kind in sorted(kinds):
+        source = find_kind(place, kind, len(kinds))
+        nets[kind] = load_net(base, source)
+        _warn_of_kind(nets[kind], kind, source)
     return nets
 
 

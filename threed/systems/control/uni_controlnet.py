@@ -146,6 +146,9 @@ def prepare(backbone: Backbone, request: Request, weights: Adapters) -> Ready:
     base = require_unet(backbone, NAME)
     maps = {kind.removesuffix(READY): read_map(kind, picture, request.size)
             for kind, picture in request.all("control")}  # fmt: skip
+    if len(maps) < len(request.all("control")):
+        raise InputError(f"--control: system {NAME!r} takes one map of each kind, got "
+                         f"{', '.join(kind for kind, _ in request.all('control'))}")  # fmt: skip
     content = None
     if request.one("image") is not None:
         content = clip_of(base).images(load_image(request.one("image"), base.image_size))
