@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -176,12 +176,18 @@ def write_pairs(
     """Write a training folder of up to `search.most` pairs a triple, those of the best direction.
 
     A folder that was cut is continued: triples of which it knows are passed over. progress is told
-    (triples done, pairs kept). Returns the number of pairs; InputError if none passed.
+    (triples done, pairs kept). Returns the number of pairs; InputError if none passed, and for a
+    folder of other triples, another model or another search.
     """
     make_folder(out)
-    log = out / "triples.jsonl"  # a line for each triple that is done: its examples
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    rows: list[Row] = [row for line in lines for row in json.loads(line)]
+    log = out / "triples.jsonl"  # a line for each triple that is done: of what, then its examples
+    of = [[*astuple(triple), backbone.name, str(search)] for triple in triples]
+    lines = [*map(json.loads, read_text(log).splitlines())] if log.is_file() else []
+    for number, (line, own) in enumerate(zip(lines, of), 1):
+        if line[:1] != [own]:
+            raise InputError(f"{out} holds pairs of others: number {number} was made of "
+                             f"{line[:1]}, not {own}; choose another --out")  # fmt: skip
+    rows: list[Row] = [row for line in lines for row in line[1:]]
     for index in range(len(lines), len(triples)):
         rng = np.random.default_rng([search.seed, index])
         made = make_pairs(
@@ -192,7 +198,7 @@ def write_pairs(
         found = [_write(out, index, number, triples[index], pair)
                  for number, (_, pair) in enumerate(good)]  # fmt: skip
         with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+            file.write(json.dumps([of[index], *found]) + "\n")
         rows += found
         if progress is not None:
             progress(index + 1, len(rows))
