@@ -93,7 +93,7 @@ def rare_rows(base: StableDiffusion, name: str, kind: str) -> tuple[Tensor, ...]
     The paper takes a token that is hardly ever used for [V]. Here it is a row that never was: of a
     random direction, which the name decides, and as long as the table's rows are.
     """
-    generator = torch.Generator().manual_seed(int.from_bytes(name.encode()[:6], "big"))
+    generator = torch.Generator().manual_seed(int.from_bytes(name.encode(), "big") % (2**61 - 1))
     found = []
     for encoder, rows in zip(base.encoders, rows_of(base, kind)):
         table = encoder.get_input_embeddings().weight.detach().float()
