@@ -260,19 +260,22 @@ def without_webgl(browser: Browser, out: Path, here: str, wrong: list[str]) -> N
     page.close()
 
 
+def tab_to(page: Page, name: str) -> None:
+    """Press Tab until the element of this id has the focus."""
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == name:
+            return
+    raise AssertionError(f"Tab does not come to {name!r}")
+
+
 def by_keyboard(page: Page, here: str) -> None:
     """A job by keys alone."""
     page.goto(here)
     expect(page.locator("#preset option").nth(3)).to_be_attached()
-    for _ in range(8):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.id") == "prompt":
-            break
+    tab_to(page, "prompt")
     page.keyboard.type("a green duck")
-    for _ in range(40):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.id") == "go":
-            break
+    tab_to(page, "go")
     page.keyboard.press("Enter")
     page.wait_for_selector("#now h2:has-text('a green duck')", timeout=60_000)
 

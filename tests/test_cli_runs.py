@@ -8,15 +8,10 @@ from typing import Any
 import pytest
 
 import exporters
-from tests import shapes, tiny
+from tests import shapes
 from threed.apps.cli import main as cli
 from threed.runs import generate as pipeline
 from threed.settings.run import Run, SystemSettings
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
 
 
 def status(*words: object) -> int:

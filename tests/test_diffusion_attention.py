@@ -10,10 +10,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.tiny import tiny_folder
 from threed.core.cameras import orbit
 from threed.core.errors import InputError
-from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.attention import (
@@ -28,14 +26,6 @@ from threed.diffusion.parts.attention import (
     plain,
 )
 from threed.diffusion.parts.norms import Decoded
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    folder = tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
-    loaded = load_backbone(str(folder), device="cpu")
-    assert isinstance(loaded, StableDiffusion)
-    return loaded
 
 
 @dataclass(frozen=True)

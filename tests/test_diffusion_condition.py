@@ -14,8 +14,6 @@ import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from torch import Tensor, nn
 
-from tests.tiny import tiny_folder
-from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition, stack
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.attention import (
@@ -33,27 +31,8 @@ from threed.diffusion.parts.attention import (
 from threed.diffusion.parts.control import Around, Control, new_controlnet
 from threed.diffusion.score import cfg, score
 
-PROMPTS = ("a red mug", "a hat", "", "two")
 T = torch.tensor([1, 300, 600, 900])
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    folder = tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
-    loaded = load_backbone(str(folder), device="cpu")
-    assert isinstance(loaded, StableDiffusion)
-    return loaded
-
-
-@pytest.fixture
-def told(backbone: StableDiffusion) -> Condition:
-    return backbone.encode_text(PROMPTS)
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return torch.randn(4, 4, 8, 6)
 
 
 def counted(backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> list[int]:

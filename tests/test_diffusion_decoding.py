@@ -6,17 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny import tiny_folder
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.catalog import load_backbone
 from threed.diffusion.parts.decoding import repaint
 
 SHAPES = ((16, 8), (16, 16), (8, 32), (8, 32))  # channels and sides of what is added to
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")), device="cpu")
 
 
 def skips(n: int, scale: float = 1.0) -> list[Tensor]:

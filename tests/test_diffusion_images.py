@@ -9,11 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import tiny_folder
 from threed.core.errors import InputError
 from threed.core.pictures import read_size
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import (
     PictureWarning,
@@ -25,11 +23,6 @@ from threed.diffusion.images import (
 from threed.diffusion.paint import Ready, paint
 from threed.learning.recipe import Recipe
 from threed.settings.run import Run
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")), device="cpu")
 
 
 def test_a_seed_decides_everything(backbone: Backbone) -> None:

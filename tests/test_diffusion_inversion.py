@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny import tiny_folder
 from threed.core.cameras import orbit
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
@@ -22,11 +21,6 @@ from threed.toybox.world.draw import Light
 from threed.toybox.world.toys import draw_set, random_toy
 
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")), device="cpu")
 
 
 @pytest.fixture(scope="module")

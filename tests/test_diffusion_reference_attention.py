@@ -12,31 +12,11 @@ import torch
 from torch import Tensor
 
 from tests.test_diffusion_condition import T, same_one_by_one, shares_a_call
-from tests.tiny import tiny_folder
-from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.reference_attention import Reference, recorded
 
-PROMPTS = ("a red mug", "a hat", "", "two")
 ZERO = torch.zeros(4, dtype=torch.long)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    loaded = load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "m")), device="cpu")
-    assert isinstance(loaded, StableDiffusion)
-    return loaded
-
-
-@pytest.fixture
-def told(backbone: StableDiffusion) -> Condition:
-    return backbone.encode_text(PROMPTS)
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return torch.randn(4, 4, 8, 6)
 
 
 Make = Callable[[str], Any]

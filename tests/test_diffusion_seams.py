@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny import tiny_folder
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.models.stable_diffusion import StableDiffusion
@@ -18,7 +17,6 @@ from threed.diffusion.parts.norms import Norm, Normalise
 from threed.diffusion.parts.skips import Joint
 from threed.diffusion.score import cfg, score
 
-PROMPTS = ("a red mug", "a hat", "", "two")
 T = torch.tensor([1, 300, 600, 900])
 
 
@@ -26,26 +24,6 @@ def load(folder: Path) -> StableDiffusion:
     backbone = load_backbone(str(folder), device="cpu")
     assert isinstance(backbone, StableDiffusion)
     return backbone
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> StableDiffusion:
-    return load(folder)
-
-
-@pytest.fixture
-def told(backbone: StableDiffusion) -> Condition:
-    return backbone.encode_text(PROMPTS)
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return torch.randn(4, 4, 8, 8)
 
 
 def same_one_by_one(backbone: StableDiffusion, x: Tensor, condition: Condition) -> None:

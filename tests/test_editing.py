@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import exporters
 from exporters import load
 from renderers.raster import render_mesh
-from tests import shapes, tiny
+from tests import shapes
 from threed.core.cameras import orbit
 from threed.core.errors import InputError
 from threed.core.schedule import constant
@@ -41,11 +41,6 @@ STAGE = Stage(
     guidance="edit", random_background=0.0, edit=EditSettings(views=6, every=2, passes=4),
 )  # fmt: skip
 ASSET = AssetSettings(faces=500, texture=64, turntable_frames=2, turntable_size=16, preview_size=16)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
 
 
 @pytest.fixture(scope="module")

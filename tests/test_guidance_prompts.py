@@ -13,24 +13,12 @@ from torch import Tensor
 
 from guidance.prompts import Prompts, prompt_warnings
 from guidance.views import negative_weights, shares
-from tests.tiny import tiny_folder
 from threed.core.cameras import Cameras, at
 from threed.core.errors import InputError
 from threed.core.words import check_prompt
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
 from threed.diffusion.reading import Vocabulary
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> Backbone:
-    return load_backbone(str(folder), device="cpu")
 
 
 def cameras(*places: tuple[float, float]) -> Cameras:

@@ -9,15 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny import tiny_folder
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
 from threed.learning.losses import consistency_loss, denoising_loss
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
 
 
 @pytest.fixture

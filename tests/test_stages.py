@@ -75,7 +75,11 @@ def mug(path: Path, kind: str = "glb", scale: float = 40.0) -> Path:
     solid.apply_translation([7 * scale, 0, 0])
     uv = np.random.default_rng(0).random((len(solid.vertices), 2))
     solid.visual = trimesh.visual.TextureVisuals(uv=uv)
-    solid.export(path / f"mug.{kind}")
+    if kind == "gltf":  # a file of several, which trimesh would leave open
+        for name, data in solid.export(file_type=kind).items():
+            (path / name.replace("model", "mug")).write_bytes(data)
+    else:
+        solid.export(path / f"mug.{kind}")
     return path / f"mug.{kind}"
 
 

@@ -19,7 +19,7 @@ from tests.systems import asked
 from threed.core.cameras import Cameras, orbit
 from threed.core.errors import InputError
 from threed.core.schedule import constant
-from threed.diffusion.catalog import facts, load_backbone
+from threed.diffusion.catalog import facts
 from threed.diffusion.guide import Guide
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.control import new_controlnet
@@ -54,18 +54,6 @@ ASSET = AssetSettings(
     faces=200, texture=32, resolution=24, turntable_frames=2, turntable_size=16, preview_size=16
 )
 PAIR = SystemSettings(name="rpg", inputs={"split": ("1,1",), "region": ("a cup", "a hat")})
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> StableDiffusion:
-    found = load_backbone(str(folder), device="cpu")
-    assert isinstance(found, StableDiffusion)
-    return found
 
 
 @pytest.fixture(scope="module")

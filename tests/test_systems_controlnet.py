@@ -45,13 +45,6 @@ CPU = torch.device("cpu")
 PROMPT = "a red mug"
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    loaded = load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "m")), device="cpu")
-    assert isinstance(loaded, StableDiffusion)
-    return loaded
-
-
 def random_net(backbone: StableDiffusion, seed: int = 0) -> Any:
     """A ControlNet that has learned something, though nobody knows what."""
     net = new_controlnet(backbone)
@@ -405,6 +398,15 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
         knobs=controlnet.Knobs(strength=0.5),
     )
     assert torch.equal(prepared(SYSTEM, backbone, one).score(x, t), alone(x, t))
+    twice = telling(one, control=2 * one.all("control"))  # one net serves both
+    doubled = controlnet.build(
+        backbone,
+        PROMPT,
+        2 * [Given(nets["edges"], hint)],
+        guide=Guide(3.0),
+        knobs=controlnet.Knobs(strength=0.5),
+    )
+    assert torch.equal(prepared(SYSTEM, backbone, twice).score(x, t), doubled(x, t))
     other = telling(said, control=(("depth-map", tmp_path / "bar.png"),))
     with pytest.raises(InputError, match=r"holds no net for 'depth'.*\(there are: edges, place\)"):
         prepared(SYSTEM, backbone, other)

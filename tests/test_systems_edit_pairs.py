@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,10 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
-from tests.tiny import tiny_folder
 from threed.apps.cli.weights import EditPairs
 from threed.apps.cli.weights import make_pairs as make_pairs_of
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
-from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.progress import counted
@@ -39,11 +37,6 @@ from threed.systems.editing.instruct_pix2pix import ROLES, TEXTS
 
 TRIPLE = Triple("a red mug", "make it blue", "a blue mug")
 ANY = Filter(image=-2, direction=-2, text=-2)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "m")), device="cpu")
 
 
 @dataclass
@@ -198,6 +191,10 @@ def test_a_folder_that_was_cut_is_continued(backbone: Backbone, tmp_path: Path) 
     write_pairs(backbone, PLANE, triples, tmp_path / "parts", search,
                 progress=lambda *n: told.append(n))  # fmt: skip
     assert told == [(2, 2), (3, 3)]
+    other = Triple("a red mug", "make it a cup", "a red cup")
+    for told_now, found in (([other], search), (triples, replace(search, steps=3))):
+        with pytest.raises(InputError, match=r"parts holds pairs of others: number 1 was made of"):
+            write_pairs(backbone, PLANE, told_now, tmp_path / "parts", found)
     whole, parts = ({str(p.relative_to(tmp_path / name)): p.read_bytes()
                      for p in sorted((tmp_path / name).rglob("*")) if p.is_file()}
                     for name in ("whole", "parts"))  # fmt: skip

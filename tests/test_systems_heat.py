@@ -17,11 +17,6 @@ from threed.diffusion.parts.attention import Layer
 from threed.diffusion.parts.heat import Heat, drawn, heat_maps, largest_maps
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")), device="cpu")
-
-
 def test_maps_are_those_of_the_largest_layers_that_fit() -> None:
     sizes = {0: (8, 4), 1: (4, 2), 2: (2, 1)}
     kept = {Layer(f"up_blocks.{i}.attn2", True, 1, halvings, i): torch.full((3, *size, 5), float(i))

@@ -15,7 +15,6 @@ from torch import Tensor
 from tests import ldm
 from tests.systems import asked, prepared, telling
 from tests.test_diffusion_mvdream import SHAPE, base_folder
-from tests.tiny import tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
@@ -34,13 +33,6 @@ from threed.systems.system import Lesson
 
 CPU = torch.device("cpu")
 WORDS = "make it blue"
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    loaded = load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "m")), device="cpu")
-    assert isinstance(loaded, StableDiffusion)
-    return loaded
 
 
 def wide_unet(backbone: StableDiffusion) -> UNet2DConditionModel:

@@ -350,7 +350,7 @@ def test_training_moves_the_adapter_alone_and_resumes(
     backbone: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ms_diffusion, "SHOWN_EXAMPLES", 1)
-    options = ms_diffusion.Options()
+    options = shown.Seeing()
     examples = shown.read_subjects(examples_folder(tmp_path / "data"), 32, options)
     lesson = Lesson(examples, {"system": "ms"}, options)
     torch.manual_seed(0)
@@ -387,7 +387,7 @@ def test_training_moves_the_adapter_alone_and_resumes(
 
 
 def test_examples_need_boxes_and_pictures(tmp_path: Path) -> None:
-    folder, options = examples_folder(tmp_path / "data"), ms_diffusion.Options()
+    folder, options = examples_folder(tmp_path / "data"), shown.Seeing()
     row = {"text": "a bar", "image": "0.png", "subject1": "0.png"}
     for subjects, message in (
         ("0,0,1,1:a; 0,0,1,1:b", "each needs its picture, and there is no subject2"),

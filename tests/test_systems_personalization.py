@@ -24,6 +24,7 @@ from threed.diffusion.guide import Guide
 from threed.diffusion.learned.names import own_words
 from threed.diffusion.learned.words import write_words
 from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.weights import pack
 from threed.learning import loop
 from threed.learning.losses import denoising_loss
 from threed.learning.recipe import Recipe
@@ -37,11 +38,6 @@ from threed.systems.table import SYSTEMS
 
 NAMES = ("textual_inversion", "dreambooth", "lora", "dco")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
 
 
 @pytest.fixture
@@ -123,6 +119,8 @@ def test_what_was_taught_is_in_force_when_it_is_used(
     assert same(nets["text"], fresh.encoders[0])
     assert torch.equal(noise(fresh, "a mug"), noise(load_backbone(str(folder)), "a mug"))
     assert own_words([tmp_path / "out"]) == {"<toy>": "mug"}
+    packed = equipped(system, fresh, str(pack(tmp_path / "out", tmp_path / "small")))
+    torch.testing.assert_close(noise(packed, said), noise(used, said), rtol=0, atol=2e-3)
 
 
 def test_only_the_words_rows_move_whatever_decays(tiny: Any, toy: Path, tmp_path: Path) -> None:

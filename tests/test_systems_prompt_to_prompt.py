@@ -36,11 +36,6 @@ def any_kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return load_backbone(str(folder), device="cpu")
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")), device="cpu")
-
-
 def pair(backbone: Backbone, size: int = 8, t: int = 901) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     return torch.randn(1, 4, size, size, generator=g).repeat(2, 1, 1, 1), torch.tensor([t, t])

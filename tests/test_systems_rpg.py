@@ -26,13 +26,6 @@ T = torch.tensor([600])
 TWO = split_plan("a cup and a hat", "1,1", ["a cup", "a hat"])
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    found = load_backbone(str(tiny.tiny_folder(tmp_path_factory.mktemp("tiny"))), device="cpu")
-    assert isinstance(found, StableDiffusion)
-    return found
-
-
 def draw(height: int = tiny.SIZE, width: int = tiny.SIZE) -> Tensor:
     return torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(1))
 

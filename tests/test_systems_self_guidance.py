@@ -14,7 +14,6 @@ from torch import Tensor
 
 from benchmarks.silhouette import centroids, silhouettes
 from tests.systems import asked, prepared, sampled
-from tests.tiny import tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
@@ -31,16 +30,6 @@ from threed.toybox.judge.net import load_judge
 
 PROMPT = "a red ball and a blue cube"
 ALL = Weights(1.0, 1.0, 1.0, 1.0)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("tiny") / "sd15")
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> Backbone:
-    return load_backbone(str(folder), device="cpu")
 
 
 def box(x: int, y: int, size: int = 4, of: int = 16) -> Tensor:

@@ -42,13 +42,6 @@ PROMPTS = ("a blue hat", "a red mug", "a green car")
 APART = Knobs(plain_share=1.0, norms=False)  # nothing is shared
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    found = load_backbone(str(tiny.tiny_folder(tmp_path_factory.mktemp("tiny"))), device="cpu")
-    assert isinstance(found, StableDiffusion)
-    return found
-
-
 def tokens(seed: int) -> Tensor:
     return torch.randn(2 * ROWS, 5, 8, generator=torch.Generator().manual_seed(seed))
 
