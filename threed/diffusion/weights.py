@@ -90,11 +90,11 @@ def described(kind: Any, config: Mapping[str, Any], state: Mapping[str, Tensor],
     return filled(kind.from_config(config), state, str(file))
 
 
-def write_net(net: nn.Module, out: Path, config: Mapping[str, Any]) -> None:
-    """Write what hangs on a backbone: its tensors, and what it was made for."""
+def write_net(net: nn.Module, out: Path, config: Mapping[str, Any], file: str = NET) -> None:
+    """Write what hangs on a backbone: its tensors to a file, and what it was made for."""
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in net.state_dict().items()}
-    save_file(state, out / NET, {"format": "pt"})
+    save_file(state, out / file, {"format": "pt"})
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

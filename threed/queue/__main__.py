@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from types import FrameType
-from typing import TextIO
+from typing import Any
 
 from threed.core.errors import InputError
 from threed.queue.folder import Queue
@@ -20,14 +20,7 @@ from threed.queue.worker import work
 TOLD = threading.Event()  # to end
 
 
-def _say(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _say(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Say a warning of ours in a line."""
     if category.__module__.startswith("threed"):
         sys.stderr.write(f"warning: {message}\n")

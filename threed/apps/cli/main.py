@@ -8,7 +8,7 @@ import sys
 import warnings
 from importlib import import_module
 from io import TextIOWrapper
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn
 
 import click
 
@@ -114,14 +114,7 @@ def _mistake(error: Exception) -> str | None:
     return None
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line on standard error for warnings of ours; nothing for those of libraries."""
     if category.__module__.partition(".")[0] == "threed":
         complain(str(message), "warning")

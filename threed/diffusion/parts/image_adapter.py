@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +18,7 @@ from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.adapters import TARGETS, Lora, Pair
 from threed.diffusion.parts.attention import Attend, Bias, Site, Via, plain
 from threed.diffusion.parts.image_tokens import HEAD, Patchwise, Projection, Resampler
-from threed.diffusion.weights import filled, frozen
+from threed.diffusion.weights import filled, frozen, write_net
 
 LORA = "ip_adapter"  # what FaceID's LoRA is called in the UNet
 FILE = "ip-adapter.safetensors"
@@ -272,9 +270,6 @@ def _pairs(unet: nn.Module, state: Mapping[str, Tensor], path: Path) -> dict[str
 
 def save_image_adapter(net: nn.Module, out: Path) -> None:
     """Write an adapter as it is published, and what kind it is."""
-    out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in net.state_dict().items()}
-    save_file(state, out / FILE, {"format": "pt"})
     kind: Any = net.image_proj
     about = {"image_proj": type(kind).__name__, "inputs": kind.inputs, "width": kind.width}
-    (out / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_net(net, out, about, FILE)

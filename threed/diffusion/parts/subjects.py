@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from threed.core.errors import InputError
@@ -17,7 +15,7 @@ from threed.diffusion.models.stable_diffusion import StableDiffusion
 from threed.diffusion.parts.attention import Attend, Bias, Site, Via, plain
 from threed.diffusion.parts.image_adapter import new_maps, read_parts
 from threed.diffusion.parts.image_tokens import HEAD, looked, perceivers
-from threed.diffusion.weights import filled, frozen
+from threed.diffusion.weights import filled, frozen, write_net
 
 FILE = "ms_adapter.safetensors"
 PARTS = ("image_proj", "ms_adapter", "dummy_image_tokens")
@@ -230,9 +228,6 @@ def _grounding(state: Mapping[str, Tensor], path: Path) -> Grounding:
 
 def save_subject_adapter(net: nn.Module, out: Path) -> None:
     """Write an adapter by its published names, and what its encoder and phrases are to be."""
-    out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in net.state_dict().items()}
-    save_file(state, out / FILE, {"format": "pt"})
     kind: Any = net.image_proj
     about = {"inputs": kind.inputs, "width": kind.width, "phrase": kind.phrase}
-    (out / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_net(net, out, about, FILE)

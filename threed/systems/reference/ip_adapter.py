@@ -21,6 +21,7 @@ from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
 from threed.systems.inputs import BESIDE, MASK, SHOWN, WEIGHTS, Input
 from threed.systems.reference.faces import RECOGNISER, embeddings, face_input
+from threed.systems.reference.shown import Seeing, read_numbers, read_shown
 from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
@@ -60,23 +61,16 @@ class Knobs(Settings):
     @field_validator("shares")
     @classmethod
     def _check_shares(cls, text: str | None) -> str | None:
-        try:
-            numbers = [float(part) for part in (text or "1").split(",")]
-        except ValueError:
-            numbers = []
-        if not any(numbers) or not all(0 <= number < float("inf") for number in numbers):
-            raise InputError(f"must be numbers of at least 0 that are not all 0, got {text!r}")
+        if text is not None and not any(read_numbers(text)):
+            raise InputError(f"must not all be 0, got {text!r}")
         return text
 
 
-class Options(Settings):
+class Options(Seeing):
     """What kind of adapter is taught."""
 
     kind: Literal["base", "plus"] = Field(
         "base", description="base: tokens of the picture's one vector; plus: of its patches"
-    )
-    encoder: str | None = Field(
-        None, description="the image encoder's folder; if not given, the one beside the backbone"
     )
 
 
@@ -119,7 +113,7 @@ def build(
     words = [prompt] if isinstance(prompt, str) else list(prompt)
     count = told.features.shape[1]
     scales = block_scales([*loaded.net.places], knobs.blocks, knobs.scale)
-    shares = tuple(map(float, knobs.shares.split(","))) if knobs.shares else ()
+    shares = read_numbers(knobs.shares)
     if shares and len(shares) != count:
         raise InputError(f"shares={knobs.shares} are {len(shares)}, and there are {count} pictures")
 
@@ -152,11 +146,7 @@ def load(backbone: Backbone, request: Request) -> Loaded:
     if kind.face:
         return Loaded(net, None, lora)
     encoder = find_encoder(base, request.one("encoder"), file)
-    if (width := encoder.width(pooled=kind.pooled)) != kind.inputs:
-        raise InputError(
-            f"{file} takes {kind.inputs} numbers of its image encoder, and {encoder.folder} gives "
-            f"{width}: give the right one by --encoder"
-        )
+    check_encoder(encoder, int(kind.inputs), file, pooled=bool(kind.pooled))
     return Loaded(net, encoder, lora)
 
 
@@ -173,8 +163,17 @@ def adapter_file(place: Path, stem: str = "ip-adapter") -> Path:
                      f"{names}; name one by --weights")  # fmt: skip
 
 
+def check_encoder(encoder: ImageEncoder, inputs: int, source: Path, *, pooled: bool) -> None:
+    """InputError unless an image encoder's one vector, or patches, are what weights take."""
+    if (width := encoder.width(pooled=pooled)) != inputs:
+        what = "" if pooled else "'s patches"
+        raise InputError(f"{source} takes {inputs} numbers of its image encoder{what}, and "
+                         f"{encoder.folder} gives {width}: give the right one by --encoder"
+                         )  # fmt: skip
+
+
 def find_encoder(
-    base: StableDiffusion, given: Path | None, beside: Path | None, system: str = NAME
+    base: StableDiffusion, given: Path | str | None, beside: Path | None, system: str = NAME
 ) -> ImageEncoder:
     """Load the image encoder: as given, beside the adapter's file, or with the backbone."""
     from threed.diffusion.parts.image_encoder import ImageEncoder
@@ -182,7 +181,7 @@ def find_encoder(
 
     own = base.folder / "clip"
     if given is not None:
-        place = find_trained(given, base.folder, system, ("*.json", "model.safetensors"))
+        place = find_trained(Path(given), base.folder, system, ("*.json", "model.safetensors"))
         return ImageEncoder(place, base.device)
     for place in [own] if beside is None else [beside.parent / "image_encoder", own]:
         if place.is_dir():
@@ -224,8 +223,6 @@ def look(request: Request, loaded: Loaded) -> tuple[Tensor, Tensor]:
     """What a request shows, [1, N, ...], and what its unconditional half is told, [1, ...]."""
     import torch
     from torch.nn import functional as F
-
-    from threed.systems.reference.shown import read_shown
 
     encoder, kind = loaded.encoder, loaded.net.image_proj
     if encoder is None:
@@ -276,8 +273,7 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     from threed.learning.losses import denoising_loss, dropped, without_text
 
     base, examples = require_unet(backbone, NAME), lesson.examples
-    given = lesson.options.encoder
-    encoder = find_encoder(base, None if given is None else Path(given), None)
+    encoder = find_encoder(base, lesson.options.encoder, None)
     net = new_adapter(base, lesson.options.kind, encoder)
     pooled, scales = bool(net.image_proj.pooled), block_scales([*net.places], "all", 1.0)
     latents, empty = Latents(base, examples, "image"), base.encode_text([""])

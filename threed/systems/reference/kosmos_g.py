@@ -19,7 +19,13 @@ from threed.diffusion.reading import POINTER
 from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
 from threed.systems.inputs import BESIDE, SHOWN, WEIGHTS, Input
-from threed.systems.reference.shown import placed, read_pointed, read_shown, subject_pictures
+from threed.systems.reference.shown import (
+    Seeing,
+    placed,
+    read_pointed,
+    read_shown,
+    subject_pictures,
+)
 from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
@@ -53,7 +59,7 @@ class Knobs(Settings):
     )
 
 
-class Options(Settings):
+class Options(Seeing):
     """What is taught; the published sizes are slots=64 width=2048 layers=24."""
 
     slots: int = Field(16, ge=1, le=257, description="what the language model sees of a picture")
@@ -61,9 +67,6 @@ class Options(Settings):
     layers: int = Field(4, ge=2, le=96, description="of it; the aligner's stacks have half of them")
     aligner: str | None = Field(
         None, description="the published checkpoint_final.pt, whose aligner it begins with"
-    )
-    encoder: str | None = Field(
-        None, description="the image encoder's folder; if not given, the one beside the backbone"
     )
 
 
@@ -168,17 +171,13 @@ def load(backbone: Backbone, request: Request) -> Loaded:
     from threed.diffusion.models.stable_diffusion import require_one_text
     from threed.diffusion.parts.reader import load_reader
     from threed.diffusion.weights import find_trained
-    from threed.systems.reference.ip_adapter import find_encoder
+    from threed.systems.reference.ip_adapter import check_encoder, find_encoder
 
     base = require_one_text(backbone, NAME)
     place = find_trained(request.one("weights"), base.folder, NAME)
     reader = load_reader(base, place)
     encoder = find_encoder(base, request.one("encoder"), place / "reader", NAME)
-    inputs, width = reader.img_connector.dense.in_features, encoder.width(pooled=False)
-    if inputs != width:
-        raise InputError(f"{place} takes {inputs} numbers of its image encoder's patches, and "
-                         f"{encoder.folder} gives {width}: give the right one by --encoder"
-                         )  # fmt: skip
+    check_encoder(encoder, reader.img_connector.dense.in_features, place, pooled=False)
     return Loaded(reader, encoder)
 
 
@@ -230,9 +229,8 @@ class School:
         from threed.systems.reference.ip_adapter import find_encoder
 
         self.base, self.examples = require_one_text(backbone, NAME), lesson.examples
-        self.lesson, given = lesson, lesson.options.encoder
-        path = None if given is None else Path(given)
-        self.encoder = find_encoder(self.base, path, None, NAME)
+        self.lesson = lesson
+        self.encoder = find_encoder(self.base, lesson.options.encoder, None, NAME)
         self.reader = new_reader_of(self.base, lesson.options, self.encoder)
         self.rebuilding = Rebuilding(self.reader.aligner.sizes)
         reader = self.reader

@@ -23,6 +23,7 @@ from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
 from threed.systems.inputs import BESIDE, SHOWN, SUBJECT, WEIGHTS, Input
 from threed.systems.reference.shown import (
+    Seeing,
     placed,
     read_numbers,
     read_shown,
@@ -80,14 +81,6 @@ class Knobs(Settings):
     def _check_strengths(cls, text: str | None) -> str | None:
         read_numbers(text)
         return text
-
-
-class Options(Settings):
-    """What the adapter learns to read pictures by."""
-
-    encoder: str | None = Field(
-        None, description="the image encoder's folder; if not given, the one beside the backbone"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,17 +189,13 @@ def load(backbone: Backbone, request: Request) -> Loaded:
     from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.subjects import load_subject_adapter
     from threed.diffusion.weights import find_trained
-    from threed.systems.reference.ip_adapter import adapter_file, find_encoder
+    from threed.systems.reference.ip_adapter import adapter_file, check_encoder, find_encoder
 
     base = require_unet(backbone, NAME)
     file = adapter_file(find_trained(request.one("weights"), base.folder, NAME, HUB), "ms_adapter")
     net = load_subject_adapter(base, file)
     encoder = find_encoder(base, request.one("encoder"), file, NAME)
-    if (width := encoder.width(pooled=False)) != net.image_proj.inputs:
-        raise InputError(
-            f"{file} takes {net.image_proj.inputs} numbers of its image encoder's patches, and "
-            f"{encoder.folder} gives {width}: give the right one by --encoder"
-        )
+    check_encoder(encoder, net.image_proj.inputs, file, pooled=False)
     return Loaded(net, encoder)
 
 
@@ -285,8 +274,7 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     from threed.systems.reference.ip_adapter import find_encoder
 
     base, examples = require_unet(backbone, NAME), lesson.examples
-    given = lesson.options.encoder
-    encoder = find_encoder(base, None if given is None else Path(given), None, NAME)
+    encoder = find_encoder(base, lesson.options.encoder, None, NAME)
     latents, empty = Latents(base, examples, "image"), base.encode_text([""])
     nothing = encoder.nothing(pooled=False)
 
@@ -330,7 +318,7 @@ def _sheet(
     return grid(torch.cat([shown, torch.cat(made).cpu()]), len(few))
 
 
-def load_trained(backbone: Backbone, path: Path, options: Options) -> nn.Module:
+def load_trained(backbone: Backbone, path: Path, options: Seeing) -> nn.Module:
     """Load a trained adapter to go on from."""
     from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.subjects import load_subject_adapter
@@ -347,7 +335,7 @@ TRAINING = Training(
     small=Recipe(steps=3000, batch=32, lr=1e-3, cooldown=0.4, muon=True),
     learn=learn,
     load=load_trained,
-    options=Options,
+    options=Seeing,
     read=read_subjects,
 )
 SYSTEM = System(

@@ -22,7 +22,7 @@ from threed.settings.base import Settings
 from threed.systems.inputs import BESIDE, SHOWN, WEIGHTS, Input
 from threed.systems.reference import ip_adapter
 from threed.systems.reference.faces import RECOGNISER, embeddings, face_input
-from threed.systems.reference.shown import read_shown
+from threed.systems.reference.shown import Seeing, read_shown
 from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
@@ -59,14 +59,11 @@ class Knobs(Settings):
     lora: float = Field(1.0, description="weight of the LoRA that comes with the weights")
 
 
-class Options(Settings):
+class Options(Seeing):
     """What is taught."""
 
     kind: str = Field(
         "person", min_length=1, description="the word of the captions that is the person"
-    )
-    encoder: str | None = Field(
-        None, description="the image encoder's folder; if not given, the one beside the backbone"
     )
     rank: int = Field(64, ge=1, le=1024, description="of the LoRA's matrices")
 
@@ -238,8 +235,7 @@ def _untrained(base: StableDiffusion, options: Options) -> IdEncoder:
     """A net that begins with a CLIP's eye, of which the first half stays as it is."""
     from threed.diffusion.parts.id_encoder import new_encoder
 
-    given = None if options.encoder is None else Path(options.encoder)
-    encoder = ip_adapter.find_encoder(base, given, None, NAME)
+    encoder = ip_adapter.find_encoder(base, options.encoder, None, NAME)
     net = new_encoder(encoder, int(base.unet.config.cross_attention_dim)).requires_grad_(True)
     eye: Any = net.vision_model.requires_grad_(False)
     layers = eye.encoder.layers

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from threed.core.errors import InputError
 from threed.core.pictures import Size
 from threed.diffusion.parts.plans import Box, read_region
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
 MOST = 4  # subjects of an example
 ROLES = tuple(f"subject{number}" for number in range(1, MOST + 1))
 FLAT = 4  # levels of 256 within which a picture shows nothing
+
+
+class Seeing(Settings):
+    """What a net learns to read pictures by."""
+
+    encoder: str | None = Field(
+        None, description="the image encoder's folder; if not given, the one beside the backbone"
+    )
 
 
 def read_shown(path: Path, size: int) -> Tensor:
