@@ -114,8 +114,7 @@ class _Interpolate(torch.autograd.Function):
     def forward(ctx: Any, attributes: Tensor, buffer: Tensor, faces: Tensor) -> Tensor:
         b, h, w = buffer.shape[:3]
         out = torch.empty(b, h * w, attributes.shape[2])
-        _interpolate(array(attributes), array(buffer.view(b, h * w, 4)), array(faces),
-                     out.numpy())  # fmt: skip
+        _interpolate(array(attributes), array(buffer.view(b, h * w, 4)), array(faces), out.numpy())
         ctx.save_for_backward(attributes, buffer, faces)
         return out.view(b, h, w, attributes.shape[2])
 

@@ -140,7 +140,7 @@ def _span(a, b, c, front, size):  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _cover(  # type: ignore[no-untyped-def]
     clip, faces, nearest, n_faces, n_vertices, height, width, SIZE: tl.constexpr
-):  # fmt: skip
+):
     """Lowers `nearest` [B, H, W], depth and number in one integer, where triangles cover pixels.
 
     Each lane has a triangle and goes through the pixels of its box; all wait for the largest.

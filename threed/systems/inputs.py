@@ -220,8 +220,7 @@ MASK = replace(SHOWN, name="mask", seen=_hold_for_one_camera)
 POSE = replace(SHOWN, name="pose", seen=_say_nothing_elsewhere)
 WEIGHTS = Kind("weights", "PATH|OWNER/NAME", Path, with_files=_change_file)
 LEARNED = Kind("what was learned", "PATH[:WEIGHT]", _read_weighted, with_files=_change_weighted)
-LOOK = Kind("word with a look", "WORD:FILE", _read_file, with_files=_change_named_file,
-            copied=True)  # fmt: skip
+LOOK = Kind("word with a look", "WORD:FILE", _read_file, with_files=_change_named_file, copied=True)
 GARMENT = Kind("garment", "[WORD:]FILE", _read_garment, with_files=_change_garment, copied=True)
 PLACE = replace(LOOK, name="word with a place", seen=_hold_for_one_camera)
 MAP = Kind("map", "KIND:FILE", _read_file, _hold_for_one_camera, _change_named_file, copied=True)

@@ -114,8 +114,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         state = dict(load_file(path))
         return state if base is None else unpacked(state, load_file(base))
     except Exception as error:  # a reader in Rust has one type for all it stumbles over
-        raise InputError(f"{path} is damaged: its tensors are not what its header says"
-                         ) from error  # fmt: skip
+        raise InputError(f"{path} is damaged: its tensors are not what its header says") from error
 
 
 def averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

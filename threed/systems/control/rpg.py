@@ -99,8 +99,7 @@ def prepare(backbone: Backbone, request: Request, weights: None = None) -> Ready
     from threed.diffusion.paint import Ready
 
     plan = plan_of(replace(request, prompt=backbone.reads(request.prompt)))
-    return Ready(build(backbone, plan, guide=request.guide,
-                       knobs=request.knobs or Knobs()))  # fmt: skip
+    return Ready(build(backbone, plan, guide=request.guide, knobs=request.knobs or Knobs()))
 
 
 SYSTEM = System(

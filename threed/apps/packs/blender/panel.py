@@ -78,8 +78,7 @@ class Cancel(Button):
         for row in SESSION.rows:
             if row.number == self.number and row.is_alive:
                 row.cancel()
-        SESSION.rows[:] = [row for row in SESSION.rows
-                           if row.number != self.number or row.is_alive]  # fmt: skip
+        SESSION.rows[:] = [row for row in SESSION.rows if row.number != self.number or row.is_alive]
 
 
 class Panel(bpy.types.Panel):  # type: ignore[misc]
