@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from benchmarks.silhouette import silhouettes
-from tests.tiny import tiny_folder
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
@@ -45,8 +44,10 @@ def test_the_mean_is_over_calls(backbone: Backbone) -> None:
         heat.record.kept[layer] = torch.full((1, 2, 2, 32), value)
         heat.record.kept[layer][0, 0, 0, 1] = 9.0  # "a" is looked at from the first place
         score(torch.zeros(1, 4, 2, 2), torch.tensor([5]))
-    (word,) = heat.words(backbone, "a").values()
-    torch.testing.assert_close(word, torch.tensor([[9.0, 2.0], [2.0, 2.0]]) / 9)
+    for prompt, places in (("a", [[9.0, 2.0], [2.0, 2.0]]), ("a a", [[11.0, 4.0], [4.0, 4.0]])):
+        (word,) = heat.words(backbone, prompt).values()
+        expected = torch.tensor(places)
+        torch.testing.assert_close(word, expected / expected.max())
 
 
 def test_a_drawing_has_a_tile_for_the_picture_and_for_each_word() -> None:
@@ -72,11 +73,10 @@ def test_a_toys_word_is_where_the_toy_is() -> None:
 
 
 def test_it_is_written_beside_the_picture(
-    backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from threed.apps.cli import main as cli
 
-    folder = tiny_folder(tmp_path / "tiny")
     words = ["image", "a hat", "--backbone", str(folder), "--steps", "2",
              "--out", str(tmp_path / "a.png"), "--heat", str(tmp_path / "h.png")]  # fmt: skip
     with pytest.raises(SystemExit) as exit_:

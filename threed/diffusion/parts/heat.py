@@ -55,12 +55,16 @@ class Heat:
     def words(self, backbone: Backbone, prompt: str, row: int = 0) -> dict[str, Tensor]:
         """[h, w] in 0..1 for each word of the prompt that a picture of the batch was made of.
 
-        All words have one scale: 1 is the most that any place looks at any of them.
+        All words have one scale: 1 is the most that any place looks at any of them. One that is
+        said twice counts wherever it is said.
         """
         mean = (self.total / max(self.calls, 1))[row]
         spans = zip(backbone.reads(prompt).split(), word_spans(backbone, prompt))
         read = mean[..., :-1]  # the last token read is the end
-        maps = {word: read[..., span.start : span.stop].sum(-1) for word, span in spans}
+        maps: dict[str, Tensor] = {}
+        for word, span in spans:
+            here = read[..., span.start : span.stop].sum(-1)
+            maps[word] = maps[word] + here if word in maps else here
         most = max(float(value.max()) for value in maps.values())
         return {word: value / max(most, 1e-12) for word, value in maps.items()}
 
