@@ -167,7 +167,7 @@ def test_a_doubled_skip_is_a_residual_of_the_skip_itself(
         return h, skip
 
     plain = backbone.predict_noise(x, T, replace(told, skips=(keep,)))
-    middle = torch.zeros(4, 32, 4, 4)
+    middle = torch.zeros(4, 32, 4, 3)
     for order in kept:
         doubled = backbone.predict_noise(x, T, replace(told, skips=(Doubled(order),)))
         skips = [v if i == order else torch.zeros_like(v) for i, v in sorted(kept.items())]
