@@ -15,9 +15,11 @@ from exporters import save
 from tests.shapes import cube
 from threed.apps.cli.compare import share_of
 from threed.apps.cli.evaluate import (
+    VERDICT,
     Evaluate,
     Row,
     contact_sheet,
+    evaluate_one,
     intervals,
     part_of,
     planned,
@@ -26,6 +28,8 @@ from threed.apps.cli.evaluate import (
     table,
 )
 from threed.core.errors import InputError
+from threed.runs.folder import RunFolder
+from threed.settings.presets import load_run
 from threed.toybox.judge.looks import Looks, looks, real_looks
 from threed.toybox.judge.net import Verdict, fronts
 from threed.toybox.world.toys import FINISHES, KINDS
@@ -75,6 +79,17 @@ def test_the_table_counts_shares() -> None:
 
 def row(prompt: str, *, kind: bool) -> Row:
     return Row(prompt, kind, True, True, 1, 100.0, 25.0, 0.96, 1.0, 1.0, 1.0)
+
+
+def test_runs_of_other_settings_are_not_counted(tmp_path: Path) -> None:
+    asked, words = ("a red mug", "mug", "red", "plain"), ("steps=4", "seed=2")
+    folder = RunFolder.create(tmp_path / "a", asked[0], load_run("toybox-sds", words)).path
+    judged = row("a red mug", kind=True)
+    (folder / VERDICT).write_text(json.dumps(asdict(judged)))
+    assert evaluate_one(folder, asked, "toybox-sds", (*words, "device=cpu")) == judged
+    for preset, other in (("toybox-sds", ("steps=4",)), ("toybox-vsd", words)):
+        with pytest.raises(InputError, match=r"holds a run with other settings \((seed|stages)"):
+            evaluate_one(folder, asked, preset, other)
 
 
 def test_two_evaluations_are_compared_over_the_prompts_of_both(tmp_path: Path) -> None:

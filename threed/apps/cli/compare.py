@@ -35,12 +35,28 @@ def share_of(items: Sequence[Item], part: tuple[int, int]) -> Sequence[Item]:
     return items[k - 1 :: n]
 
 
+def check_same(folder: Path, preset: str, words: Sequence[str]) -> None:
+    """InputError for a folder whose run has other settings: it would be counted as one of these."""
+    from threed.runs.folder import RunFolder
+    from threed.settings.presets import load_run
+
+    if not (folder / "config.yaml").exists():
+        return
+    there, wanted = RunFolder.open(folder).run, load_run(preset, words)
+    own = ("device", "system")  # machines may differ; of a system a run keeps what was found out
+    other = [name for name, value in wanted if name not in own and getattr(there, name) != value]
+    if other:
+        raise InputError(f"{folder} holds a run with other settings ({', '.join(other)}): choose "
+                         "another --out")  # fmt: skip
+
+
 def make_asset(folder: Path, prompt: str, preset: str, words: Sequence[str]) -> Path:
     """Run a prompt in its folder, or go on with it, unless it has ended there; the asset's file."""
     from threed.runs.folder import RunFolder
     from threed.runs.generate import generate, resume
     from threed.settings.presets import load_run
 
+    check_same(folder, preset, words)
     begun = (folder / "config.yaml").exists()
     if not begun or not RunFolder.open(folder).finished:
         with Display() as display:

@@ -18,7 +18,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from threed.apps.cli.command import Command
-from threed.apps.cli.compare import Comparison, about_files, ask_outside, make_asset, share_of
+from threed.apps.cli.compare import (
+    Comparison,
+    about_files,
+    ask_outside,
+    check_same,
+    make_asset,
+    share_of,
+)
 from threed.apps.cli.show import complain, say
 from threed.core import files
 from threed.core.errors import InputError
@@ -98,9 +105,13 @@ def judge_mesh(path: Path, kind: str, color: str, finish: str) -> dict[str, Any]
 def evaluate_one(
     folder: Path, asked: tuple[str, str, str, str], preset: str, words: Sequence[str]
 ) -> Row:
-    """Run a prompt in its folder, or go on with it, or read what was judged there before."""
+    """Run a prompt in its folder, or go on with it, or read what was judged there before.
+
+    InputError as of `check_same`.
+    """
     prompt, *truth = asked
     verdict = folder / VERDICT
+    check_same(folder, preset, words)
     if verdict.exists():
         return Row(**json.loads(verdict.read_text()))
     make_asset(folder, prompt, preset, words)
