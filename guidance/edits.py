@@ -9,7 +9,7 @@ next edits begin from that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +42,13 @@ class DatasetUpdate:
 
     Every `every` steps one view's picture is edited, at a noise level between t_min and t_max; all
     views have their turn before one has its second. The loss is the mean absolute difference.
+    edits: what edits each view's picture.
     """
 
     def __init__(
-        self, album: Album, edit: Edit, *, every: int, t_min: Schedule, t_max: Schedule
+        self, album: Album, edits: Sequence[Edit], *, every: int, t_min: Schedule, t_max: Schedule
     ) -> None:
-        self.album, self.edit, self.every = album, edit, every
+        self.album, self.edits, self.every = album, edits, every
         self.t_min, self.t_max = t_min, t_max
         self.pictures = album.pictures.clone()
         count = len(album.cameras)
@@ -91,7 +92,7 @@ class DatasetUpdate:
         low, high = self.t_min(step), self.t_max(step)
         level = low + (high - low) * float(torch.rand((), generator=generator))
         before, after = (x.movedim(-1, 0)[None] for x in (self.album.pictures[view], now))
-        edited = self.edit(before.to(now), after, level, generator)
+        edited = self.edits[view](before.to(now), after, level, generator)
         self.pictures[view] = edited[0].movedim(0, -1).clamp(0, 1).to(self.pictures)
 
     def _views(self, step: int, n: int) -> Tensor:

@@ -290,6 +290,13 @@ def _bent(backbone: Backbone, *, taught: bool, garment: Tensor | None = None) ->
     """A garment in a mask's place, through nets that have learned a little, or nothing yet."""
     base: Any = backbone
     worn = fitting() if garment is None else replace(fitting(), garment=garment)
+    nets, guide = bending(base, taught=taught), Guide(5.0)
+    score = ladi_vton.build(backbone, "a red mug", worn, nets, guide=guide)
+    return ladi_vton.ready(backbone, score, worn, nets)
+
+
+def bending(base: Any, *, taught: bool) -> ladi_nets.Nets:
+    """LaDI-VTON's small nets."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         nets = ladi_nets.Nets(widened(base.unet, 12).eval().requires_grad_(False))
@@ -300,9 +307,7 @@ def _bent(backbone: Backbone, *, taught: bool, garment: Tensor | None = None) ->
             warper, emasc = stirred(warping.Warper(sizes)), stirred(Emasc(base.vae))
             stirred(nets.unet.conv_in)
             nets = ladi_nets.Nets(nets.unet, warper, emasc, stirred(words), cast(Any, sight))
-    guide = Guide(5.0)
-    score = ladi_vton.build(backbone, "a red mug", worn, nets, guide=guide)
-    return ladi_vton.ready(backbone, score, worn, nets)
+    return nets
 
 
 def _learned_fitting(backbone: Backbone) -> Leaf:
@@ -314,10 +319,11 @@ def _looked(backbone: Backbone, *, taught: bool, garment: Tensor | None = None) 
     """A garment that the way up looks at, or not yet."""
     base: Any = backbone
     worn = fitting() if garment is None else replace(fitting(), garment=garment)
-    return stable_viton.ready(backbone, worn, _looking(base, taught=taught))
+    return stable_viton.ready(backbone, worn, looking(base, taught=taught))
 
 
-def _looking(base: Any, *, taught: bool) -> garment_encoder.Nets:
+def looking(base: Any, *, taught: bool) -> garment_encoder.Nets:
+    """StableVITON's small nets."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = widened(base.unet, 9).eval().requires_grad_(False)
@@ -331,24 +337,27 @@ def _looking(base: Any, *, taught: bool) -> garment_encoder.Nets:
 def _pictured(backbone: Backbone) -> Score:
     """The picture's word in the place of the text, and no more."""
     base: Any = backbone
-    nets = _looking(base, taught=False)
+    nets = looking(base, taught=False)
     return score(backbone, [stable_viton.pictured(base, nets, fitting().garment)], plain())
 
 
 def _wearing(backbone: Backbone, knob: float, garment: Tensor | None = None) -> Ready:
     """A garment on a person, through a TryonNet that has learned no more than to look."""
-    base: Any = backbone
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        adapter = _adapter(base, 16)
-    net = TryonNet(widened(base.unet, 9), adapter).eval().requires_grad_(False)
-    eye: Any = Eye()
-    nets = idm_vton.Nets(net, garment_net(base), eye)
+    nets = wearing(backbone)
     person = _picture(backbone)
     garment = 1 - person if garment is None else garment
     wear = Wear(person, garment, person[:, :1], "upper", "a red mug", dense=person)
     knobs = idm_vton.Knobs(garment_scale=5.0, details=knob, picture=knob)
     return Ready(idm_vton.build(backbone, "a red mug", nets, wear, knobs=knobs))
+
+
+def wearing(base: Any) -> idm_vton.Nets:
+    """IDM-VTON's small nets."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        adapter = _adapter(base, 16)
+    net = TryonNet(widened(base.unet, 9), adapter).eval().requires_grad_(False)
+    return idm_vton.Nets(net, garment_net(base), cast(Any, Eye()))
 
 
 class Eye:

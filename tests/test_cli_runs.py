@@ -84,6 +84,19 @@ def test_an_edits_options_reach_the_run(asked: list[dict[str, Any]], tmp_path: P
     assert run.stages[0].guidance == "edit"
 
 
+def test_what_dresses_an_asset_reaches_the_run(asked: list[dict[str, Any]]) -> None:
+    assert 0 == status(
+        "edit3d", "a.glb", "a red shirt", "--system", "idm_vton", "--garment", "g.png", "--weights",
+        "idm", "--knob", "picture=0", "steps=9",
+    )  # fmt: skip
+    _, instruction, run = asked[0]["words"]
+    assert instruction == "a red shirt"
+    assert run.system == SystemSettings(
+        name="idm_vton", inputs={"garment": ("g.png",), "weights": ("idm",)}, knobs=("picture=0",)
+    )
+    assert (run.stages[0].guidance, run.stages[0].steps) == ("edit", 9)
+
+
 def test_an_edit_without_weights_says_how_to_train_them(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,9 @@ def make(edit: Any, every: int = 3, low: float = 0.2, high: float = 0.6) -> Data
     pictures = torch.rand(N, 4, 4, 3, generator=chance())
     bounds = (Schedule(((0, value),)) for value in (low, high))
     t_min, t_max = bounds
-    return DatasetUpdate(Album(orbit(N, 4), pictures), edit, every=every, t_min=t_min, t_max=t_max)
+    return DatasetUpdate(
+        Album(orbit(N, 4), pictures), [edit] * N, every=every, t_min=t_min, t_max=t_max
+    )
 
 
 def darker(before: Tensor, now: Tensor, level: float, generator: Generator) -> Tensor:

@@ -18,7 +18,7 @@ from tests.tiny import tiny_folder
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
-from threed.learning.loop import Task, train, trainable
+from threed.learning.loop import Task, train, train_stages, trainable
 from threed.learning.losses import denoising_loss
 from threed.learning.recipe import Recipe
 
@@ -325,3 +325,11 @@ def test_a_new_word_is_learned_and_the_others_stay(tmp_path: Path) -> None:
     assert torch.equal(table[others], start[others])
     assert not torch.isclose(table[rows], start[rows]).any()
     torch.testing.assert_close(table[rows].norm(dim=-1, keepdim=True), length)
+
+
+def test_a_stage_takes_its_share_of_the_steps(tmp_path: Path) -> None:
+    whole = replace(task(), first=(replace(task(stage="short"), share=0.25),))
+    train_stages(whole, RECIPE, tmp_path, device=CPU)
+    found = [json.loads((place / "settings.json").read_text())["steps"]
+             for place in (tmp_path / "short", tmp_path)]  # fmt: skip
+    assert found == [3, 12]

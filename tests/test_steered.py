@@ -86,6 +86,30 @@ def noisy(n: int) -> tuple[Tensor, Tensor]:
 # what a view is told
 
 
+def test_garments_are_told_from_all_sides_and_with_a_view_s_words(
+    backbone: StableDiffusion, tmp_path: Path
+) -> None:
+    backbone.unet.save_pretrained(tmp_path / "comp")
+    names = ("shirt", "skirt")
+    for left, name in enumerate(names):
+        picture = Image.new("RGB", (32, 32), "white")
+        picture.paste((200, 30, 90 * left), (8 * left + 2, 8, 20, 24))
+        picture.save(tmp_path / f"{name}.png")
+    garments = tuple(f"{name}:{tmp_path / name}.png" for name in names)
+    told = SystemSettings(name="bootcomp", inputs={"garment": garments,
+                                                   "weights": (str(tmp_path),)})  # fmt: skip
+    prompts = Steered(backbone, "a toy person", told, scale=5.0)
+    cameras, (x, t) = orbit(2, 12), noisy(2)
+    both = prompts.score(cameras, 5.0)(x, t)
+    words = Prompts(backbone, "a toy person").score(cameras, 5.0)(x, t)
+    for row in (0, 1):
+        assert not torch.allclose(both[row], words[row], atol=1e-3), "seen from behind, too"
+        alone = prompts.score(cameras[row : row + 1], 5.0)(x[row : row + 1], t[:1])
+        torch.testing.assert_close(alone[0], both[row], atol=1e-5, rtol=1e-4)
+    plain = Steered(backbone, "a toy person", told, scale=5.0, view_words=False)
+    assert not torch.allclose(plain.score(cameras, 5.0)(x, t)[1], both[1], atol=1e-5)
+
+
 def test_left_is_right_from_behind_and_nothing_from_the_side() -> None:
     request = rpg.settle(asked("a cup and a hat", split="1,1", region=("a cup", "a hat")))
     front = rpg.SYSTEM.of_view(request, View("front", ", front view"))

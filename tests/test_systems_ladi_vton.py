@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -352,6 +353,21 @@ def test_it_is_trained_in_stages_and_then_used(
     asks = asked("", 32, weights=whole, encoder=encoder.folder, **files_of(data))
     made = paint(backbone, prepared(SYSTEM, backbone, asks), steps=2, size=32)
     assert made.shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("small", "paces"), [
+    (False, [(36_000, 1e-4), (36_000, 1e-4), (40_000, 1e-5), (200_000, 1e-5)]),
+    (True, [(200_000, 1e-5)] * 4),
+])  # fmt: skip
+def test_stages_have_the_published_steps_and_rates(
+    small: bool, paces: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesson, recipe = MagicMock(debias=small, about={}, start=None), ladi_vton.TRAINING.paper
+    monkeypatch.setattr(ladi_vton, "School", MagicMock())
+    stages = ladi_vton.learn(MagicMock(), lesson).first
+    assert [stage.about["stage"] for stage in stages] == [*ladi_vton.STAGES]
+    found = [(stage.share * recipe.steps, stage.rates[""] * recipe.lr) for stage in stages]
+    assert found == [pytest.approx(pace) for pace in paces]
 
 
 def with_extra(unet: Any) -> Tensor:

@@ -192,7 +192,8 @@ def test_an_exchanged_mask_is_noticed_by_what_is_worn(folder: Path) -> None:
 @pytest.mark.parametrize(("inputs", "said"), [
     ({"category": "hat"}, "--category must be one of upper, lower, dress, got 'hat'"),
     ({"garment_text": "a red skirt"}, "'a red skirt' is of category lower, and does not fit"),
-    ({"mask": None, "parse": "parse.png", "category": "dress"}, ""),
+    ({"category": "lower"}, "the prompt 'a person in a shirt' is of category upper, and does not"),
+    ({"mask": None, "parse": "parse.png", "category": "dress", "garment_text": "a dress"}, ""),
 ])  # fmt: skip
 def test_a_category_that_does_not_fit_is_told(
     folder: Path, inputs: dict[str, Any], said: str

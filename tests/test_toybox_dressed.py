@@ -150,6 +150,10 @@ def test_another_garment_changes_nothing_outside_the_mask(category: str, most: f
 
 
 def test_a_seed_decides_a_fitting_and_all_sorts_come() -> None:
+    angles = [abs(float(random_fitting(np.random.default_rng(i), turned=0.5).scene.camera
+                        .azimuth_deg)) for i in range(40)]  # fmt: skip
+    assert 10 < sum(angle > 18 for angle in angles) < 30
+    assert max(angles) > 130
     one, two = (random_fitting(np.random.default_rng(4)) for _ in range(2))
     assert one.person == two.person
     assert one.other == two.other

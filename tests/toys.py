@@ -15,7 +15,7 @@ from exporters.bake import bake
 from exporters.unwrap import unwrap
 from tests.shapes import sphere
 from threed.core.mesh import Mesh
-from threed.toybox.world.draw import COLOR, CUT, Array, _carved
+from threed.toybox.world.draw import COLOR, CUT, EMBLEM, SHAPE, Array, _carved
 from threed.toybox.world.toys import random_toy
 
 RADIUS = 0.6  # of the bumpy ball
@@ -28,7 +28,7 @@ def bumpy() -> Mesh:
     return replace(mesh, vertices=mesh.vertices * waves, colors=None)
 
 
-@njit
+@njit(cache=True)
 def _solids(parts: Any, points: Any, distance: Any, owner: Any) -> None:
     for i in range(len(points)):
         x, y, z = points[i]
@@ -50,6 +50,12 @@ def solids(parts: Array, points: Array) -> tuple[Array, Array]:
 def toy(kind: str, color: str, *, resolution: int = 64, texture: int = 256) -> Mesh:
     """A plain toy of a kind and a colour, from the front +x, its texture painted."""
     parts = random_toy(np.random.default_rng(0), kind, color, "plain").packed()
+    return solid(parts, resolution, texture)
+
+
+def solid(parts: Array, resolution: int = 64, texture: int = 256) -> Mesh:
+    """What packed parts are, with their colours, and without patterns and emblems."""
+    parts = parts[parts[:, SHAPE] < EMBLEM]
     axis = np.linspace(-1, 1, resolution, dtype=np.float32)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     field = solids(parts, grid)[0].reshape((resolution,) * 3)

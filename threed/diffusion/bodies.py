@@ -30,6 +30,7 @@ KEPT = {  # and what never is, though it be beside that
     "dress": ("hat", "hair", "face", "hands", "shoes", "other"),
 }
 MARGIN = 10 / 512  # of the picture's height: LaDI-VTON's and IDM-VTON's, 10 pixels of 512
+WIDE = 5 / 64  # of toys, below, where a skirt may come for trousers
 GREY = 128 / 255  # of what is to be painted, in an agnostic picture
 FAR = 48  # levels of 256, beyond which a colour is none of a parse map
 STRANGE = 0.05  # share of such pixels from which a picture is no parse map
@@ -98,6 +99,11 @@ def paint_mask(regions: Labels, category: str, margin: float = MARGIN) -> Bits:
     grown = ndimage.maximum_filter(is_of(regions, *PAINTED[category]), reach)
     mask: Bits = grown & ~is_of(regions, *KEPT[category])
     return mask
+
+
+def margin_of(category: str) -> float:
+    """The margin of what is painted anew of a toy person, as a share of the picture's height."""
+    return MARGIN if category == "upper" else WIDE
 
 
 def cut_out(picture: NDArray[np.uint8], mask: Bits) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition, stack, stackable
@@ -72,6 +73,21 @@ def guided(backbone: Backbone, text: Condition, other: Condition, scale: float) 
     if scale == 1:
         return score(backbone, [text], plain())
     return score(backbone, [text, other], cfg(scale))
+
+
+def inside(score: Score, mask: Tensor, clean: Tensor, alphas_cumprod: Tensor) -> Score:
+    """The Score where a mask is; elsewhere the noise that leaves clean latents [B, C, h, w].
+
+    So a model that knows no masks paints into a picture. mask [B, 1, H, W] of 0 and 1, of the
+    picture's pixels: a latent of which it covers anything is painted.
+    """
+    painted = F.adaptive_max_pool2d(mask.to(clean), clean.shape[-2:]) > 0
+
+    def noise(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = alpha_sigma(alphas_cumprod, t)
+        return torch.where(painted, score(x, t), (x - alpha * clean) / sigma)
+
+    return noise
 
 
 def rescaled(guide: Combine, blend: float, alphas_cumprod: Tensor, views: int = 1) -> Combine:

@@ -62,6 +62,7 @@ class Task:
     batch: Callable[[int, torch.Generator], Batch] | None = None
     start: Callable[[], None] | None = None  # done before the first step, and not when resumed
     first: tuple[Task, ...] = ()  # stages before it, of parts of its net; about says their "stage"
+    share: float = 1.0  # of the recipe's steps, how many a stage takes
 
 
 def train(
@@ -108,8 +109,9 @@ def train_stages(
 ) -> None:
     """Train what comes first of a task, each stage in its folder in `out`, and then the task.
 
-    Each takes the recipe's steps, and goes on with the weights of the one before. `resume` goes on
-    with the stage that was cut; those that are done stay as they are, even if steps have grown.
+    Each takes its share of the recipe's steps, and goes on with the weights of the one before.
+    `resume` goes on with the stage that was cut; those that are done stay as they are, even if
+    steps have grown.
     minutes: of all together. InputError as of `train`.
     """
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
@@ -120,7 +122,8 @@ def train_stages(
         if stage is not stages[0] and left <= 0:
             return
         done = resume and later is not None and (later / CHECKPOINT).exists()
-        steps = _settings(folder)["steps"] if done else recipe.steps
+        asked = max(round(stage.share * recipe.steps), 1)
+        steps = _settings(folder)["steps"] if done else asked
         if task.first:
             say(f"stage {stage.about.get('stage', 'last')}")
         train(stage, replace(recipe, steps=steps), folder, device=device,

@@ -36,7 +36,7 @@ def check_run(
         known, *others = models.known(stage)
         check_known(known.name, known.vocabulary, said)
         if stage.guidance == "edit":
-            _check_edit(stage, known, mesh=mesh, editor=editor)
+            _check_edit(run, stage, known, mesh=mesh, editor=editor)
         else:
             _check_guidance(stage, known)
             _check_system(run, stage, known)
@@ -72,7 +72,7 @@ def _check_beginning(run: Run, *, mesh: bool) -> None:
                          "a run of textured stages")  # fmt: skip
 
 
-def _check_edit(stage: Stage, known: Facts, *, mesh: bool, editor: bool) -> None:
+def _check_edit(run: Run, stage: Stage, known: Facts, *, mesh: bool, editor: bool) -> None:
     """InputError unless the pictures of a mesh can be edited."""
     if not mesh:
         raise InputError("guidance=edit changes an asset: use threed edit3d, or give one by --init")
@@ -81,6 +81,8 @@ def _check_edit(stage: Stage, known: Facts, *, mesh: bool, editor: bool) -> None
                          f"white, got {stage.random_background.plain()}")  # fmt: skip
     if not editor:
         known.require_unet("guidance=edit")
+        if (told := run.system).name is not None:
+            find_system(told.name).of_asset("", told.inputs, told.knobs)
 
 
 def _check_guidance(stage: Stage, known: Facts) -> None:

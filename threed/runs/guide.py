@@ -16,7 +16,7 @@ from guidance.variants import Classifier, Interval, NoiseFree
 from guidance.vsd import VSD
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.models.stable_diffusion import StableDiffusion
-from threed.runs.edit import instructed, make_edits
+from threed.runs.edit import make_edits
 from threed.runs.given import GivenMesh
 from threed.runs.steer import Pictured, Steered
 from threed.settings.run import Run, SystemSettings
@@ -41,12 +41,13 @@ def make_guide(
     """Make the guidance that a stage names; `judge` is its critic's model, if that is another.
 
     given and edit are for the guidance edit: the mesh to change, and what edits its pictures, by
-    default InstructPix2Pix. The settings have been checked (`threed.runs.check`). InputError for
-    what only a loaded model can tell: inputs that a system cannot follow, weights that are missing.
+    default the run's system, or InstructPix2Pix. The settings have been checked
+    (`threed.runs.check`). InputError for what only a loaded model can tell: inputs that a system
+    cannot follow, weights that are missing.
     """
     if stage.guidance == "edit":
         assert given is not None  # the run has been checked
-        return make_edits(stage, given.mesh, edit or instructed(backbone, prompt, run, stage))
+        return make_edits(stage, given.mesh, backbone, run, prompt, edit)
     prompts = make_prompts(stage, backbone, run, prompt)
     pull = Pull(
         guidance_scale=stage.guidance_scale, weighting=stage.weighting, t_min=stage.t_min,

@@ -198,7 +198,8 @@ class Texture(Faced):
 class Edit3d(Start):
     """Change an asset as an instruction says, by InstructPix2Pix. Writes what generate does.
 
-    Pictures of it from all around are edited one after the other while it follows them.
+    Pictures of it from all around are edited one after the other while it follows them. A system of
+    try-on dresses a toy person; then the instruction is what the garment is.
     """
 
     kind: ClassVar[str] = "edit3d"
@@ -209,22 +210,29 @@ class Edit3d(Start):
     instruction: str = Field(
         description='what to do, such as "make it blue"', json_schema_extra=SECOND
     )
-    weights: str | None = Field(None, description="what InstructPix2Pix learned")
+    weights: str | None = Field(None, description="what InstructPix2Pix or the system learned")
+    knob: Words = Field((), description="NAME=VALUE of the system")
     shape: bool = Field(False, description="change the shape too, not its colours alone")
 
     def run(self) -> Run:
         """All settings of the run."""
         backbone = self.backbone or (None if self.preset else SINGLE)
-        run = self.to_run("edit", self.settings, backbone=backbone)
-        if self.weights is None:
-            return run
-        told = SystemSettings(name="instruct_pix2pix", inputs={"weights": (self.weights,)})
-        return replace(run, system=told)
+        told, run = self.told(), self.to_run("edit", self.settings, backbone=backbone)
+        return run if told == SystemSettings() else replace(run, system=told)
+
+    def told(self) -> SystemSettings:
+        """What edits, and what it is told; InstructPix2Pix where only its weights are said."""
+        if self.system is None and (self.inputs or self.knob):
+            self.asked(self.instruction, self.knob)  # an InputError
+        inputs = {**self.inputs, **({"weights": (self.weights,)} if self.weights else {})}
+        name = self.system or ("instruct_pix2pix" if inputs else None)
+        return SystemSettings(name=name, inputs=inputs, knobs=self.knob)
 
     def check(self) -> None:
         """InputError for an instruction or settings that are wrong."""
         check_prompt(self.instruction)
-        self.run()
+        if (told := self.run().system).name is not None:
+            find_system(told.name).of_asset(self.instruction, told.inputs, told.knobs)
 
 
 class Resume(Job):

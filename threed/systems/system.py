@@ -11,10 +11,10 @@ from threed.core.errors import InputError
 from threed.diffusion.guide import Guide
 from threed.settings.base import Settings, read_words
 from threed.settings.schema import describe
-from threed.systems.inputs import LEARNED, PICTURE, PICTURED, Input, Values, View, turn
+from threed.systems.inputs import LEARNED, MASK, PICTURE, PICTURED, POSE, Input, Values, View, turn
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from threed.core.pictures import Size
     from threed.diffusion.backbone import Backbone
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from threed.learning.data import Examples
     from threed.learning.loop import Task
     from threed.learning.recipe import Recipe
+    from threed.systems.tryon.sight import Sight
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,10 @@ class System:
     claim: str  # what it does, in one line
     seams: tuple[str, ...]  # where it touches a diffusion step; docs/architecture.md
     prepare: Callable[[Backbone, Request, Any], Ready]  # with what `load` gave
+    change: Callable[[Backbone, Request, Any, Tensor], Ready] | None = None
+    """How one picture of an asset [1, 3, H, W] is changed, if that is all that it needs."""
+    dress: Callable[[Backbone, Request, Any, Sight], Ready] | None = None
+    """How one view of a person's asset is dressed, if it dresses persons."""
     load: Callable[[Backbone, Request], Any] = lambda backbone, request: None  # its weights
     inputs: tuple[Input, ...] = ()
     knobs: type[Settings] = NoKnobs
@@ -125,6 +130,26 @@ class System:
         request = Request(prompt, inputs=given, knobs=turned)
         self.check(request)
         return request
+
+    def of_asset(
+        self, prompt: str, inputs: Mapping[str, Sequence[str]], knobs: Sequence[str] = ()
+    ) -> Request:
+        """What the system is asked for where it changes an asset, whose views are its pictures.
+
+        InputError if it changes none, for what is about a single picture, and as of `request`.
+        """
+        from dataclasses import replace
+
+        own = [item.name for item in self.inputs if item.kind is PICTURE]
+        if not self.edits:
+            raise InputError(f"system {self.name!r} changes no assets: take one that edits a "
+                             "picture, or one of try-on")  # fmt: skip
+        for item in self.inputs:
+            if item.name in inputs and item.kind in (PICTURE, MASK, POSE):
+                raise InputError(f"--{item.name} is about one picture, and an asset has many, in "
+                                 "which it is found")  # fmt: skip
+        rest = tuple(item for item in self.inputs if item.name not in own)
+        return replace(self, inputs=rest).request(prompt, inputs, knobs)
 
     def of_view(self, request: Request, view: View) -> Request | None:
         """The request as it is of a view of a scene; None if it says nothing about it."""
@@ -184,6 +209,11 @@ class System:
             for item in self.inputs if item.kind.prompt is not None
             for number, one in enumerate(request.all(item.name), 1)
         }  # fmt: skip
+
+    @property
+    def edits(self) -> bool:
+        """Whether it changes assets, picture by picture."""
+        return self.change is not None or self.dress is not None
 
     @property
     def instructs(self) -> bool:

@@ -125,7 +125,7 @@ def _file(name: str, about: str, *, required: bool = False) -> click.Option:
 
 GENERATE = SystemCommand("generate", jobs.Generate, make_asset, [OUT, PLAN, JSON], ["inputs"])
 TEXTURE = Command("texture", jobs.Texture, make_asset, [OUT, JSON], ["inputs", "system"])
-EDIT3D = Command("edit3d", jobs.Edit3d, make_asset, [OUT, JSON], ["inputs", "system"])
+EDIT3D = SystemCommand("edit3d", jobs.Edit3d, make_asset, [OUT, JSON], ["inputs"])
 RESUME = Command(
     "resume", jobs.Resume, go_on,
     [click.Argument(["folder"], type=click.Path(path_type=Path)), JSON],

@@ -124,8 +124,7 @@ class Door:
                     choose("backbone", name, known)
         told = SystemSettings(name=job.system, inputs=job.inputs)
         if isinstance(job, Edit3d):
-            weights = {"weights": (job.weights,)} if job.weights else {}
-            told = SystemSettings(name="instruct_pix2pix", inputs=weights)
+            told = job.told()
         if run.system.inputs and run.system.inputs != told.inputs:
             raise InputError("what a system is told must be said as inputs, not as settings")
         steps = run.best_of * sum(stage.steps * stage.particles for stage in run.stages)

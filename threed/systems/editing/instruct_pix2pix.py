@@ -125,9 +125,14 @@ def load(backbone: Backbone, request: Request) -> Any:
 def prepare(backbone: Backbone, request: Request, weights: Any) -> Ready:
     """Make the Score of a request: its prompt is the instruction."""
     from threed.diffusion.images import load_image
+
+    return change(backbone, request, weights, load_image(request.one("image"), request.size))
+
+
+def change(backbone: Backbone, request: Request, weights: Any, image: Tensor) -> Ready:
+    """Make the Score that changes a picture [1, 3, H, W] as a request's prompt says."""
     from threed.diffusion.paint import Ready
 
-    image = load_image(request.one("image"), request.size)
     return Ready(build(backbone, request.prompt, image, weights, guide=request.guide,
                        knobs=request.knobs or Knobs()))  # fmt: skip
 
@@ -205,4 +210,5 @@ SYSTEM = System(
     seams=("channels", "blend"),
     load=load,
     prepare=prepare,
+    change=change,
 )

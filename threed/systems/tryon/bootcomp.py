@@ -28,9 +28,11 @@ from threed.systems.tryon.composition import (
     laid_flat,
     load_unet,
 )
+from threed.systems.tryon.sight import Sight
+from threed.systems.tryon.wear import category_named, check_flat, read_flat
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from threed.core.pictures import Size
     from threed.diffusion.backbone import Backbone
@@ -76,7 +78,6 @@ def load(backbone: Backbone, request: Request) -> Loaded:
     """Load the encoder of a request's weights, and lay flat what is given as it is worn."""
     import torch
 
-    from threed.diffusion.images import load_image
     from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.paint import Ready, paint
     from threed.diffusion.weights import find_trained
@@ -84,8 +85,10 @@ def load(backbone: Backbone, request: Request) -> Loaded:
     base, knobs = require_unet(backbone, NAME), request.knobs or Knobs()
     place = find_trained(request.one("weights"), base.folder, NAME, HUB)
     encoder = load_unet(base, place / COMPOSITION)
-    pictures = {said: [load_image(path, request.size) for _, path in request.all(said)]
+    pictures = {said: [read_flat(path, request.size, said) for _, path in request.all(said)]
                 for said in ("garment", "worn")}  # fmt: skip
+    for garment in pictures["garment"]:
+        check_flat(base, garment)
     names = [name for said in pictures for name, _ in request.all(said)]
     flat = [*pictures["garment"]]
     if worn := pictures["worn"]:
@@ -116,6 +119,32 @@ def prepare(backbone: Backbone, request: Request, weights: Loaded) -> Ready:
         score = build(backbone, request.prompt, weights.unet, weights.outfit, guide=request.guide,
                       knobs=request.knobs or Knobs())  # fmt: skip
     return Ready(score)
+
+
+def dress(backbone: Backbone, request: Request, weights: Loaded, sight: Sight) -> Ready:
+    """Make the Score that paints a request's garments into a person; the rest stays as it is.
+
+    InputError for a garment whose name does not say where it is worn.
+    """
+    import torch
+
+    from threed.diffusion.models.stable_diffusion import require_unet
+    from threed.diffusion.paint import Ready
+    from threed.diffusion.parts.decoding import repaint, repainting
+    from threed.diffusion.score import inside
+
+    base = require_unet(backbone, NAME)
+    mask = sight.mask([category_named(name) for name in weights.outfit.names])
+    with torch.no_grad():
+        score = build(base, request.prompt, weights.unet, weights.outfit, guide=request.guide,
+                      knobs=request.knobs or Knobs())  # fmt: skip
+        clean = base.encode_image(sight.person.to(base.device))
+    painted = inside(score, mask, clean, base.alphas_cumprod)
+
+    def whole(made: Tensor) -> Tensor:
+        return repaint(made, sight.person.to(made), mask.to(made))
+
+    return Ready(painted, decode=repainting(base, whole))
 
 
 def learn(backbone: Backbone, lesson: Lesson) -> Task:
@@ -172,5 +201,6 @@ SYSTEM = System(
     seams=("attention", "blend"),
     load=load,
     prepare=prepare,
+    dress=dress,
     check=check,
 )

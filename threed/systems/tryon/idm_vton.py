@@ -191,18 +191,23 @@ def load(backbone: Backbone, request: Request) -> Nets:
 
 def prepare(backbone: Backbone, request: Request, weights: Nets) -> Ready:
     """Make the Score of a request: its prompt, or --garment_text, is what the garment is."""
+    from threed.diffusion.models.stable_diffusion import require_unet
+
+    wear = worn(request, require_unet(backbone, NAME), needs=("dense",))
+    return dressed(backbone, request, weights, wear)
+
+
+def dressed(backbone: Backbone, request: Request, weights: Nets, wear: Wear) -> Ready:
+    """Make the Score of a person and a garment that are known."""
     import torch
 
-    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.paint import Ready
     from threed.diffusion.parts.decoding import repainting
 
-    base = require_unet(backbone, NAME)
-    wear = worn(request, base, needs=("dense",))
     with torch.no_grad():
         score = build(backbone, wear.text, weights, wear, guide=request.guide,
                       knobs=request.knobs or Knobs())  # fmt: skip
-    return Ready(score, decode=repainting(base, wear.repainted))
+    return Ready(score, decode=repainting(backbone, wear.repainted))
 
 
 def new_nets(base: StableDiffusion, options: Options) -> Nets:
@@ -340,5 +345,8 @@ SYSTEM = System(
     seams=("channels", "attention", "decoding"),
     load=load,
     prepare=prepare,
+    dress=lambda backbone, request, nets, sight: dressed(
+        backbone, request, nets, sight.wearing(request)
+    ),
     check=check,
 )

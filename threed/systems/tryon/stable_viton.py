@@ -76,13 +76,22 @@ def build(backbone: Backbone, worn: Wear, nets: Nets, *, knobs: Knobs = Knobs())
     It begins from noise: the published code begins from noised latents of the person's picture,
     which in a test shows the garment that is to be found. InputError without a dense pose.
     """
-    import torch
-
     from threed.diffusion.models.stable_diffusion import require_one_text
-    from threed.diffusion.parts.garment_encoder import Clothed, shown
+    from threed.diffusion.parts.garment_encoder import Clothed
     from threed.diffusion.score import guided
 
     base = require_one_text(backbone, NAME)
+    condition = told(base, worn, nets)
+    nothing = nets.garment.word.learnable_vector.expand_as(condition.tokens)
+    return guided(Clothed(base, nets), condition, replace(condition, tokens=nothing), knobs.scale)
+
+
+def told(base: StableDiffusion, worn: Wear, nets: Nets) -> Condition:
+    """What a clothed backbone is told of B persons in a garment each."""
+    import torch
+
+    from threed.diffusion.parts.garment_encoder import shown
+
     if worn.dense is None:
         raise InputError(f"system {NAME!r} needs --dense, what DensePose draws of the person")
     with torch.no_grad():
@@ -90,9 +99,7 @@ def build(backbone: Backbone, worn: Wear, nets: Nets, *, knobs: Knobs = Knobs())
                   for picture in (worn.agnostic, worn.dense)]  # fmt: skip
     flat = worn.garment.to(base.device)
     channels = shown(person[0], worn.mask.to(person[0]), person[1], base.encode_image(flat))
-    condition = replace(pictured(base, nets, flat), channels=channels)
-    nothing = nets.garment.word.learnable_vector.expand_as(condition.tokens)
-    return guided(Clothed(base, nets), condition, replace(condition, tokens=nothing), knobs.scale)
+    return replace(pictured(base, nets, flat), channels=channels)
 
 
 def pictured(base: StableDiffusion, nets: Nets, garment: Tensor) -> Condition:
@@ -353,5 +360,8 @@ SYSTEM = System(
     seams=("tokens", "channels", "skips", "decoding"),
     load=load,
     prepare=prepare,
+    dress=lambda backbone, request, nets, sight: ready(
+        backbone, sight.wearing(request), nets, request.knobs or Knobs()
+    ),
     check=wear.check,
 )

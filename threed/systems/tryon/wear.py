@@ -36,6 +36,10 @@ SHOWN_AS = {  # what a CLIP may see in a picture
     "a garment": ("a shirt", "a sweater", "trousers", "shorts", "a skirt", "a dress"),
     "a thing": ("a mug", "a car", "a house", "a ball", "a tree", "a chair"),
 }
+NEEDED = {
+    "garment": "a garment that is laid flat on white, worn by nobody,",
+    "worn": "a garment as somebody wears it, without the rest,",
+}
 SLACK = 0.1  # of cosines; toy persons from near are 0.06 further from their words than from others
 LEAST, MOST = 0.002, 0.98  # shares of a picture that a mask may cover
 APART = 24  # levels of 256 from the ground, from which something stands before it
@@ -99,12 +103,28 @@ def check(request: Request) -> None:
     category = request.one("category") or "upper"
     if category not in WORDS:
         raise InputError(f"--category must be one of {', '.join(WORDS)}, got {category!r}")
-    text = request.one("garment_text") or ""
-    said = {name for name, words in WORDS.items() for word in words
-            if re.search(rf"\b{word}s?\b", text.lower())}  # fmt: skip
+    given = request.one("garment_text")
+    said = categories_named(given or request.prompt)
     if said and category not in said:
-        raise InputError(f"--garment_text {text!r} is of category {' or '.join(sorted(said))}, "
-                         f"and does not fit --category {category}")  # fmt: skip
+        text = f"the prompt {request.prompt!r}" if given is None else f"--garment_text {given!r}"
+        raise InputError(f"{text} is of category {' or '.join(sorted(said))}, and does not fit "
+                         f"--category {category}")  # fmt: skip
+
+
+def categories_named(text: str) -> set[str]:
+    """The categories of the garments that a text names."""
+    return {name for name, words in WORDS.items() for word in (name, *words)
+            if re.search(rf"\b{word}s?\b", text.lower())}  # fmt: skip
+
+
+def category_named(text: str) -> str:
+    """The category of the garment that a text names. InputError unless it names one."""
+    found = categories_named(text)
+    if len(found) != 1:
+        known = "; ".join(f"{name}: {', '.join(words)}" for name, words in WORDS.items())
+        raise InputError(f"{text!r} does not say where it is worn: name the garment, as in "
+                         f"--garment shirt:FILE ({known})")  # fmt: skip
+    return found.pop()
 
 
 def worn(request: Request, base: LatentModel, needs: Sequence[str] = ()) -> Wear:
@@ -137,11 +157,12 @@ def worn(request: Request, base: LatentModel, needs: Sequence[str] = ()) -> Wear
                 **maps)  # fmt: skip
 
 
-def read_flat(path: Path, size: Size) -> Tensor:
+def read_flat(path: Path, size: Size, said: str = "garment") -> Tensor:
     """[1, 3, H, W] in [0, 1] a garment that lies flat, whole, on white, in the middle.
 
-    What is transparent lies on white, and a PictureWarning says so. InputError for a picture that
-    shows nothing, and for another ground than white: a dark one, or what stands behind somebody.
+    What is transparent lies on white, and a PictureWarning says so. said: by which of NEEDED.
+    InputError for a picture that shows nothing, and for another ground than white: a dark one, or
+    what stands behind somebody.
     """
     import numpy as np
     from PIL import ImageOps
@@ -156,13 +177,12 @@ def read_flat(path: Path, size: Size) -> Tensor:
                       stacklevel=3)  # fmt: skip
     pixels = np.asarray(picture)
     if int(pixels.min()) > 255 - APART:
-        raise InputError(f"--garment {path} shows nothing: it is white")
+        raise InputError(f"--{said} {path} shows nothing: it is white")
     edge = _edge(pixels)
     if float((edge.min(-1) > 255 - APART).mean()) < 0.5:
         ground = "a dark ground" if float(edge.mean()) < 100 else "a ground that is not white"
-        raise InputError(f"--garment {path} lies on {ground}: a garment that is laid flat on white "
-                         "is needed, worn by nobody; cut it out, and save it with "
-                         "transparency")  # fmt: skip
+        raise InputError(f"--{said} {path} lies on {ground}: {NEEDED[said]} is needed; cut it out, "
+                         "and save it with transparency")  # fmt: skip
     return _tensor(ImageOps.pad(picture, sides(size), Resampling.LANCZOS, "white"))
 
 
@@ -222,17 +242,34 @@ def check_shown(base: LatentModel, person: Tensor, garment: Tensor) -> None:
 
     Pictures are [1, 3, H, W] in [0, 1]. Of a backbone that has none nothing is asked.
     """
-    from threed.diffusion.parts.clip import Clip
-
-    if not (base.folder / "clip").is_dir():
+    if (clip := _clip_of(base)) is None:
         return
-    clip = Clip(base.folder / "clip", base.device)
-    seen, laid = (_sees(clip, picture) for picture in (person, garment))
+    seen = _sees(clip, person)
     if max(seen.values()) > seen["a person"] + SLACK:
         raise InputError(f"--person shows no person, but {max(seen, key=seen.__getitem__)}")
+    check_flat(base, garment)
+
+
+def check_flat(base: LatentModel, garment: Tensor) -> None:
+    """InputError if the CLIP beside a backbone sees somebody in a garment [1, 3, H, W]."""
+    if (clip := _clip_of(base)) is None:
+        return
+    laid = _sees(clip, garment)
     if laid["a person"] == max(laid.values()):
         raise InputError("--garment shows somebody who wears it: a garment that is laid flat on "
-                         "white is needed")  # fmt: skip
+                         "white is needed (system bootcomp takes one cut out of a picture, too, by "
+                         "--worn)")  # fmt: skip
+
+
+def _clip_of(base: LatentModel) -> Clip | None:
+    """The CLIP beside a backbone, if there is one that knows texts, too."""
+    from threed.diffusion.files import read_json
+    from threed.diffusion.parts.clip import Clip
+
+    folder = base.folder / "clip"
+    if not folder.is_dir() or "text_config" not in read_json(folder / "config.json"):
+        return None
+    return Clip(folder, base.device)
 
 
 def _sees(clip: Clip, picture: Tensor) -> dict[str, float]:

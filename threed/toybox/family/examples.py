@@ -50,6 +50,7 @@ from threed.toybox.world.subjects import (
 from threed.toybox.world.toys import COLORS, KINDS, view_words
 
 SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
+TURNED = 0.3  # of those who try something on, seen from anywhere: assets are dressed all around
 LEAST = 12  # pixels that are seen of a garment that is worn
 
 
@@ -147,7 +148,7 @@ def tryon(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
 
     Texts: text, garment_text and category. The pictures are those of `fitting_pictures`.
     """
-    made = random_fitting(rng)
+    made = random_fitting(rng, turned=TURNED)
     view, flat = draw_scene(made.scene), draw_scene(laid_flat(made.garment))
     pictures = fitting_pictures(view, made.garment, flat)
     texts = {"text": made.scene.caption(rng), "garment_text": said(made.garment),

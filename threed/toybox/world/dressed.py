@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from threed.diffusion.bodies import CATEGORIES, GREY, MARGIN, NAMES, paint_mask, to_colors
+from threed.diffusion.bodies import CATEGORIES, GREY, NAMES, margin_of, paint_mask, to_colors
 from threed.toybox.world.captions import a
 from threed.toybox.world.chance import Rng, choose
 from threed.toybox.world.conditions import grey, keypoints, palette, where
@@ -24,9 +24,9 @@ from threed.toybox.world.garments import (
     random_garment,
     tailored,
 )
-from threed.toybox.world.parts import place
+from threed.toybox.world.parts import Vector, place
 from threed.toybox.world.poses import ACROSS, POSES, Pose, random_pose
-from threed.toybox.world.scenes import Scene, Thing, View, places, random_camera, staged
+from threed.toybox.world.scenes import Point, Scene, Thing, View, places, random_camera, staged
 
 # what the first parts of a person are: neck, trunk and hips, each side's limbs, and the head
 SIDE = ("arms", "arms", "hands", "legs", "legs", "shoes")
@@ -39,7 +39,6 @@ KINDS = {"upper": UPPERS, "lower": LOWERS, "dress": ("dress",), "hat": HATS}
 SHARES = {"upper": 0.6, "lower": 0.25, "dress": 0.15}
 UNDER_HATS = ("bald", "short", "long")  # hair that no hat is too small for
 NEAR, CHEST = 1.5, 0.17  # how much larger a person is from near, and what is in the middle then
-WIDE = 5 / 64  # margin of what is painted anew below, where a skirt may come for trousers
 HIDDEN = 0.06  # how far behind what a picture shows a point of a garment is hidden, world units
 
 
@@ -59,12 +58,7 @@ class Dressed(Figure):
         (person,) = super().things()
         if not self.near:
             return (person,)
-        rows = place(person.rows, NEAR, (0.0, 0.0, -NEAR * CHEST))
-        moved = [(NEAR * p.position[0], NEAR * p.position[1], NEAR * (p.position[2] - CHEST))
-                 for p in person.points]  # fmt: skip
-        points = tuple(replace(point, position=position, depth=NEAR * point.depth)
-                       for point, position in zip(person.points, moved))  # fmt: skip
-        return (replace(person, rows=rows, points=points),)
+        return (moved(person, NEAR, (0.0, 0.0, -NEAR * CHEST)),)
 
     def words(self, rng: Rng) -> str:
         """Say it as of any person, who stands if no caption has words for the pose."""
@@ -102,6 +96,17 @@ class Fitting:
         return replace(self.scene, subject=self.person.wearing(self.other))
 
 
+def moved(person: Thing, scale: float, shift: Vector) -> Thing:
+    """Place a thing anew: every point x of it at scale * x + shift."""
+
+    def spot(point: Point) -> Point:
+        x, y, z = (scale * value + by for value, by in zip(point.position, shift))
+        return replace(point, position=(x, y, z), depth=scale * point.depth)
+
+    points = tuple(map(spot, person.points))
+    return replace(person, rows=place(person.rows, scale, shift), points=points)
+
+
 def category_of(garment: Garment) -> str:
     """Say which category a garment is of: upper, lower, dress or hat."""
     return next(name for name, kinds in KINDS.items() if garment.kind in kinds)
@@ -130,14 +135,18 @@ def random_dressed(rng: Rng, category: str, *, hat: float = 0.2) -> Dressed:
     return Dressed(identity, upper, lower, pose, hat=on, near=near)
 
 
-def random_fitting(rng: Rng, category: str | None = None) -> Fitting:
-    """Make up a person and another garment of this category, or of any."""
+def random_fitting(rng: Rng, category: str | None = None, *, turned: float = 0.0) -> Fitting:
+    """Make up a person and another garment of this category, or of any.
+
+    turned: how often it is seen from anywhere around, and not from about the front.
+    """
     category = category or choose(rng, CATEGORIES, [SHARES[name] for name in CATEGORIES])
     person = random_dressed(rng, category)
     old, new = person.garment(category), random_wear(rng, category)
     while new.color == old.color:
         new = random_wear(rng, category)
-    camera = random_camera(rng, (-18, 18), (-4, 10), (1.03, 1.1))
+    reach = 180.0 if turned and rng.uniform() < turned else 18.0
+    camera = random_camera(rng, (-reach, reach), (-4, 10), (1.03, 1.1))
     return Fitting(staged(rng, person, camera), person, category, new)
 
 
@@ -181,8 +190,7 @@ def to_paint(view: View, garment: Garment) -> NDArray[np.bool_]:
     though there be more of something else in it.
     """
     category = category_of(garment)
-    margin = MARGIN if category == "upper" else WIDE
-    mask = paint_mask(regions(view), category, margin)
+    mask = paint_mask(regions(view), category, margin_of(category))
     return mask | (view.mask(0, (CLASS[garment.kind],)) > 0)
 
 
