@@ -103,6 +103,7 @@ WRONG = {
     ("a.jsonl", '{"prompt": "a mug"}\n{"prompt"'): "line 2 is no JSON",
     ("a.jsonl", "[" * 100_000): "line 1 is no JSON",
     ("a.jsonl", "3"): "line 1 must be a job",
+    ("a.jsonl", '{"job": ["image"]}'): "line 1: there is no job",
     ("a.jsonl", '{"job": "resume"}'): "line 1: resume goes on in a folder",
     ("a.jsonl", '{"prompt": "a mug", "init": "none.glb"}'): "line 1: init: there is no file none",
     ("a.jsonl", '{"prompt": "a mug", "settings": ["stepz=3"]}'): "line 1: stepz: no such setting",

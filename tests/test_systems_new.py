@@ -218,7 +218,8 @@ def test_the_command_makes_its_pictures_and_refuses_mistakes(
 
 def test_python_and_jobs_make_the_same(model: Path, tmp_path: Path) -> None:
     made = threed.image("a mug", system="mixed", other="a hat", share=0.25, backbone=str(model),
-                        steps=2, device="cpu", out=tmp_path / "a.png")  # fmt: skip
+                        steps=2, device="cpu", size=(32, 32), views=None, learned=None,
+                        out=tmp_path / "a.png")  # fmt: skip
     assert made.shape == (1, 3, 32, 32)
     job = read_job({
         "job": "image", "prompt": "a mug", "system": "mixed", "inputs": {"other": ["a hat"]},
@@ -230,6 +231,10 @@ def test_python_and_jobs_make_the_same(model: Path, tmp_path: Path) -> None:
     assert read_job(job.plain()) == job
     with pytest.raises(InputError, match="takes no --move"):
         read_job({"job": "image", "prompt": "x", "system": "mixed", "inputs": {"move": ["x:1,0"]}})
+    nothing: tuple[Any, ...] = (None, ["image"], "image", {"job": ["image"]}, {"prompt": "x"})
+    for data in nothing:
+        with pytest.raises(InputError, match="job: there is no job"):
+            read_job(data)
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/tmp/a.png", "b/a.png"])

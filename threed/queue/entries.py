@@ -76,7 +76,7 @@ def _read(data: Data, kind: str, given: Mapping[str, Any], words: Words, where: 
     data = {"job": kind, **given, **data}
     if data["job"] == "resume":
         raise InputError("resume goes on in a folder: it is no job for a queue")
-    if words and data["job"] in KINDS:
+    if words and str(data["job"]) in KINDS:
         fields = KINDS[data["job"]].model_fields
         last = next((name for name, field in fields.items() if field.json_schema_extra == LAST), "")
         if not last:

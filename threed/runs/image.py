@@ -15,7 +15,7 @@ from threed.core.cameras import orbit
 from threed.core.devices import pick_device
 from threed.core.errors import InputError
 from threed.core.files import check_out
-from threed.core.pictures import FORMATS, read_size
+from threed.core.pictures import FORMATS, read_size, sides
 from threed.core.words import check_prompt
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import facts, load_backbone
@@ -55,8 +55,9 @@ def image(prompt: str, out: Path | str | None = None, **options: Any) -> Tensor:
 
     The options are the fields of `threed.runs.job.Image` (backbone, n, seed, steps, guidance,
     negative, size, views, device, system), and of a system its inputs and knobs by their names:
-    `image("a blue mug", system="prompt_to_prompt", source="a red mug", cross_replace=0.5)`. A
-    system that edits shows each source before its result. InputError for what cannot be meant.
+    `image("a blue mug", system="prompt_to_prompt", source="a red mug", cross_replace=0.5)`. What is
+    None is not said; size is pixels a side, or (width, height). A system that edits shows each
+    source before its result. InputError for what cannot be meant.
     """
     job = job_of(prompt, options)
     job.check()
@@ -70,14 +71,15 @@ def image(prompt: str, out: Path | str | None = None, **options: Any) -> Tensor:
 
 def job_of(prompt: str, options: dict[str, Any]) -> Image:
     """Make the job of a call: options that are no field are inputs or knobs of the system."""
-    own = {name: value for name, value in options.items() if name in Image.model_fields}
-    told = {name: value for name, value in options.items() if name not in own}
+    given = {name: value for name, value in options.items() if value is not None}
+    own = {name: value for name, value in given.items() if name in Image.model_fields}
+    told = {name: value for name, value in given.items() if name not in own}
     system = find_system(own["system"]) if own.get("system") else None
     names = {item.name for item in system.inputs} if system else set()
     inputs = {name: _texts(value) for name, value in told.items() if name in names}
     knobs = tuple(f"{name}={typed(value)}" for name, value in told.items() if name not in names)
-    if isinstance(own.get("size"), int):
-        own["size"] = str(own["size"])
+    if isinstance(own.get("size"), int | tuple):
+        own["size"] = "x".join(map(str, sides(own["size"])))
     return Image(prompt=prompt, **own, inputs=inputs, knobs=knobs)
 
 

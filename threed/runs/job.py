@@ -375,8 +375,8 @@ def read_job(data: Mapping[str, Any], where: str = "job") -> Job:
 
     Nothing heavy is loaded, and everything is judged that can be without.
     """
-    kind = data.get("job")
-    if kind not in JOBS:
+    kind = data.get("job") if isinstance(data, Mapping) else [data]
+    if not isinstance(kind, str) or kind not in JOBS:
         raise InputError(f"{where}: there is no job {kind!r}{did_you_mean(str(kind), JOBS)}")
     job = read(JOBS[kind], {name: value for name, value in data.items() if name != "job"}, where)
     job.check()

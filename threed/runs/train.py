@@ -87,10 +87,11 @@ def train(system: str, data: Path | str, out: Path | str, **options: Any) -> Pat
 
     The options are the fields of `threed.runs.job.Train` (backbone, steps, batch, accumulate, lr,
     seed, precision, size, weights, resume, minutes, device), and those of the system's own
-    training, such as kind="depth". InputError for what cannot be meant.
+    training, such as kind="depth"; what is None is not said. InputError for what cannot be meant.
     """
-    own = {name: value for name, value in options.items() if name in Train.model_fields}
-    told = tuple(f"{name}={typed(options[name])}" for name in options if name not in own)
+    given = {name: value for name, value in options.items() if value is not None}
+    own = {name: value for name, value in given.items() if name in Train.model_fields}
+    told = tuple(f"{name}={typed(given[name])}" for name in given if name not in own)
     job = Train(system=system, data=str(data), options=told, **own)
     job.check()
     train_job(job, Path(out))
