@@ -174,7 +174,7 @@ WHOLE = saved(
 REFUSED: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is no picture of a known kind: PNG, JPEG, WebP"),
     "text": (b"no picture\n" * 9, "is no picture of a known kind"),
-    "PNG cut short": (WHOLE[:-99], "is damaged or cut short: its picture cannot be decoded"),
+    "PNG cut short": (WHOLE[:-99], "is damaged or cut short: it cannot be decoded"),
     "PNG of its first bytes": (WHOLE[:20], "is no picture|is damaged"),
     "PNG with other bits": (WHOLE.replace(b"IDAT", b"IDAT\1\2\3"), "is damaged or cut short"),
     "JPEG cut short": (saved(four(), "JPEG")[:-80], "is damaged or cut short"),

@@ -19,7 +19,7 @@ from threed import __version__
 from threed.diffusion.catalog import list_backbones
 
 OPTIONAL = {  # module: what it is for, and where it comes from
-    "pymeshlab": "threed repair, and broken meshes for --init; pip install 'threed[repair]'",
+    "pymeshlab": "threed repair, and broken meshes for --init; pip install 'threed[repair]'"
 }
 LIBRARIES = ("torch", "diffusers", "transformers", "numba", "numpy", "trimesh", "xatlas", "av")
 

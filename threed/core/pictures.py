@@ -64,8 +64,7 @@ def open_picture(source: Path | BinaryIO, name: str = "") -> Image:
         reason = error.strerror if isinstance(error, OSError) else None
         if reason is not None:
             raise InputError(f"cannot read the picture {name}: {reason.lower()}") from error
-        raise InputError(f"{name} is damaged or cut short: its picture cannot be decoded"
-                         ) from error  # fmt: skip
+        raise InputError(f"{name} is damaged or cut short: it cannot be decoded") from error
     return picture
 
 

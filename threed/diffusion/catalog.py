@@ -131,8 +131,8 @@ def _state(model: Backbone) -> Hashable:
 
     held = [value if isinstance(value, list) else [value] for value in vars(model).values()]
     nets = [net for each in held for net in each if isinstance(net, nn.Module)]
-    kinds = tuple((name, type(part), part.training) for net in nets
-                  for name, part in net.named_modules())  # fmt: skip
+    parts = [named for net in nets for named in net.named_modules()]
+    kinds = tuple((name, type(part), part.training) for name, part in parts)
     return kinds, tuple((id(value), value._version) for net in nets for value in net.parameters())
 
 

@@ -134,8 +134,8 @@ class ResidualsApart(Apart[Residuals]):
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs:
         """The outputs for all rows."""
         rows = torch.arange(len(x), device=x.device).split(self.counts)
-        each = [residuals_of(nets, x[i], t[i], condition.select(i))
-                for nets, i in zip(self.each, rows)]  # fmt: skip
+        pairs = zip(self.each, rows)
+        each = [residuals_of(nets, x[i], t[i], condition.select(i)) for nets, i in pairs]
         flat = [None if out is None else (*out[0], out[1]) for out in each]
         some = next(out for out in flat if out is not None)
         empty = [[v.new_zeros(n, *v.shape[1:]) for v in some] for n in self.counts]

@@ -102,8 +102,7 @@ def face_in(path: Path, encoder: FaceEncoder) -> Face:
     inside = (face.points >= 0).all() and (face.points <= np.array(picture.size)).all()
     over = max(-left, -top, right - picture.width, bottom - picture.height)
     if not inside or over > slack:
-        raise InputError(f"{path}: the face is cut by the picture's border; give one that shows "
-                         "it whole")  # fmt: skip
+        raise InputError(f"{path}: the face is cut by the picture's border; it must be whole")
     return face
 
 

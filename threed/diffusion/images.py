@@ -75,14 +75,14 @@ def load_image(path: Path, size: Size) -> Tensor:
     opened = open_picture(path)
     picture = to_rgb(opened, str(path))
     if is_clear(opened):
-        warnings.warn(f"{path} is transparent in parts, which lie on white", PictureWarning,
-                      stacklevel=2)  # fmt: skip
+        text = f"{path} is transparent in parts, which lie on white"
+        warnings.warn(text, PictureWarning, stacklevel=2)
     (width, height), wanted = picture.size, sides(size)
     if picture.size != wanted:
         left, top, right, bottom = middle(picture.size, size)
         w, h = right - left, bottom - top
         cut = "" if (w, h) == (width, height) else f"its middle, {w}×{h}, is "
-        warnings.warn(f"{path} is {width}×{height}: {cut}resized to {wanted[0]}×{wanted[1]}",
-                      PictureWarning, stacklevel=2)  # fmt: skip
+        text = f"{path} is {width}×{height}: {cut}resized to {wanted[0]}×{wanted[1]}"
+        warnings.warn(text, PictureWarning, stacklevel=2)
     pixels = np.array(fit(picture, size))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255

@@ -70,10 +70,7 @@ def unpacked(found: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[st
 
 
 def write_packed(
-    state: Mapping[str, Tensor],
-    file: Path,
-    bits: Literal[16, 8],
-    said: Mapping[str, str] = NOTHING,
+    state: Mapping[str, Tensor], file: Path, bits: Literal[16, 8], said: Mapping[str, str] = NOTHING
 ) -> None:
     """Write a net beside a backbone; said: more for its file's `metadata`.
 

@@ -273,16 +273,16 @@ def readable(
         names = sorted({row[role] for row in rows for role in pictures if role in row})
         reasons = dict(zip(names, pool.map(probe.check, names)))
     bad = [reason for reason in reasons.values() if reason is not None]
-    good = [row for row in rows
-            if all(reasons[row[role]] is None for role in pictures if role in row)]  # fmt: skip
+    unread = {name for name, reason in reasons.items() if reason is not None}
+    good = [row for row in rows if not unread & {row[r] for r in pictures if r in row}]
     if bad:
         more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         text = f"{len(bad)} of {len(names)} pictures in {folder} cannot be read: " \
                f"{'; '.join(bad[:NAMED])}{more}"  # fmt: skip
         if not good:
             raise InputError(f"{text}; no example is left")
-        warnings.warn(f"{text}; {len(rows) - len(good)} examples are skipped", ExamplesWarning,
-                      stacklevel=2)  # fmt: skip
+        text += f"; {len(rows) - len(good)} examples are skipped"
+        warnings.warn(text, ExamplesWarning, stacklevel=2)
     return Examples(folder, good, size, found)
 
 

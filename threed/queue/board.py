@@ -74,8 +74,8 @@ class Board:
 
     def rows(self) -> list[Row]:
         """Every job that is done or was set aside, in the order in which they were added."""
-        found = [(state, ticket) for state in ("done", "failed")
-                 for ticket in self.queue.tickets(state)]  # fmt: skip
+        every = ((state, self.queue.tickets(state)) for state in ("done", "failed"))
+        found = [(state, ticket) for state, tickets in every for ticket in tickets]
         self._rows = {each: self._rows.get(each) or self._read(*each) for each in found}
         return sorted(self._rows.values(), key=lambda row: row.number)
 

@@ -189,8 +189,8 @@ class RunFolder:
                 problems.append(str(error))
                 continue
             for problem in problems:
-                warnings.warn(f"{problem}; going on from step {checkpoint.step}", RunWarning,
-                              stacklevel=2)  # fmt: skip
+                text = f"{problem}; going on from step {checkpoint.step}"
+                warnings.warn(text, RunWarning, stacklevel=2)
             return checkpoint
         if problems:
             raise InputError(f"{'; '.join(problems)}. No checkpoint is whole: start anew with "

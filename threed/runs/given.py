@@ -56,8 +56,7 @@ class GivenMesh:
         pymeshlab is not installed or cannot help.
         """
         if not meshlab.installed():
-            raise InputError(f"{refused}; to have threed try and mend it: "
-                             f"{meshlab.INSTALL}") from refused  # fmt: skip
+            raise InputError(f"{refused}; to have it mended: {meshlab.INSTALL}") from refused
         try:
             done = mend(Mesh(self.mesh.vertices, self.mesh.faces))
         except InputError as error:

@@ -117,8 +117,8 @@ def find_assets(asked: Sequence[Asked], folder: Path) -> dict[int, Path]:
     """
     if not folder.is_dir():
         raise InputError(f"--assets {folder}: there is no such folder")
-    found = {one.number: place for one in asked
-             if (place := one.asset or _find(folder, one)) is not None}  # fmt: skip
+    places = ((one.number, one.asset or _find(folder, one)) for one in asked)
+    found = {number: place for number, place in places if place is not None}
     missing = [one for one in asked if one.number not in found]
     if missing:
         one = missing[0]

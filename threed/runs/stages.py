@@ -98,8 +98,8 @@ def following(before: Scene, run: Run, stage: Stage, device: torch.device) -> Sc
     The others are let go.
     """
     kept = each(before)[: stage.particles]
-    return _together([follow(scene, _seeded(run, i), stage.scene, device)
-                      for i, scene in enumerate(kept)])  # fmt: skip
+    each_run = ((scene, _seeded(run, i)) for i, scene in enumerate(kept))
+    return _together([follow(scene, own, stage.scene, device) for scene, own in each_run])
 
 
 def blank(run: Run, kind: str) -> Single:

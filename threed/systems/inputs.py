@@ -73,8 +73,8 @@ class Input:
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of what may be typed, with the kind for faces that have forms."""
-        text = {"type": "string", "minLength": 1, "kind": self.kind.name,
-                "placeholder": self.kind.metavar}  # fmt: skip
+        kind = {"kind": self.kind.name, "placeholder": self.kind.metavar}
+        text = {"type": "string", "minLength": 1} | kind
         many = {"type": "array", "items": text}
         return (many if self.many else text) | {"description": self.about}
 
@@ -232,6 +232,6 @@ BESIDE = Input("learned", LEARNED, "what was learned of a thing or a look, to be
 
 def turn(inputs: Sequence[Input], given: Mapping[str, Values], view: View) -> Any:
     """The values of inputs as they are of a view, by name; None if one says nothing of it."""
-    told = {item.name: item.kind.seen(given[item.name], view)
-            for item in inputs if item.name in given}  # fmt: skip
+    said = (item for item in inputs if item.name in given)
+    told = {item.name: item.kind.seen(given[item.name], view) for item in said}
     return None if None in told.values() else told

@@ -81,8 +81,7 @@ class SystemCommand(Command):
     def run(self, **values: Any) -> None:
         """Gather the inputs of systems into one mapping."""
         names = {item.name for row in _systems().values() for item in row.inputs}
-        told = {name: values.pop(name) for name in list(values)
-                if name in names and name not in self.own}  # fmt: skip
+        told = {n: values.pop(n) for n in list(values) if n in names and n not in self.own}
         inputs = {name: words for name, words in told.items() if words}
         fields = {name: values.pop(name) for name in list(values) if name in self.own}
         given = {name: value for name, value in fields.items() if value not in (None, ())}
@@ -144,8 +143,8 @@ def _inputs(system: str | None) -> tuple[list[Input], list[Input]]:
     table = _systems()
     shown = list(table[system].inputs) if system else []
     names = {item.name for item in shown}
-    hidden = {item.name: item for row in table.values() for item in row.inputs
-              if item.name not in names}  # fmt: skip
+    every = (item for row in table.values() for item in row.inputs)
+    hidden = {item.name: item for item in every if item.name not in names}
     return shown, list(hidden.values())
 
 

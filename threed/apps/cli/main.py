@@ -50,8 +50,7 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
     """What a stream's encoding lacks in letters that all have, so that printing never fails."""
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end]
-    plain = (PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode()
-             for sign in lacking)  # fmt: skip
+    plain = (PLAIN.get(s) or s.encode("ascii", "backslashreplace").decode() for s in lacking)
     return "".join(plain), error.end
 
 

@@ -57,8 +57,7 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1")
-                   for name, value in scope["headers"]}  # fmt: skip
+        headers = {n.decode("latin-1"): value.decode("latin-1") for n, value in scope["headers"]}
         refused = self.judge(scope, headers)
         if refused is not None:
             return await answer(send, *refused)

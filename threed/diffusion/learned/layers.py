@@ -94,8 +94,7 @@ def _names(layers: Layers, layout: Layout) -> dict[tuple[str, str], list[str]]:
     """Names of the layers in a layout: the one that is written first."""
     paths = layers.shapes[UNET]
     older = latent_diffusion_names(paths, layers.resnets)
-    named = {(UNET, path): list(_unet_names(path, older.get(path), layers, layout))
-             for path in paths}  # fmt: skip
+    named = {(UNET, p): list(_unet_names(p, older.get(p), layers, layout)) for p in paths}
     for net, inside in layers.shapes.items():
         if net != UNET:
             named |= {(net, path): list(_text_names(net, path, layers, layout)) for path in inside}

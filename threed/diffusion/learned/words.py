@@ -99,8 +99,8 @@ def write_words(words: Words, path: Path, layout: Layout = "diffusers") -> None:
 def _save(words: Mapping[str, Sequence[Tensor]], file: Path, layout: Layout) -> None:
     tensors = {name: rows[0].clone() for name, rows in words.items()}
     if {len(rows) for rows in words.values()} == {2}:
-        tensors = {key: torch.cat([rows[i] for rows in words.values()])
-                   for i, key in enumerate(_BOTH)}  # fmt: skip
+        each = list(words.values())
+        tensors = {key: torch.cat([rows[i] for rows in each]) for i, key in enumerate(_BOTH)}
     elif layout == "automatic1111":
         tensors = {"emb_params": next(iter(tensors.values()))}
     sizes = {name: len(rows[0]) for name, rows in words.items()}

@@ -99,8 +99,7 @@ def read_state(source: Path) -> dict[str, Tensor]:
     state = read_saved(source, others=True)
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     named = state.items() if isinstance(state, dict) else ()
-    return {name: value for name, value in named
-            if isinstance(name, str) and isinstance(value, Tensor)}  # fmt: skip
+    return {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -196,8 +195,7 @@ def controlnet_state(state: Mapping[str, Tensor], layers: int, source: str) -> d
     """
     if "controlnet_mid_block.weight" in state:
         return dict(state)
-    found = {name.removeprefix(CONTROL): value for name, value in state.items()
-             if name.startswith(CONTROL)}  # fmt: skip
+    found = {k.removeprefix(CONTROL): v for k, v in state.items() if k.startswith(CONTROL)}
     if not found:
         raise InputError(f"{source} holds no ControlNet: no name in it begins with {CONTROL}")
     return {encoder_name(name, layers): value for name, value in found.items()}

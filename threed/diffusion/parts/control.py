@@ -132,8 +132,7 @@ def _plain(value: Any) -> Any:
 
 
 def within(
-    make: Callable[[tuple[Residuals, ...]], Score],
-    nets: Sequence[tuple[Residuals, float, float]],
+    make: Callable[[tuple[Residuals, ...]], Score], nets: Sequence[tuple[Residuals, float, float]]
 ) -> Score:
     """The Score of several nets, each at work from `start` to `end` of the sampling (0 to 1).
 

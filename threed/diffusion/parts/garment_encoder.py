@@ -234,8 +234,7 @@ def read_nets(base: StableDiffusion, place: Path, eye: ImageEncoder) -> Nets:
     layers = len({name.split(".")[3] for name in state if name.startswith("word.mapper.")})
     blank = GarmentNets(with_unet(base, unet), int(eye.eye.hidden_size), layers)
     wanted = blank.state_dict().keys()
-    known = {name: value for name, value in state.items()
-             if name in wanted or not name.startswith("body.")}  # fmt: skip
+    known = {k: v for k, v in state.items() if k in wanted or not k.startswith("body.")}
     return Nets(unet, filled(blank, known, str(file)).to(base.device), eye)
 
 
@@ -251,8 +250,7 @@ def _official(base: StableDiffusion, path: Path) -> tuple[Any, dict[str, Tensor]
     if not crossing or first is None or "learnable_vector" not in state:
         raise InputError(f"{path} holds no StableVITON: it needs names like "
                          "model.diffusion_model.warp_flow_blks, and learnable_vector")  # fmt: skip
-    renamed = {diffusers_name(name, layers): value for name, value in whole.items()
-               if name not in crossing}  # fmt: skip
+    renamed = {diffusers_name(k, layers): v for k, v in whole.items() if k not in crossing}
     config = {**base.unet.config, "in_channels": first.shape[1]}
     unet = filled(UNet2DConditionModel.from_config(config), renamed, str(path))
     found = {f"crossing.{name}": value for name, value in crossing.items()}

@@ -259,8 +259,8 @@ def _encoder(state: Mapping[str, Tensor], sight: Sight, path: Path) -> IdEncoder
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
     """How many layers there are of this prefix."""
-    return len({name.removeprefix(prefix).partition(".")[0]
-                for name in state if name.startswith(prefix)})  # fmt: skip
+    own = (name for name in state if name.startswith(prefix))
+    return len({name.removeprefix(prefix).partition(".")[0] for name in own})
 
 
 def new_encoder(encoder: ImageEncoder, width: int) -> IdEncoder:
@@ -284,7 +284,6 @@ def save_photomaker(net: IdEncoder, lora: LoraWeights, out: Path) -> None:
     tensors = {f"{EYE}.{name}": value for name, value in net.state_dict().items()}
     tensors |= {f"{LORA}.{name}": value for name, value in tensors_of(lora).items()}
     with write_aside(out / FILE) as part:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, part,
-                  {"format": "pt"})  # fmt: skip
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"format": "pt"})
     (out / "config.json").write_text(json.dumps(asdict(net.sight), indent=2) + "\n",
                                      encoding="utf-8")  # fmt: skip

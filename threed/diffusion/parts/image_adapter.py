@@ -64,8 +64,8 @@ class ImageAdapter(nn.Module):
 
 def new_maps(unet: nn.Module) -> tuple[dict[str, str], nn.ModuleDict]:
     """The numbers of a UNet's cross-attentions by their names, and maps for each by its number."""
-    places = {name: str(number) for number, name in enumerate(attentions(unet))
-              if name.endswith("attn2")}  # fmt: skip
+    numbered = enumerate(attentions(unet))
+    places = {name: str(number) for number, name in numbered if name.endswith("attn2")}
     maps = {number: Maps(unet.get_submodule(name)) for name, number in places.items()}
     return places, nn.ModuleDict(maps)
 
@@ -127,8 +127,8 @@ class ImageTokens:
             return look(q, keys, values, bias=bias if self.shares else None)
         small = F.interpolate(self.masks.to(q), (site.rows, site.columns), mode="bicubic")
         each = zip(keys.split(length, 1), values.split(length, 1), small.flatten(1), shares)
-        return torch.stack([share * mask[:, None] * look(q, k, v)
-                            for k, v, mask, share in each]).sum(0)  # fmt: skip
+        seen = [share * mask[:, None] * look(q, k, v) for k, v, mask, share in each]
+        return torch.stack(seen).sum(0)
 
 
 def block_scales(names: Sequence[str], blocks: str, scale: float) -> dict[str, float]:
@@ -213,8 +213,8 @@ def read_parts(
         nested = value.items() if isinstance(value, dict) else [("", value)]
         flat |= {f"{name}.{rest}".rstrip("."): v for rest, v in nested if isinstance(v, Tensor)}
     heads = ((name.partition("."), value) for name, value in flat.items())
-    named = {f"{(renamed or {}).get(head, head)}{dot}{rest}": value
-             for (head, dot, rest), value in heads}  # fmt: skip
+    other = renamed or {}
+    named = {f"{other.get(head, head)}{dot}{rest}": v for (head, dot, rest), v in heads}
     state = {name: value for name, value in named.items() if name.partition(".")[0] in parts}
     missing = [part for part in parts if not any(name.startswith(part) for name in state)]
     if missing:

@@ -50,8 +50,7 @@ class Reference:
         every = [self, *others]
         if not all(isinstance(o, Reference) and o._kind() == self._kind() for o in others):
             return None
-        features = {name: torch.cat([one.features[name] for one in every])
-                    for name in self.features}  # fmt: skip
+        features = {n: torch.cat([one.features[n] for one in every]) for n in self.features}
         shares = [one.shares for one in every if one.shares is not None]
         return Reference(features, torch.cat(shares) if shares else None)
 

@@ -96,8 +96,7 @@ def garment_net(backbone: StableDiffusion, folder: Path | None = None) -> Stable
                               if not name.startswith(POOLED)}, assign=True)  # fmt: skip
     else:
         config, file = read_json(folder / "config.json"), weights_file(folder)
-        state = {name: value for name, value in read_state(file).items()
-                 if not name.startswith(POOLED)}  # fmt: skip
+        state = {k: v for k, v in read_state(file).items() if not k.startswith(POOLED)}
         unet = described(UNet2DConditionModel, config | told_less, state, file)
     return with_unet(backbone, frozen(unet, backbone.device, backbone.unet.dtype))
 
@@ -134,8 +133,8 @@ class Garments:
 
     def at(self, t: Tensor) -> Reference:
         """What is seen at t [B]. Items that are alike are seen once."""
-        every = [value.flatten(1).to(self.latents) for value in (t[:, None], self.latents,
-                                                                 self.tokens)]  # fmt: skip
+        whole = t[:, None], self.latents, self.tokens
+        every = [value.flatten(1).to(self.latents) for value in whole]
         back = torch.cat(every, 1).detach().unique(dim=0, return_inverse=True)[1]
         numbers = torch.arange(len(back), device=back.device)
         some = torch.zeros_like(numbers[: int(back.max()) + 1]).scatter(0, back, numbers)

@@ -42,8 +42,7 @@ def word_tokens(backbone: Backbone, prompt: str, phrase: str) -> list[int]:
     places = [i for i in starts if bare[i : i + len(wanted)] == wanted]
     if not places:
         said = ", ".join(filter(None, bare))
-        raise InputError(f"there is no word {phrase!r} in the prompt {prompt!r}; its words are: "
-                         f"{said}")  # fmt: skip
+        raise InputError(f"there is no word {phrase!r} in the prompt {prompt!r}; it has: {said}")
     spans = word_spans(backbone, prompt)
     found: list[int] = []
     for i in (i + k for i in places for k in range(len(wanted))):

@@ -175,8 +175,8 @@ def prepare(backbone: Backbone, request: Request, weights: dict[str, Any]) -> Re
 
     controls = [Given(weights[kind.removesuffix(READY)], read_map(kind, picture, request.size))
                 for kind, picture in request.all("control")]  # fmt: skip
-    return Ready(build(backbone, request.prompt, controls, guide=request.guide,
-                       knobs=request.knobs or Knobs()))  # fmt: skip
+    knobs = request.knobs or Knobs()
+    return Ready(build(backbone, request.prompt, controls, guide=request.guide, knobs=knobs))
 
 
 def find_kind(place: Path, kind: str, several: int) -> Path:

@@ -45,10 +45,7 @@ class Knobs(Settings):
         0.2, ge=0, le=1, description="share of the whole prompt; 0 is the regions' prompts alone"
     )
     resize_until: float = Field(
-        0.7,
-        ge=0,
-        le=1,
-        description="noise level down to which way=latents makes pictures small",
+        0.7, ge=0, le=1, description="noise level down to which way=latents makes pictures small"
     )
 
 

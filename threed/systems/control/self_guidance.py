@@ -124,8 +124,8 @@ def prepare(backbone: Backbone, request: Request, weights: None = None) -> Ready
         pictures("layout"),
         request.all("keep") or None,
     )
-    built = build(backbone, request.prompt, request.one("source"), asked=asked,
-                  guide=request.guide, knobs=request.knobs or Knobs())  # fmt: skip
+    source, guide, knobs = request.one("source"), request.guide, request.knobs or Knobs()
+    built = build(backbone, request.prompt, source, asked=asked, guide=guide, knobs=knobs)
     return Ready(built, rows=ROWS)
 
 

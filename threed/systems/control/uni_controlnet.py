@@ -125,9 +125,8 @@ def load(backbone: Backbone, request: Request) -> Adapters:
     base = require_unet(backbone, NAME)
     place = find_trained(request.one("weights"), base.folder, NAME)
     adapters = load_adapters(base, place)
-    for part, net, name in (
-        ("local", adapters.local, "control"), ("global", adapters.world, "image"),
-    ):  # fmt: skip
+    needed = ("local", adapters.local, "control"), ("global", adapters.world, "image")
+    for part, net, name in needed:
         if request.all(name) and net is None:
             raise InputError(f"{place} holds no {part} adapter: train one with "
                              f"threed train {NAME} part={part}")  # fmt: skip
@@ -152,8 +151,8 @@ def prepare(backbone: Backbone, request: Request, weights: Adapters) -> Ready:
     content = None
     if request.one("image") is not None:
         content = clip_of(base).images(load_image(request.one("image"), base.image_size))
-    return Ready(build(base, request.prompt, weights, maps, content, guide=request.guide,
-                       knobs=request.knobs or Knobs()))  # fmt: skip
+    guide, knobs = request.guide, request.knobs or Knobs()
+    return Ready(build(base, request.prompt, weights, maps, content, guide=guide, knobs=knobs))
 
 
 def learn(backbone: Backbone, lesson: Lesson) -> Task:

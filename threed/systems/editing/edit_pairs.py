@@ -195,8 +195,8 @@ def write_pairs(
         )
         good = sorted(((seen, pair) for pair, seen in made if search.keep.passes(seen)),
                       key=lambda item: -item[0].direction)[: search.most]  # fmt: skip
-        found = [_write(out, index, number, triples[index], pair)
-                 for number, (_, pair) in enumerate(good)]  # fmt: skip
+        best = enumerate(pair for _, pair in good)
+        found = [_write(out, index, number, triples[index], pair) for number, pair in best]
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps([of[index], *found]) + "\n")
         rows += found

@@ -120,8 +120,8 @@ def build(
     from threed.diffusion.score import score
 
     learned = backbone.encode_text([prompt])
-    frozen = [replace(backbone.encode_text([text]), adapters={})
-              for text in (base_prompt, guide.negative)]  # fmt: skip
+    texts = (backbone.encode_text([text]) for text in (base_prompt, guide.negative))
+    frozen = [replace(text, adapters={}) for text in texts]
 
     def combine(noises: Any, x: Tensor, t: Tensor) -> Tensor:
         taught, plain, empty = noises
@@ -144,8 +144,8 @@ def prepare(backbone: Backbone, request: Request, weights: Any) -> Ready:
         raise InputError(f"it is not known what {unknown[0]} began as, so the prompt without it "
                          "must be said: --base")  # fmt: skip
     base = request.one("base") or spoken(request.prompt, words)
-    return Ready(build(backbone, request.prompt, base, guide=request.guide,
-                       knobs=request.knobs or Knobs()))  # fmt: skip
+    knobs = request.knobs or Knobs()
+    return Ready(build(backbone, request.prompt, base, guide=request.guide, knobs=knobs))
 
 
 def load_taught(backbone: Backbone, path: Path, options: Any) -> nn.Module:

@@ -54,8 +54,8 @@ class Rows(nn.Module):
     def words(self) -> dict[str, tuple[Tensor, ...]]:
         """The words with their rows [n, C] as they are now, one tensor a text encoder."""
         each = len(self.rows) // len(self.names)
-        return {name: tuple(self.rows[each * i : each * (i + 1)])
-                for i, name in enumerate(self.names)}  # fmt: skip
+        parts = (self.rows[each * i : each * (i + 1)] for i in range(len(self.names)))
+        return dict(zip(self.names, map(tuple, parts)))
 
 
 def begin(backbone: Backbone, lesson: Lesson, what: str) -> tuple[StableDiffusion, dict[str, str]]:

@@ -46,8 +46,8 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
 
     base, words = teach.begin(backbone, lesson, NAME)
     examples, told = lesson.examples, lesson.options
-    rows = teach.Rows({name: teach.rows_of(base, kind, told.vectors)
-                       for name, kind in words.items()})  # fmt: skip
+    own = {name: teach.rows_of(base, kind, told.vectors) for name, kind in words.items()}
+    rows = teach.Rows(own)
     latents, plain = Latents(base, examples, "image"), told.prompt.replace("{}", told.name)
 
     def said(text: str, generator: torch.Generator) -> str:
