@@ -43,7 +43,8 @@ def check_same(folder: Path, preset: str, words: Sequence[str]) -> None:
     if not (folder / "config.yaml").exists():
         return
     there, wanted = RunFolder.open(folder).run, load_run(preset, words)
-    own = ("device", "system")  # machines may differ; of a system a run keeps what was found out
+    own = ["device", "system"]  # machines may differ; of a system a run keeps what was found out
+    own += ["seed", "best_of"] if wanted.best_of > 1 else []  # it goes on as the best of them
     other = [name for name, value in wanted if name not in own and getattr(there, name) != value]
     if other:
         raise InputError(f"{folder} holds a run with other settings ({', '.join(other)}): choose "
