@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # suffix -> module with save(mesh, path, extras)
 WRITERS = {
     ".3mf": "exporters.threemf",
+    ".fbx": "exporters.fbx",
     ".glb": "exporters.glb",
     ".obj": "exporters.obj",
     ".splat.ply": "exporters.splats",

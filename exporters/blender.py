@@ -1,5 +1,7 @@
 """Blender as a judge: what it makes of a file of ours, and a picture that it draws of it.
 
+And as a writer of FBX.
+
 Blender brings a Python of its own (and pins numpy below 2), so it runs as another process: a
 `blender` program, or a Python that has the `bpy` package.
 """
@@ -22,7 +24,7 @@ from threed.core.errors import InputError
 VARIABLE = "THREED_BLENDER_PYTHON"
 SCRIPT = Path(__file__).with_name("blender_script.py")
 MARK = "threed-blender: "  # what the script's answer begins with
-READS = (".glb", ".obj", ".ply", ".stl", ".usdz")
+READS = (".glb", ".obj", ".ply", ".stl", ".usdz", ".fbx")
 HOW = (
     f"Blender was not found. Put `blender` on the PATH, or make an environment with its package "
     f"(python -m venv bpy && bpy/bin/pip install bpy) and set {VARIABLE}=bpy/bin/python"
@@ -105,21 +107,28 @@ def look(source: Path, picture: Picture | None = None) -> Seen:
         raise InputError(f"Blender is shown {', '.join(READS)} here, not {source.name!r}")
     if not os.path.isfile(source):
         raise InputError(f"cannot read {source}: no such file")
+    if picture is None:
+        return _run(source, {})
+    with files.write_aside(picture.path.resolve()) as part:
+        return _run(source, {"picture": asdict(picture) | {"path": str(part)}})
+
+
+def write_fbx(source: Path, target: Path, normal: Path | None) -> Seen:
+    """Let Blender write what a file shows as an FBX, with a normal map if one is given.
+
+    InputError where Blender is not found, or fails on the file.
+    """
+    lean = None if normal is None else str(normal)
+    return _run(source, {"fbx": {"path": str(target), "normal": lean}})
+
+
+def _run(source: Path, wishes: dict[str, Any]) -> Seen:
+    """Run the script in Blender and read its answer; InputError where it fails on the file."""
     command = find_blender()
     if command is None:
         raise InputError(HOW)
-    asked = {"source": str(source.resolve()), "picture": None}
-    if picture is None:
-        return _run(command, source, asked)
-    with files.write_aside(picture.path.resolve()) as part:
-        return _run(command, source, asked | {"picture": asdict(picture) | {"path": str(part)}})
-
-
-def _run(command: list[str], source: Path, asked: dict[str, Any]) -> Seen:
-    """Run the script in Blender and read its answer; InputError where it fails on the file."""
-    done = subprocess.run(
-        [*command, json.dumps(asked)], capture_output=True, text=True, check=False
-    )
+    asked = json.dumps({"source": str(source.resolve()), **wishes})
+    done = subprocess.run([*command, asked], capture_output=True, text=True, check=False)
     answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not answers:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
-from mathutils import Vector
+from mathutils import Matrix, Vector
 
 MARK = "threed-blender: "
 
@@ -25,6 +25,7 @@ def load(path: str) -> None:
         ".ply": bpy.ops.wm.ply_import,
         ".stl": bpy.ops.wm.stl_import,
         ".usdz": bpy.ops.wm.usd_import,
+        ".fbx": bpy.ops.import_scene.fbx,
     }
     importers[Path(path).suffix.lower()](filepath=path)
 
@@ -52,6 +53,7 @@ def describe_object(thing: Any) -> dict[str, Any]:
         "name": thing.name,
         "vertices": len(data.vertices),
         "faces": len(data.polygons),
+        "quads": sum(len(face.vertices) == 4 for face in data.polygons),
         "uv_maps": len(data.uv_layers),
         "color_attributes": len(data.color_attributes),
         "custom_normals": bool(data.has_custom_normals),
@@ -149,6 +151,31 @@ def draw(path: str, size: int, samples: int) -> None:
     bpy.ops.render.render(write_still=True)
 
 
+def add_normals(path: str) -> None:
+    """Add a normal map to every material."""
+    image = bpy.data.images.load(path)
+    image.colorspace_settings.name = "Non-Color"
+    for material in bpy.data.materials:
+        tree = material.node_tree
+        surface = next(node for node in tree.nodes if node.type == "BSDF_PRINCIPLED")
+        picture = tree.nodes.new("ShaderNodeTexImage")
+        picture.image = image
+        turn = tree.nodes.new("ShaderNodeNormalMap")
+        tree.links.new(picture.outputs["Color"], turn.inputs["Color"])
+        tree.links.new(turn.outputs["Normal"], surface.inputs["Normal"])
+
+
+def write_fbx(path: str) -> None:
+    """Write the scene, y up, a unit a metre, no turn or scale left in its objects."""
+    for thing in meshes():
+        thing.data.transform(thing.matrix_world)
+        thing.matrix_world = Matrix()
+    bpy.ops.export_scene.fbx(
+        filepath=path, object_types={"MESH"}, apply_scale_options="FBX_SCALE_UNITS",
+        bake_space_transform=True, use_mesh_modifiers=False, path_mode="COPY", embed_textures=True,
+    )  # fmt: skip
+
+
 def main() -> None:
     """Do what the last argument asks for."""
     asked = json.loads(sys.argv[-1])
@@ -158,7 +185,12 @@ def main() -> None:
         "objects": [describe_object(thing) for thing in meshes()],
         "bounds": bounds(),
     }
-    picture = asked["picture"]
+    fbx = asked.get("fbx")
+    if fbx is not None:
+        if fbx["normal"] is not None:
+            add_normals(fbx["normal"])
+        write_fbx(fbx["path"])
+    picture = asked.get("picture")
     if picture is not None:
         add_camera(picture["azimuth_deg"], picture["elevation_deg"])
         add_lights()

@@ -44,8 +44,16 @@ def fit_budget(mesh: Mesh, budget: Budget | None = None, lods: int = 0) -> list[
 
 def _make_copy(skin: Skin, level: Level) -> Mesh:
     """Make a mesh with fewer faces that shows what that of the skin does."""
-    source, own, texture = skin.mesh, skin.mesh.material, level.texture
-    mesh = simplify(weld(Mesh(source.vertices, source.faces)), level.faces)
+    bare = weld(Mesh(skin.mesh.vertices, skin.mesh.faces))
+    return dressed(simplify(bare, level.faces), skin, level.texture)
+
+
+def dressed(mesh: Mesh, skin: Skin, texture: int) -> Mesh:
+    """A bare mesh with the material of another one beside it, on a map of its own if it needs one.
+
+    Where that shows, the shape that it lacks is a normal map.
+    """
+    source, own = skin.mesh, skin.mesh.material
     mesh = replace(mesh, material=Material(metallic=own.metallic, roughness=own.roughness))
     if source.colors is None and not own.maps():
         return mesh

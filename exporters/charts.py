@@ -36,6 +36,7 @@ class Charts:
         self.corners = torch.stack([a, b, c], 1).numpy()  # [F, 3, 3]
         self.area: Floats = cross.norm(dim=-1).numpy() / 2
         self.normal: Floats = F.normalize(cross, dim=-1).numpy()
+        self.quads = mesh.quads
         self.pairs = _find_neighbours(mesh)  # [P, 2] faces that share an edge
         self.label: Ints = self._number_pieces(self._pick_directions())
         self._join_small()
@@ -109,11 +110,16 @@ class Charts:
             normal = summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-30)
         own = normal @ DIRECTIONS.T
         own[self.normal @ DIRECTIONS.T < FACING] -= 4
+        own = self._agreed(own)
         choice: Ints = own.argmax(1)
         for _ in range(ROUNDS):
-            votes = near @ np.eye(len(DIRECTIONS))[choice]
+            votes = self._agreed(near @ np.eye(len(DIRECTIONS))[choice])
             choice = (own + 0.4 * votes).argmax(1)
         return choice
+
+    def _agreed(self, rows: Floats) -> Floats:
+        """Rows [F, K] of the faces, those of the halves of a quad averaged."""
+        return rows.reshape(-1, 2, rows.shape[1]).mean(1).repeat(2, 0) if self.quads else rows
 
     def _number_pieces(self, group: Ints, joined: npt.NDArray[np.bool_] | None = None) -> Ints:
         """[F] a number for each connected piece of a group, in the order of its first face."""

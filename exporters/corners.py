@@ -88,6 +88,21 @@ def tangent_rows(mesh: Mesh) -> tuple[Tensor, Tensor]:
     return torch.cat([*parts, rows.tangent[:, 3:]], 1), rows.faces
 
 
+def polygons(mesh: Mesh) -> list[Tensor]:
+    """List the polygons as rows of corners, which count as in mesh.faces.flatten().
+
+    Triangles [T, 3] and quads [Q, 4]. A quad whose map is cut along its diagonal is two triangles.
+    """
+    every = torch.arange(3 * len(mesh.faces))
+    if not mesh.quads:
+        return [every.view(-1, 3)]
+    six = every.view(-1, 6)
+    whole = torch.ones(len(six), dtype=torch.bool)
+    if mesh.uv_faces is not None:
+        whole = (mesh.uv_faces[::2, [0, 2]] == mesh.uv_faces[1::2, :2]).all(1)
+    return [six[~whole].view(-1, 3), six[whole][:, [0, 1, 2, 5]]]
+
+
 def unit_normals(mesh: Mesh) -> Tensor:
     """[V, 3] the normals of the vertices; upwards where faces cancel each other out."""
     normal = mesh.vertex_normals()

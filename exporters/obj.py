@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from exporters import axes, pictures
-from exporters.corners import unit_normals
+from exporters.corners import polygons, unit_normals
 from exporters.glb import Extras, name_of
 from threed.core import files
 from threed.core.mesh import Mesh, flip_v
@@ -51,7 +51,10 @@ def _describe_shape(mesh: Mesh, lines: list[str], *, painted: bool) -> str:
         corner, columns = "%d/%d/%d", [mesh.faces, mesh.uv_faces, mesh.faces]
     lines += _format_rows("vn %.5f %.5f %.5f", axes.to_y_up(unit_normals(mesh)))
     lines += ["s 1", "usemtl surface"]
-    lines += _format_rows(f"f {corner} {corner} {corner}", torch.stack(columns, -1).flatten(1) + 1)
+    numbers = torch.stack(columns, -1).flatten(0, 1) + 1
+    for rows in polygons(mesh):
+        form = " ".join(["f", *[corner] * rows.shape[1]])
+        lines += _format_rows(form, numbers[rows].flatten(1))
     return "\n".join(lines) + "\n"
 
 

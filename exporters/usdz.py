@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from exporters import axes, pictures
-from exporters.corners import unit_normals
+from exporters.corners import polygons, unit_normals
 from exporters.glb import Extras
 from renderers.shading import to_linear
 from threed.core import files
@@ -72,8 +72,10 @@ def _define_shape(usd: Any, stage: Any, mesh: Mesh) -> Any:
     shape.CreateExtentAttr(_to_vectors(usd, torch.stack([place.amin(0), place.amax(0)])))
     shape.CreateNormalsAttr(_to_vectors(usd, axes.to_y_up(unit_normals(mesh))))
     shape.SetNormalsInterpolation(geom.Tokens.vertex)
-    shape.CreateFaceVertexCountsAttr([3] * len(mesh.faces))
-    shape.CreateFaceVertexIndicesAttr(_to_integers(usd, mesh.faces))
+    rows = polygons(mesh)
+    corners = torch.cat([row.flatten() for row in rows])
+    shape.CreateFaceVertexCountsAttr([row.shape[1] for row in rows for _ in row])
+    shape.CreateFaceVertexIndicesAttr(_to_integers(usd, mesh.faces.flatten()[corners]))
     shape.CreateSubdivisionSchemeAttr(geom.Tokens.none)
     shape.CreateDoubleSidedAttr(True)
     primvars = geom.PrimvarsAPI(shape)
@@ -81,7 +83,7 @@ def _define_shape(usd: Any, stage: Any, mesh: Mesh) -> Any:
         places, uv_faces = mesh.opengl_map()
         uv = primvars.CreatePrimvar("st", kinds.TexCoord2fArray, geom.Tokens.faceVarying)
         uv.Set(usd.Vt.Vec2fArray.FromNumpy(places.numpy()))
-        uv.SetIndices(_to_integers(usd, uv_faces))
+        uv.SetIndices(_to_integers(usd, uv_faces.flatten()[corners]))
     if mesh.colors is not None:
         color = primvars.CreatePrimvar("displayColor", kinds.Color3fArray, geom.Tokens.vertex)
         color.Set(_to_vectors(usd, to_linear(mesh.colors.clamp(0, 1))))

@@ -137,6 +137,7 @@ def test_the_report_of_a_file(asset: Asset, tmp_path: Path) -> None:
     bare = report_file(copy)
     assert (bare.psnr, bare.iou, bare.threshold) == (None, None, None)
     assert bare.faces == asset.report.faces
+    assert bare.sizes == {"other.glb": copy.stat().st_size}
 
 
 def test_a_folder_without_an_asset(tmp_path: Path) -> None:
@@ -147,8 +148,8 @@ def test_a_folder_without_an_asset(tmp_path: Path) -> None:
 
 
 def test_an_unknown_target_is_refused_before_the_source_is_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot write 'x\.fbx'"):
-        export_file(tmp_path / "none.glb", tmp_path / "x.fbx")
+    with pytest.raises(InputError, match=r"cannot write 'x\.dae'"):
+        export_file(tmp_path / "none.glb", tmp_path / "x.dae")
 
 
 def test_a_folder_that_may_not_be_written_to(

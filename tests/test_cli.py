@@ -272,7 +272,7 @@ def test_files_that_are_no_meshes(threed: Callable[..., Answer], tmp_path: Path)
         assert_refused(threed(*words), "fake.glb")
     assert_refused(threed("report", tmp_path / "nowhere.glb"), "nowhere.glb")
     assert_refused(threed("report", tmp_path), "holds no asset.glb")
-    assert_refused(threed("export", fake, "--to", tmp_path / "x.fbx"), "x.fbx", ".glb")
+    assert_refused(threed("export", fake, "--to", tmp_path / "x.dae"), "x.dae", ".glb")
 
 
 def test_damaged_checkpoints_are_said_and_the_one_before_taken(

@@ -103,7 +103,7 @@ def test_an_obj_arrives_whole(mug: Mesh, tmp_path: Path) -> None:
 
 
 @real
-@pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply", ".stl", ".usdz"])
+@pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply", ".stl", ".usdz", ".fbx"])
 def test_size_up_and_front_are_ours_in_every_format(tmp_path: Path, suffix: str) -> None:
     """1 long to the front (our x), 2 to the left (y), 3 up: Blender's front is -y, its up z."""
     exporters.save(cube(), tmp_path / f"toy{suffix}")
@@ -215,6 +215,6 @@ def test_files_that_are_not_shown_to_blender(
     monkeypatch.setenv(blender.VARIABLE, sys.executable)
     with pytest.raises(InputError, match=r"no such file"):
         look(tmp_path / "none.glb")
-    with pytest.raises(InputError, match=r"not 'toy\.fbx'"):
-        look(tmp_path / "toy.fbx")
+    with pytest.raises(InputError, match=r"not 'toy\.3mf'"):
+        look(tmp_path / "toy.3mf")
     assert os.listdir(tmp_path) == []

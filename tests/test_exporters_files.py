@@ -90,8 +90,8 @@ def test_missing_too_large_and_outside(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_unknown_suffix_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'toy.fbx': its name must end in one of .3mf, .glb"):
-        exporters.save(cube(), tmp_path / "toy.fbx")
+    with pytest.raises(InputError, match=r"'toy.dae': its name must end in one of .3mf, .fbx"):
+        exporters.save(cube(), tmp_path / "toy.dae")
     assert list(tmp_path.iterdir()) == []
 
 

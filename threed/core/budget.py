@@ -11,6 +11,8 @@ FEWEST = 4  # faces of a closed mesh
 SIZES = (16, 8192)  # texels a side
 
 LODS = 8  # at most so many coarser copies
+QUADS = (100, 200_000)  # that can be asked for
+OF_QUADS = (".obj", ".usdz", ".fbx")  # files that hold them
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,20 @@ class Budget:
         """What is limited, by name."""
         pairs = {"faces": self.faces, "texture": self.texture}
         return {name: value for name, value in pairs.items() if value is not None}
+
+
+def check_quads(quads: int | None, suffix: str, budget: Budget | None, lods: int) -> None:
+    """InputError for a number of quads that cannot be, or not in such a file or beside the rest."""
+    if quads is None:
+        return
+    if not QUADS[0] <= quads <= QUADS[1]:
+        raise InputError(f"quads must be in {QUADS[0]}..{QUADS[1]}, got {quads}")
+    if suffix.lower() not in OF_QUADS:
+        raise InputError(f"quads are written as {', '.join(OF_QUADS)}, not as {suffix}, which "
+                         "holds triangles")  # fmt: skip
+    if lods or (budget is not None and budget.faces is not None):
+        raise InputError(f"quads={quads} says how many faces there are: leave lods, and of a "
+                         "budget the faces")  # fmt: skip
 
 
 @dataclass(frozen=True)

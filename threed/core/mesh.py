@@ -43,12 +43,15 @@ class Mesh:
     uv: Tensor | None = None  # [T, 2] float64 in [0, 1]
     uv_faces: Tensor | None = None  # [F, 3] int64 into uv
     material: Material = field(default_factory=Material)
+    quads: bool = False  # faces 2k and 2k + 1 are the halves (a, b, c) and (a, c, d) of a quad
 
     def __post_init__(self) -> None:
         """Refuse what no writer could write; ValueError says which field and why."""
         _check_rows("vertices", self.vertices, 3)
         _check_rows("faces", self.faces, 3)
         _check_range("faces", self.faces, len(self.vertices), "vertex")
+        if self.quads and not _are_halves(self.faces):
+            raise ValueError("the faces are not the halves of quads, two by two")
         if not bool(torch.isfinite(self.vertices).all()):
             raise ValueError("vertices hold NaN or infinite coordinates")
         if self.colors is not None and self.colors.shape != self.vertices.shape:
@@ -94,6 +97,11 @@ def flip_v(uv: Tensor) -> Tensor:
     """
     u, v = uv.double().unbind(-1)
     return torch.stack([u, 1 - v], -1)
+
+
+def _are_halves(faces: Tensor) -> bool:
+    one, two = faces[::2], faces[1::2]
+    return len(one) == len(two) and torch.equal(one[:, [0, 2]], two[:, :2])
 
 
 def _check_rows(name: str, value: Tensor, width: int) -> None:

@@ -21,6 +21,7 @@ from exporters.glb import name_of
 from exporters.mended import Mended
 from exporters.normals import bake_normals
 from exporters.printing import make_printable, measure_printed
+from exporters.quads import to_quads
 from exporters.remesh import Mending, mend
 from exporters.report import Known, Report, measure_mesh, read_known
 from exporters.simplify import simplify
@@ -28,7 +29,7 @@ from exporters.transfer import Skin
 from exporters.unwrap import unwrap
 from renderers.shading import Look
 from threed.core import files
-from threed.core.budget import Budget, levels
+from threed.core.budget import Budget, check_quads, levels
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
 from threed.core.files import slug
@@ -220,6 +221,7 @@ def export_file(
     lods: int = 0,
     height: float | None = None,
     profile: Target | None = None,
+    quads: int | None = None,
     say: Say | None = None,
 ) -> list[Path]:
     """Read a mesh file, or the asset.glb of a run's folder, and write it in another format.
@@ -227,11 +229,13 @@ def export_file(
     Geometry, textures and colours go along as far as the format has them; within a budget, and with
     coarser copies beside it, where asked: see `exporters.budget.fit_budget`. With a height, in
     metres, it stands on the origin, the centre of its base at 0. A profile adds colliders, or makes
-    a solid, of which `say` is told; its budget is the caller's matter. Returns the files.
+    a solid, of which `say` is told; its budget is the caller's matter. `quads` asks for about so
+    many instead of triangles (`exporters.quads`). Returns the files.
     InputError for a source that cannot be read, and for a target that cannot be written.
     """
     exporters.find_writer(target)  # a wrong name is noticed before anything is read
     check_tools(profile)
+    check_quads(quads, target.suffix, budget, lods)
     mesh = load_file(source)
     if profile == "print":
         about, faces = {"source": source.name}, (budget or Budget()).faces or len(mesh.faces)
@@ -239,6 +243,10 @@ def export_file(
         return [target]
     if height is not None:
         mesh = Placement.standing(mesh, height).out(mesh)
+    if quads is not None:
+        made = to_quads(mesh, quads, None if budget is None else budget.texture)
+        exporters.save(made, target, extras={"source": source.name, "name": target.stem})
+        return [target]
     plain = budget is None and lods == 0
     written = []
     for level, copy in enumerate([mesh] if plain else fit_budget(mesh, budget, lods)):
@@ -323,7 +331,9 @@ def report_file(source: Path) -> Report:
     mesh = load_file(source)
     beside = (source if os.path.isdir(source) else source.parent) / "report.json"
     own = os.path.isdir(source) or source.stem == "asset"
-    return measure_mesh(mesh, read_known(beside) if own else None)
+    if own:
+        return measure_mesh(mesh, read_known(beside))
+    return measure_mesh(mesh, Known(sizes={source.name: source.stat().st_size}))
 
 
 def load_file(source: Path) -> Mesh:

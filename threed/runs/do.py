@@ -84,7 +84,7 @@ def _export(job: jobs.Export, folder: Path, report: Listener | None) -> Result:
     budget, lods = limits(job.profile, job.budget, job.lods)
     height = stature(job.profile, job.height)
     written = export_file(job.source, folder / job.file, budget=budget, lods=lods, height=height,
-                          profile=job.profile, say=sayer(report))  # fmt: skip
+                          profile=job.profile, quads=job.quads, say=sayer(report))  # fmt: skip
     files = tuple(written)
     return Result(folder, files[0], files)
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from threed.core.budget import LODS, Budget
+from threed.core.budget import LODS, QUADS, Budget, check_quads
 from threed.core.errors import InputError
 from threed.core.files import check_name
 from threed.core.length import read_length
@@ -341,7 +341,7 @@ class Train(Job):
 
 
 class Export(Job):
-    """Write an asset in another format: .glb, .obj, .ply, .stl, .usdz, .3mf or .spz."""
+    """Write an asset in another format: .glb, .obj, .ply, .stl, .usdz, .fbx, .3mf or .spz."""
 
     kind: ClassVar[str] = "export"
 
@@ -356,13 +356,17 @@ class Export(Job):
     height: str | None = Field(
         None, description="as in 12cm: how high it stands, its base's centre on the origin"
     )
+    quads: int | None = Field(
+        None, ge=QUADS[0], le=QUADS[1], description="about so many quads, in .obj, .usdz or .fbx"
+    )
 
     def check(self) -> None:
         """InputError for a budget that cannot be, or a file outside the job's folder."""
         check_own(self.file)
         if self.profile is not None:
             check_target(self.profile, Path(self.file).suffix, self.lods)
-        limits(self.profile, self.budget, self.lods)
+        budget, lods = limits(self.profile, self.budget, self.lods)
+        check_quads(self.quads, Path(self.file).suffix, budget, lods)
         stature(self.profile, self.height)
 
 

@@ -24,8 +24,8 @@ from threed.systems.table import find_system
 TAKEN = ("generate", "texture", "edit3d", "image", "export")
 PICTURES = ("picture.png", "picture.jpg", "picture.webp")
 HEAT = "heat.png"
-ASSETS = ("asset.glb", "asset.obj", "asset.ply", "asset.stl", "asset.usdz", "asset.3mf",
-          "asset.spz")  # fmt: skip
+ASSETS = ("asset.glb", "asset.obj", "asset.ply", "asset.stl", "asset.usdz", "asset.fbx",
+          "asset.3mf", "asset.spz")  # fmt: skip
 # what a text of an input means, by the name of its kind
 SAID = ("text", "prompt", "word", "word with a factor", "word with a span", "word with a shift",
         "region", "subject")  # fmt: skip

@@ -43,7 +43,7 @@ FILES = {  # what a job may hand out
     "asset.glb": "model/gltf-binary", "asset.obj": MESH, "asset.mtl": TEXT, "asset.png": PICTURE,
     "asset.ply": MESH, "asset.stl": MESH, "asset.usdz": "model/vnd.usdz+zip",
     "asset.3mf": "model/3mf", "asset_print.3mf": "model/3mf",
-    "asset.spz": "application/octet-stream",
+    "asset.fbx": "application/octet-stream", "asset.spz": "application/octet-stream",
     "asset_unity.glb": "model/gltf-binary", "asset_unreal.glb": "model/gltf-binary",
     "asset_godot.glb": "model/gltf-binary", "asset_web.glb": "model/gltf-binary",
     "asset_lod1.glb": "model/gltf-binary", "asset_lod2.glb": "model/gltf-binary",
