@@ -130,7 +130,8 @@ def pair(case: Case, folder: Path) -> Path:
     for role, colors in pictures.items():
         save_image(torch.from_numpy(colors).permute(2, 0, 1), folder / f"{role}.png")
     files = {role: f"{role}.png" for role in pictures}
-    write_examples(folder, [{**files, "garment_text": said(garment), "category": category}])
+    texts = {"text": said_of(case), "garment_text": said(garment), "category": category}
+    write_examples(folder, [files | texts])
     return folder
 
 
