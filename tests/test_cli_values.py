@@ -29,7 +29,7 @@ from threed.apps.cli import main as cli
 from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.models import latent
-from threed.runs import job as jobs
+from threed.runs import jobs
 from threed.runs.do import do
 
 LONG = "x" * 300

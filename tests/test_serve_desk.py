@@ -20,7 +20,7 @@ from threed.core.files import refuse
 from threed.queue import Queue, work
 from threed.queue.ticket import key_of
 from threed.queue.worker import Keeper
-from threed.runs.job import JOBS, read_job
+from threed.runs.jobs import JOBS, read_job
 from threed.runs.progress import Progress
 from threed.systems.table import SYSTEMS
 

@@ -34,7 +34,7 @@ from threed.diffusion.score import Score, cfg, score
 from threed.learning.data import write_examples
 from threed.learning.loop import Task
 from threed.learning.recipe import Recipe
-from threed.runs.job import read_job, schema
+from threed.runs.jobs import read_job, schema
 from threed.runs.steer import Steered
 from threed.settings.base import Settings
 from threed.settings.run import SystemSettings
@@ -308,7 +308,7 @@ def test_systems_are_listed_and_asked_without_torch() -> None:
     code = (
         "import sys\n"
         "from threed.systems.table import SYSTEMS\n"
-        "from threed.runs.job import read_job, schema\n"
+        "from threed.runs.jobs import read_job, schema\n"
         "schema()\n"
         "read_job({'job': 'image', 'prompt': 'x', 'system': 'self_guidance',"
         " 'inputs': {'move': ['x:1,0']}})\n"

@@ -21,7 +21,7 @@ _PUBLIC = {
     "image": "threed.runs.image",
     "train": "threed.runs.train",
     "Job": "threed.runs.job",
-    "read_job": "threed.runs.job",
+    "read_job": "threed.runs.jobs",
     "do": "threed.runs.do",
     "Asset": "threed.runs.asset",
     "Run": "threed.settings.run",

@@ -2,7 +2,7 @@
 
     .txt     a prompt a line; empty lines are left out
     .csv     columns are fields of the job; `job` is its kind, `inputs.NAME` an input of its system
-    .jsonl   a job a line, as `runs.job.read_job` reads it
+    .jsonl   a job a line, as `runs.jobs.read_job` reads it
 
 Files that a job names are taken from the current folder, and kept by their whole paths.
 """
@@ -23,7 +23,8 @@ from threed.core.errors import InputError
 from threed.core.files import read_text
 from threed.core.words import did_you_mean
 from threed.queue.folder import Entry
-from threed.runs.job import JOBS, LAST, Job, Words, read_job
+from threed.runs.job import LAST, Job, Words
+from threed.runs.jobs import JOBS, read_job
 from threed.settings.base import replace
 from threed.systems.table import find_system
 

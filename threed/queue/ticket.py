@@ -18,7 +18,8 @@ from pydantic import Field
 from threed import __version__
 from threed.core.errors import InputError
 from threed.core.files import slug
-from threed.runs.job import Job, read_job
+from threed.runs.job import Job
+from threed.runs.jobs import read_job
 from threed.settings.base import Settings, read
 
 FORMAT = 1  # of the folder and of its files

@@ -20,13 +20,13 @@ from threed.core.files import check_name
 from threed.core.length import read_length
 from threed.core.pictures import FORMATS, read_size
 from threed.core.profile import Target, check_target, given, limits, stature
-from threed.core.words import check_prompt, did_you_mean
+from threed.core.words import check_prompt
 from threed.diffusion.guide import Guide
-from threed.settings.base import Device, Seed, Settings, read, replace
+from threed.settings.base import Device, Seed, Settings, replace
 from threed.settings.presets import load_run, preset_for
 from threed.settings.run import DEFAULT_BACKBONE, Run, SystemSettings
 from threed.systems.system import Request, System
-from threed.systems.table import SYSTEMS, find_system
+from threed.systems.table import find_system
 
 SINGLE = "toybox"  # the backbone of systems, which guide single views, if none is said
 FIRST: dict[str, Any] = {"argument": 1}  # fields that are typed without their names
@@ -40,7 +40,7 @@ Task = Literal["make", "refine", "texture", "edit"]
 
 
 class Job(Settings):
-    """Something to be done. Its subclasses say what; `read_job` makes one of plain data."""
+    """Something to be done. Its subclasses say what; `jobs.read_job` makes one of plain data."""
 
     kind: ClassVar[str]
 
@@ -368,37 +368,3 @@ class Export(Job):
         budget, lods = limits(self.profile, self.budget, self.lods)
         check_quads(self.quads, Path(self.file).suffix, budget, lods)
         stature(self.profile, self.height)
-
-
-_KINDS: tuple[type[Job], ...] = (Generate, Texture, Edit3d, Resume, Image, Train, Export)
-JOBS = {kind.kind: kind for kind in _KINDS}
-
-
-def read_job(data: Mapping[str, Any], where: str = "job") -> Job:
-    """The job of plain data: {"job": "generate", "prompt": "a red mug"}. InputError if it is none.
-
-    Nothing heavy is loaded, and everything is judged that can be without.
-    """
-    kind = data.get("job") if isinstance(data, Mapping) else [data]
-    if not isinstance(kind, str) or kind not in JOBS:
-        raise InputError(f"{where}: there is no job {kind!r}{did_you_mean(str(kind), JOBS)}")
-    job = read(JOBS[kind], {name: value for name, value in data.items() if name != "job"}, where)
-    job.check()
-    return job
-
-
-def schema(name: str | None = None) -> dict[str, Any]:
-    """The JSON schema of a job, or of a system's inputs and knobs; of all where none is named.
-
-    What makes an asset has its run's settings under "run": those that NAME=VALUE words name.
-    """
-    if name is None:
-        systems = {name: system.schema() for name, system in SYSTEMS.items()}
-        return {"jobs": {kind: schema(kind) for kind in JOBS}, "systems": systems}
-    if name not in JOBS:
-        return find_system(name).schema()
-    found = JOBS[name].model_json_schema()
-    found["properties"] = {"job": {"const": name}, **found["properties"]}
-    if issubclass(JOBS[name], Asset):
-        found["run"] = Run.model_json_schema()
-    return found

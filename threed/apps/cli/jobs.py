@@ -148,7 +148,7 @@ EXPORT = Command(
 
 def show_schema(job: str | None) -> None:
     """Print the JSON schema of a job, with its run's settings, or of a system's inputs."""
-    from threed.runs.job import schema
+    from threed.runs.jobs import schema
 
     say(json.dumps(schema(job), indent=2))
 

@@ -15,7 +15,8 @@ from typing import Any
 from threed.core.errors import InputError
 from threed.core.words import did_you_mean
 from threed.diffusion.catalog import KNOWN, list_backbones
-from threed.runs.job import JOBS, Edit3d, Export, Generate, Image, Job, Texture
+from threed.runs.job import Edit3d, Export, Generate, Image, Job, Texture
+from threed.runs.jobs import JOBS
 from threed.settings.base import read, replace
 from threed.settings.presets import presets
 from threed.settings.run import SystemSettings

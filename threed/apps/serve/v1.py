@@ -19,7 +19,7 @@ from threed.apps.serve.admit import ASSETS, PICTURES, TAKEN
 from threed.apps.serve.desk import FILES, ID, LIVE, Counts, Desk, Shown
 from threed.apps.serve.guard import client_of
 from threed.apps.serve.refusal import Refusal
-from threed.runs.job import JOBS
+from threed.runs.jobs import JOBS
 from threed.settings.base import Settings
 from threed.settings.presets import facts, presets
 from threed.systems.table import SYSTEMS
