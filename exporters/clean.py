@@ -149,12 +149,16 @@ def compact(mesh: Mesh, keep: Tensor) -> Mesh:
 
 def drop_degenerate(mesh: Mesh) -> Mesh:
     """Drop faces that name a vertex twice, and doubles of a face."""
-    a, b, c = mesh.faces.unbind(1)
-    keep = (a != b) & (b != c) & (c != a)
+    mesh = drop_collapsed(mesh)
     rows = mesh.faces.sort(1).values
     _, index = torch.unique(rows, dim=0, return_inverse=True)
-    keep &= topology.first_places(index)[index] == torch.arange(len(rows))
-    return compact(mesh, keep)
+    return compact(mesh, topology.first_places(index)[index] == torch.arange(len(rows)))
+
+
+def drop_collapsed(mesh: Mesh) -> Mesh:
+    """Drop faces that name a vertex twice."""
+    a, b, c = mesh.faces.unbind(1)
+    return compact(mesh, (a != b) & (b != c) & (c != a))
 
 
 def _drop_crowding(mesh: Mesh) -> Mesh:

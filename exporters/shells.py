@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from exporters import topology
-from exporters.clean import Repairs, compact, drop_degenerate, weld
+from exporters.clean import Repairs, compact, drop_collapsed, drop_degenerate, weld
 from threed.core.mesh import Mesh
 
 FIN = 0.1  # of the area: more is no fin where it cannot be told from a torn body
@@ -25,8 +25,7 @@ def without_doubles(mesh: Mesh) -> Mesh:
     A wall of two faces back to back encloses nothing and goes, unless most of the mesh is like
     that, which is then a surface written from both sides.
     """
-    a, b, c = mesh.faces.unbind(1)
-    mesh = compact(mesh, (a != b) & (b != c) & (c != a))
+    mesh = drop_collapsed(mesh)
     turns = mesh.faces.argsort(1)
     upwards = ((turns.roll(-1, 1) - turns) % 3 == 1).all(1)  # an even turn of the sorted corners
     rows, index = torch.unique(mesh.faces.sort(1).values, dim=0, return_inverse=True)
@@ -98,8 +97,7 @@ def _trimmed(mesh: Mesh) -> Mesh:
 
     A leaf of two faces back to back, which is a piece by itself, stays as one of them.
     """
-    a, b, c = mesh.faces.unbind(1)
-    mesh = compact(mesh, (a != b) & (b != c) & (c != a))
+    mesh = drop_collapsed(mesh)
     edges, (count, piece) = topology.edges(mesh.faces), topology.components(mesh.faces)
     crowded = torch.zeros(count, dtype=torch.bool)
     crowded[piece[edges.crowded[edges.of_face].any(1)]] = True

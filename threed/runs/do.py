@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from threed.core.profile import limits, stature
-from threed.runs import job as jobs
-from threed.runs.job import Job
+from threed.runs.job import Edit3d, Export, Generate, Image, Job, Resume, Texture, Train
 
 if TYPE_CHECKING:
     from threed.runs.asset import Asset
@@ -36,48 +35,48 @@ def do(job: Job, folder: Path | str, report: Listener | None = None) -> Result:
     return DOERS[job.kind](job, Path(folder), report)
 
 
-def _generate(job: jobs.Generate, folder: Path, report: Listener | None) -> Result:
+def _generate(job: Generate, folder: Path, report: Listener | None) -> Result:
     from threed.runs.generate import generate
 
     return _made(generate(job.prompt, job.run(), init=job.init, up=job.up, front=job.front,
                           preview=job.preview, out=folder, progress=report))  # fmt: skip
 
 
-def _texture(job: jobs.Texture, folder: Path, report: Listener | None) -> Result:
+def _texture(job: Texture, folder: Path, report: Listener | None) -> Result:
     from threed.runs.generate import texture
 
     return _made(texture(job.mesh, job.prompt, job.run(), keep_uv=job.keep_uv, up=job.up,
                          front=job.front, out=folder, progress=report))  # fmt: skip
 
 
-def _edit3d(job: jobs.Edit3d, folder: Path, report: Listener | None) -> Result:
+def _edit3d(job: Edit3d, folder: Path, report: Listener | None) -> Result:
     from threed.runs.generate import edit3d
 
     return _made(edit3d(job.asset, job.instruction, job.run(), shape=job.shape, up=job.up,
                         out=folder, progress=report))  # fmt: skip
 
 
-def _resume(job: jobs.Resume, folder: Path, report: Listener | None) -> Result:
+def _resume(job: Resume, folder: Path, report: Listener | None) -> Result:
     from threed.runs.generate import resume
 
     return _made(resume(folder, progress=report))
 
 
-def _image(job: jobs.Image, folder: Path, report: Listener | None) -> Result:
+def _image(job: Image, folder: Path, report: Listener | None) -> Result:
     from threed.runs.image import make_pictures
 
     files = make_pictures(job, folder, report)
     return Result(folder, files[0], files)
 
 
-def _train(job: jobs.Train, folder: Path, report: Listener | None) -> Result:
+def _train(job: Train, folder: Path, report: Listener | None) -> Result:
     from threed.runs.train import train_job
 
     train_job(job, folder, report)
     return Result(folder, folder, _files(folder))
 
 
-def _export(job: jobs.Export, folder: Path, report: Listener | None) -> Result:
+def _export(job: Export, folder: Path, report: Listener | None) -> Result:
     from threed.runs.asset import export_file
     from threed.runs.progress import sayer
 

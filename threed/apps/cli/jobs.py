@@ -13,8 +13,8 @@ import click
 from threed.apps.cli.command import Command, SystemCommand, TrainCommand
 from threed.apps.cli.show import Display, complain, say
 from threed.core.errors import InputError
-from threed.runs import job as jobs
 from threed.runs.do import Result, do
+from threed.runs.job import Edit3d, Export, Generate, Image, Resume, Texture, Train
 
 if TYPE_CHECKING:
     from threed.runs.progress import Progress
@@ -40,12 +40,12 @@ def make_asset(job: Any, out: Path | None, as_json: bool, planned: bool = False)
         return
     from threed.core.files import default_folder
 
-    text = job.instruction if isinstance(job, jobs.Edit3d) else job.prompt
+    text = job.instruction if isinstance(job, Edit3d) else job.prompt
     folder = out or default_folder(text)
     announce(folder, lambda show: do(job, folder, show), as_json)
 
 
-def go_on(job: jobs.Resume, folder: Path, as_json: bool) -> None:
+def go_on(job: Resume, folder: Path, as_json: bool) -> None:
     """Go on with a run, if there is something left to do."""
     from threed.runs.folder import RunFolder
 
@@ -83,18 +83,18 @@ def print_asset(result: Result, seconds: float, as_json: bool) -> None:
                     "seconds": round(seconds, 1)}))  # fmt: skip
 
 
-def make_image(job: jobs.Image, out: Path, heat: Path | None) -> None:
+def make_image(job: Image, out: Path, heat: Path | None) -> None:
     """Do an image job: its picture is the file that was named."""
     if heat is not None and heat.parent != out.parent:
         raise InputError(f"--heat must be in the folder of --out, {out.parent}, got {heat}")
-    named = jobs.Image(**dict(job) | {"file": out.name, "heat": heat and heat.name})
+    named = Image(**dict(job) | {"file": out.name, "heat": heat and heat.name})
     with Display() as display:
         result = do(named, out.parent, display)
     for path in result.files:
         say(str(path))
 
 
-def train(job: jobs.Train, out: Path) -> None:
+def train(job: Train, out: Path) -> None:
     """Do a training job in a folder."""
 
     def show(progress: Progress) -> None:
@@ -108,13 +108,13 @@ def train(job: jobs.Train, out: Path) -> None:
     say(str(out))
 
 
-def export(job: jobs.Export, to: Path) -> None:
+def export(job: Export, to: Path) -> None:
     """Do an export job: it writes the file that was named, and its coarser copies."""
 
     def note(progress: Progress) -> None:
         complain(progress.message, "note")
 
-    for path in do(jobs.Export(**dict(job) | {"file": to.name}), to.parent, note).files:
+    for path in do(Export(**dict(job) | {"file": to.name}), to.parent, note).files:
         say(str(path))
 
 
@@ -123,25 +123,25 @@ def _file(name: str, about: str, *, required: bool = False) -> click.Option:
                         help=about)  # fmt: skip
 
 
-GENERATE = SystemCommand("generate", jobs.Generate, make_asset, [OUT, PLAN, JSON], ["inputs"])
-TEXTURE = Command("texture", jobs.Texture, make_asset, [OUT, JSON], ["inputs", "system"])
-EDIT3D = SystemCommand("edit3d", jobs.Edit3d, make_asset, [OUT, JSON], ["inputs"])
+GENERATE = SystemCommand("generate", Generate, make_asset, [OUT, PLAN, JSON], ["inputs"])
+TEXTURE = Command("texture", Texture, make_asset, [OUT, JSON], ["inputs", "system"])
+EDIT3D = SystemCommand("edit3d", Edit3d, make_asset, [OUT, JSON], ["inputs"])
 RESUME = Command(
-    "resume", jobs.Resume, go_on,
+    "resume", Resume, go_on,
     [click.Argument(["folder"], type=click.Path(path_type=Path)), JSON],
 )  # fmt: skip
 IMAGE = SystemCommand(
-    "image", jobs.Image, make_image,
+    "image", Image, make_image,
     [_file("out", "The picture's file: .png, .jpg or .webp.", required=True),
      _file("heat", "A second picture, beside it: where the first looked at each word.")],
     ["inputs", "file", "heat"],
 )  # fmt: skip
 TRAIN = TrainCommand(
-    "train", jobs.Train, train,
+    "train", Train, train,
     [_file("out", "A new folder; the one of a run with --resume.", required=True)],
 )  # fmt: skip
 EXPORT = Command(
-    "export", jobs.Export, export,
+    "export", Export, export,
     [_file("to", "The file to write; its ending says the format.", required=True)], ["file"],
 )  # fmt: skip
 
