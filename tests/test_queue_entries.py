@@ -157,3 +157,16 @@ def test_the_commands(
     assert said["counts"]["failed"] == 1
     assert said["failed"][0]["reason"] == "no such thing"
     assert threed("queue", "retry", "--queue", "mugs").out == "1 to be done anew\n"
+
+
+def test_of_each_prompt_several_seeds_are_begun(
+    tmp_path: Path, threed: Callable[..., Answer]
+) -> None:
+    (tmp_path / "prompts.csv").write_text("prompt,best_of\na red mug,\na blue ball,2\n")
+    added = threed("queue", "add", tmp_path / "prompts.csv", "steps=20", "--queue", tmp_path / "q",
+                   "--best-of", "4", "--preset", "toybox-mvdream")  # fmt: skip
+    assert added.out == f"2 added to {tmp_path / 'q'}\n"
+    claims = [Queue.open(tmp_path / "q").claim("anna") for _ in range(2)]
+    assert [claim and (claim.job.best_of, claim.job.run().best_of) for claim in claims] == [
+        (4, 4), (2, 2)
+    ]  # fmt: skip

@@ -178,6 +178,44 @@ def test_cancelled_jobs_are_left_by_their_worker_and_can_come_back(tmp_path: Pat
     assert states(queue) == {"waiting": 1, "cancelled": 1}
 
 
+def test_what_was_made_before_a_job_was_cancelled_stays_and_goes_where_it_failed(
+    tmp_path: Path,
+) -> None:
+    for final in (False, True):
+        queue = filled(tmp_path / str(final), MUG)
+        claim = queue.claim("anna")
+        assert claim is not None
+        queue.prepare(claim)
+        (claim.folder / "checkpoint.pt").touch()
+        queue.fail(claim.ticket, "no such thing", final=final)
+        queue.cancel([claim.ticket.key])
+        queue.retry([claim.ticket.key])
+        claim = queue.claim("berta")
+        assert claim is not None
+        assert claim.ticket.attempts == 1
+        queue.prepare(claim)
+        assert bool(list(claim.folder.iterdir())) != final
+
+
+def test_a_rename_whose_answer_the_network_has_lost_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, rename = filled(tmp_path, MUG, BALL), os.rename
+
+    def lose(source: Path, target: Path) -> None:
+        rename(source, target)
+        rename(source, target)  # as it was asked for again, since no answer had come
+
+    monkeypatch.setattr(os, "rename", lose)
+    for job in (MUG, BALL):
+        claim = queue.claim("anna")
+        assert claim is not None
+        assert claim.job == job
+        queue.prepare(claim)
+        assert queue.publish(claim, Attempt(outcome="done"))
+    assert states(queue) == {"done": 2}
+
+
 def test_keys_that_cannot_be_chosen_are_named(tmp_path: Path) -> None:
     queue = filled(tmp_path, MUG, Image(prompt="a red mug", seed=1), BALL)
     for words, said in (

@@ -280,6 +280,32 @@ def test_a_worker_renews_its_lease_and_leaves_a_job_that_was_cancelled(tmp_path:
     assert not list((queue.path / "work").iterdir())
 
 
+def test_a_run_that_was_cancelled_goes_on_from_its_checkpoint_if_it_is_asked_to(
+    tmp_path: Path,
+) -> None:
+    job, asked = Generate(prompt="a red mug"), list[Job]()
+    queue = Queue.create(tmp_path / "queue", lease=0.2)
+    queue.add([Entry(job)])
+
+    def run(job: Job, folder: Path, listen: Listener) -> Result:
+        asked.append(job)
+        if len(asked) < 3:
+            if len(asked) == 1:
+                RunFolder.create(folder, "a red mug", load_run())
+            queue.cancel()
+            while True:
+                listen(Progress("on and on"))
+                time.sleep(0.01)
+        return Result(folder, folder / "config.yaml", ())
+
+    for done in (0, 0, 1):
+        assert work(queue, do=run) == done
+        queue.retry([ticket.key for ticket in queue.tickets("cancelled")])
+    assert asked == [job, Resume(), Resume()]
+    assert (queue.result(key_of(job)) / "config.yaml").exists()
+    assert not list((queue.path / "work").iterdir())
+
+
 @pytest.fixture
 def restored() -> Iterator[None]:
     """Signals mean afterwards what they meant before."""

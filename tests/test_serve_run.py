@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import signal
 import socket
@@ -12,19 +13,23 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import Answer
-from tests.serving import TEAPOT, client_of, desk_in, make, png
-from threed.apps.serve import run
+from tests.serving import MUG, TEAPOT, client_of, desk_in, living, make, png
+from threed.apps.serve import compat, run, v1
 from threed.apps.serve.desk import Desk
 from threed.apps.serve.options import Serve
 from threed.core.errors import InputError
-from threed.queue import work
+from threed.queue import work, worker
+from threed.runs.do import Result
+from threed.runs.job import Job
+from threed.runs.progress import Listener
 
 TOKEN = "a-token-of-24-characters"
 
@@ -101,12 +106,78 @@ def test_a_server_and_its_workers_end_in_peace(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         where = server.stdout.readline().strip()
-        straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with straight.open(f"{where}/v1/status") as answer:
-            assert b'"waiting":0' in answer.read()
+        assert b'"waiting":0' in ask(f"{where}/v1/status")
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 130
     assert not list((tmp_path / "queue" / "running").iterdir())
+
+
+def ask(url: str, data: dict[str, Any] | None = None) -> bytes:
+    """What a server answers."""
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with straight.open(url, None if data is None else json.dumps(data).encode()) as answer:
+        return bytes(answer.read())
+
+
+def test_two_servers_work_on_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "PAUSE", 0.01)
+    made = list[Job]()
+
+    def note(job: Job, folder: Path, listen: Listener) -> Result:
+        made.append(job)
+        return make(job, folder, listen)
+
+    desks = [desk_in(tmp_path), desk_in(tmp_path)]
+    with living(desks[0], do=note) as one, living(desks[1], do=note) as other:
+        ids = [json.loads(ask(f"{place}/v1/jobs", {**MUG, "seed": seed}))["id"]
+               for seed in range(2) for place in (one, other)]  # fmt: skip
+        while json.loads(ask(f"{one}/v1/status"))["jobs"]["done"] < 2:
+            time.sleep(0.01)
+        for own in ids:
+            for place in (one, other):
+                assert ask(f"{place}/v1/jobs/{own}/files/picture.png") == b"image picture.png"
+    assert len(made) == len(set(ids)) == 2
+
+
+def test_clients_that_leave_in_the_middle_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, counted = list[str](), v1.counted
+
+    @contextmanager
+    def noted(request: Any) -> Iterator[None]:
+        with counted(request):
+            seen.append("came")
+            try:
+                yield
+            finally:
+                seen.append("left")
+
+    def wait(what: Callable[[], object]) -> None:
+        while not what():
+            time.sleep(0.01)
+
+    for module in (v1, compat):
+        monkeypatch.setattr(module, "counted", noted)
+        monkeypatch.setattr(module, "LOOK", 0.01)
+    desk, slow = desk_in(tmp_path), b'{"text": "slow"}'
+    files = desk.uploads.folder
+    with living(desk) as url:
+        own, place = json.loads(ask(f"{url}/send", {"text": "slow"}))["uid"], url[7:].split(":")
+        for head, body, length, came, left in (
+            (f"GET /v1/jobs/{own}/events", b"", 0, lambda: len(seen) == 1, lambda: len(seen) == 2),
+            ("POST /generate", slow, len(slow), lambda: len(seen) == 3, lambda: len(seen) == 4),
+            ("POST /v1/files?name=x.png", png()[:9], 99,
+             lambda: list(files.iterdir()), lambda: not list(files.iterdir())),
+        ):  # fmt: skip
+            with socket.create_connection((place[0], int(place[1]))) as line:
+                lines = f"{head} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
+                line.sendall(lines.encode() + body)
+                wait(came)
+            wait(left)
+        wait(lambda: json.loads(ask(f"{url}/v1/jobs/{own}"))["state"] == "running")
+        desk.cancel(own)
+    assert seen == ["came", "left"] * 2
 
 
 def call(desk: Desk, place: Any, *calls: tuple[str, dict[str, Any]]) -> list[Any]:

@@ -323,11 +323,13 @@ class Queue:
     def retry(self, keys: Sequence[str] = ()) -> list[Ticket]:
         """Have jobs done anew that failed or were cancelled; all that failed if none is named.
 
-        A key may be named by its beginning. InputError for one that is not there or not set aside.
+        One that was cancelled goes on from its checkpoint, if it has any. A key may be named by its
+        beginning. InputError for one that is not there or not set aside.
         """
         again = []
         for state, ticket in self._chosen(keys, ("failed", "cancelled"), ("failed",)):
-            self.discard(ticket.key)  # while nobody can claim it
+            if state == "failed":
+                self.discard(ticket.key)  # while nobody can claim it
             fresh = replace(ticket, attempts=0)
             if self._move(state, ticket, "waiting", fresh):
                 again.append(fresh)
@@ -336,14 +338,15 @@ class Queue:
     def cancel(self, keys: Sequence[str] = ()) -> list[Ticket]:
         """Have jobs not done: all that wait or run if none is named. Results stay.
 
-        A worker leaves its job soon after. InputError for a key that is not there, or done.
+        A worker leaves its job soon after. What was made so far stays, to go on from; of a job that
+        failed it goes. InputError for a key that is not there, or done.
         """
         open_ = ("waiting", "running", "failed")
         gone = []
         for state, ticket in self._chosen(keys, open_, ("waiting", "running")):
             if self._move(state, ticket, "cancelled", replace(ticket, worker="")):
                 gone.append(ticket)
-                if state != "running":  # else its worker does, which may be writing
+                if state == "failed":
                     self.discard(ticket.key)
         return gone
 

@@ -124,8 +124,9 @@ def attempt(queue: Queue, claim: Claim, do: Doer, stop: Callable[[], bool]) -> b
             warnings.simplefilter("default")
             result = carry_on(claim.job, claim.folder, do, keeper.listen)
     except Exception as error:
-        if not claim.renew():  # lost: others may have gone on with it
-            queue.throw_away(claim.folder)
+        if not claim.renew():  # cancelled, or lost: others may have gone on with it
+            if not goes_on(claim.job, claim.folder):
+                queue.throw_away(claim.folder)
             return False
         if is_full(error, queue.path):
             raise InputError(f"{queue.path}: the disk is full ({error}); the job was given back. "
@@ -141,18 +142,25 @@ def attempt(queue: Queue, claim: Claim, do: Doer, stop: Callable[[], bool]) -> b
     return queue.publish(claim, last)
 
 
+def goes_on(job: Job, folder: Path) -> bool:
+    """Whether a folder holds what a job can go on from."""
+    if isinstance(job, (Generate, Texture, Edit3d)):
+        return (folder / "config.yaml").exists()
+    return isinstance(job, Train) and any(folder.rglob("checkpoint.pt"))
+
+
 def carry_on(job: Job, folder: Path, do: Doer, listen: Listener) -> Result:
     """Do a job in its folder, or go on from the checkpoint that an attempt before has left."""
-    if isinstance(job, (Generate, Texture, Edit3d)) and (folder / "config.yaml").exists():
-        (folder / ".lock").unlink(missing_ok=True)  # of a process that has lost the folder
-        if RunFolder.open(folder).finished:
-            return Result(folder, folder / "asset.glb", ())
-        return do(Resume(), folder, listen)
-    if isinstance(job, Train) and any(folder.rglob("checkpoint.pt")):
+    if not goes_on(job, folder):
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return do(job, folder, listen)
+    if isinstance(job, Train):
         return do(replace(job, resume=True), folder, listen)
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return do(job, folder, listen)
+    (folder / ".lock").unlink(missing_ok=True)  # of a process that has lost the folder
+    if RunFolder.open(folder).finished:
+        return Result(folder, folder / "asset.glb", ())
+    return do(Resume(), folder, listen)
 
 
 def is_full(error: BaseException | None, folder: Path) -> bool:

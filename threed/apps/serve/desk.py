@@ -181,7 +181,7 @@ class Desk:
         self._change(own, ("waiting", "running", "failed"), self.queue.cancel)
 
     def retry(self, own: str) -> None:
-        """Have a job done anew that failed or was cancelled; Refusal 409 for others, 404."""
+        """Have a job done anew that failed, or go on that was cancelled; Refusal 409, 404."""
         self._change(own, ("failed", "cancelled"), self.queue.retry)
 
     def _change(self, own: str, states: tuple[str, ...], act: Any) -> None:

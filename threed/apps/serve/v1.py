@@ -128,14 +128,14 @@ def show(own: Own, desk: Seat) -> Shown:
 
 @V1.delete("/jobs/{own}")
 def cancel(own: Own, desk: Seat) -> Shown:
-    """Have a job not done. One that runs ends within seconds; what it made is lost."""
+    """Have a job not done. One that runs ends within seconds, and can go on from its checkpoint."""
     desk.cancel(own)
     return desk.show(own)
 
 
 @V1.post("/jobs/{own}/retry")
 def retry(own: Own, desk: Seat) -> Shown:
-    """Have a job done anew that failed or was cancelled."""
+    """Have a job done anew that failed, or go on that was cancelled, if it has a checkpoint."""
     desk.retry(own)
     return desk.show(own)
 

@@ -50,6 +50,6 @@ export async function watch(id, hear, signal) {
     if (done) return;
     const parts = (rest + value).split("\n\n");
     rest = parts.pop();
-    for (const part of parts) if (part.startsWith("data: ")) hear(JSON.parse(part.slice(6)));
+    for (const part of parts) if (part.startsWith("data: ")) await hear(JSON.parse(part.slice(6)));
   }
 }

@@ -38,6 +38,9 @@ function sparkline(losses) {
   return canvas;
 }
 
+// whether a job that is begun once more goes on where it was
+const goesOn = (job) => job.state === "cancelled" && job.step > 0 && !job.reason && job.job.job !== "image";
+
 // a canvas with an asset that can be turned, or its picture where that cannot be
 async function asset(job) {
   const canvas = h("canvas", { class: "view", tabIndex: 0, role: "img",
@@ -104,6 +107,7 @@ export async function show(box, id, acts) {
   let live = null;
   let address = null;
   const again = () => show(box, id, acts);
+  const stop = cancel({ id }, acts, again);
   async function hear(job) {
     if (mine.signal.aborted) return;
     const title = h("h2", {}, job.title);
@@ -113,7 +117,8 @@ export async function show(box, id, acts) {
     if (job.state === "running") {
       if (job.steps) parts.push(h("progress", { max: job.steps, value: job.step, "aria-label": `step ${job.step} of ${job.steps}` }), h("p", { class: "dim" }, `step ${job.step} of ${job.steps}`));
       if (job.losses.loss !== undefined) losses.push(job.losses.loss);
-      if (losses.length > 1) parts.push(sparkline(losses), h("p", { class: "dim" }, `loss ${losses.at(-1).toPrecision(3)}`));
+      if (losses.length > 1) parts.push(sparkline(losses));
+      if (losses.length) parts.push(h("p", { class: "dim" }, `loss ${losses.at(-1).toPrecision(3)}`));
       if (job.files.includes("live.png")) {
         const fresh = await blob(place(job, "live.png")).catch(() => null);
         if (fresh) { if (address) URL.revokeObjectURL(address); address = fresh; live ||= h("img", { class: "live", alt: "what it looks like now" }); live.src = fresh; }
@@ -121,11 +126,13 @@ export async function show(box, id, acts) {
       if (live) parts.push(live);
     }
     for (const note of job.notes) parts.push(h("p", { class: "dim" }, `Note: ${note}`));
-    if (!OVER.includes(job.state)) parts.push(cancel(job, acts, again));
-    if (["failed", "cancelled"].includes(job.state)) parts.push(act("Do it again", "POST", `/v1/jobs/${id}/retry`, acts, again));
+    if (!OVER.includes(job.state)) parts.push(stop);
+    if (["failed", "cancelled"].includes(job.state)) parts.push(act(goesOn(job) ? "Go on" : "Do it again", "POST", `/v1/jobs/${id}/retry`, acts, again));
     if (job.state === "done") parts.push(...(await result(job, acts)));
     if (mine.signal.aborted) return;
+    const held = document.activeElement;
     box.replaceChildren(...parts);
+    if (box.contains(held)) held.focus({ preventScroll: true }); // what is taken out and put back loses it
     acts.shown(job);
     if (OVER.includes(job.state)) acts.changed();
   }
