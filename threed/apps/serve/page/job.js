@@ -104,6 +104,7 @@ export async function show(box, id, acts) {
   ending?.abort();
   const mine = (ending = new AbortController());
   const losses = [];
+  let step = null; // of the newest loss
   let live = null;
   let address = null;
   const again = () => show(box, id, acts);
@@ -116,7 +117,8 @@ export async function show(box, id, acts) {
     const parts = [title, h("p", { role: "status", id: "state-of-job" }, said)];
     if (job.state === "running") {
       if (job.steps) parts.push(h("progress", { max: job.steps, value: job.step, "aria-label": `step ${job.step} of ${job.steps}` }), h("p", { class: "dim" }, `step ${job.step} of ${job.steps}`));
-      if (job.losses.loss !== undefined) losses.push(job.losses.loss);
+      if (job.losses.loss !== undefined && job.step !== step) losses.push(job.losses.loss);
+      step = job.step;
       if (losses.length > 1) parts.push(sparkline(losses));
       if (losses.length) parts.push(h("p", { class: "dim" }, `loss ${losses.at(-1).toPrecision(3)}`));
       if (job.files.includes("live.png")) {
