@@ -8,7 +8,7 @@ same bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from threed.core.cameras import Cameras
 from threed.toybox.family.nets import SIZE
 from threed.toybox.family.spread import every, spread
 from threed.toybox.judge.net import HEADS
-from threed.toybox.judge.truth import UNKNOWN, indices, truths
+from threed.toybox.judge.truth import UNKNOWN, indices, truths_in_style
 from threed.toybox.world.captions import BACKGROUNDS, Label, caption
 from threed.toybox.world.chance import Rng
 from threed.toybox.world.draw import Picture
-from threed.toybox.world.mix import random_scene
+from threed.toybox.world.mix import in_style, maybe_style, random_scene
+from threed.toybox.world.phrases import reworded
 from threed.toybox.world.scenes import draw_scene
 from threed.toybox.world.toys import AROUND, COLORS, FINISHES, KINDS, random_set, view_words
 
@@ -63,8 +64,9 @@ class Shelf:
     def captions(self, rng: Rng, numbers: Index, view_share: float) -> list[str]:
         """Make captions of pictures [B], with the view's word in a share of them."""
         labels, views = self.labels[numbers // AROUND].tolist(), view_words(self.cameras(numbers))
-        return [caption(rng, Label(*label), view if rng.uniform() < view_share else None)
+        said = [caption(rng, Label(*label), view if rng.uniform() < view_share else None)
                 for label, view in zip(labels, views)]  # fmt: skip
+        return [reworded(rng, text) for text in said]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class SceneShelf:
     def captions(self, rng: Rng, numbers: Index) -> list[str]:
         """Choose one of the captions of each of these scenes [B]."""
         chosen = rng.integers(0, CAPTIONS, len(numbers))
-        return [str(text) for text in self.texts[numbers, chosen]]
+        return [reworded(rng, str(text)) for text in self.texts[numbers, chosen]]
 
 
 def no_scenes() -> SceneShelf:
@@ -262,7 +264,8 @@ def _draw_toy(seed: int, clay_every: int, number: int) -> Entry:
 
 def _draw_scene(seed: int, number: int) -> Entry:
     rng = np.random.default_rng([seed, number])
-    scene = random_scene(rng)
-    picture = draw_scene(scene, SIZE).picture
-    texts = [scene.caption(rng) for _ in range(CAPTIONS)]
-    return (picture,), {"labels": indices(truths(scene)), "texts": texts}
+    scene, style = random_scene(rng), maybe_style(rng)
+    view = draw_scene(scene, SIZE)
+    picture = view.picture if style is None else replace(view.picture, rgb=style.paint(view))
+    texts = [in_style(scene.caption(rng), style) for _ in range(CAPTIONS)]
+    return (picture,), {"labels": indices(truths_in_style(scene, style)), "texts": texts}

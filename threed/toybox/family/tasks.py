@@ -149,7 +149,8 @@ def toy_labels(shelf: Shelf, numbers: Index) -> Index:
     seen = IS_FRONTED[labels[:, 0]] | (view == VIEWS.index("overhead"))
     labels[:, column["view"]] = np.where(seen, view, UNKNOWN)
     labels[:, column["scene"]] = HEADS["scene"].index("toy")
-    labels[:, column["hat"]] = HEADS["hat"].index("none")
+    for head in ("hat", "style"):
+        labels[:, column[head]] = HEADS[head].index("none")
     return labels
 
 

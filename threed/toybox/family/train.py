@@ -70,6 +70,8 @@ def train(
     goes_on = (weights / NETS[part] / "config.json").exists()
     torch.manual_seed(recipe.seed)  # of the new network's weights
     task = new_task(part, toys, scenes, weights, where)
+    if part == "vae" and goes_on:
+        keep_latents(task.net)
     if not begun:
         if goes_on:
             start_from(task.net, part, weights)
@@ -150,6 +152,12 @@ def start_from(net: nn.Module, part: str, weights: Path) -> None:
                          f"({str(error).splitlines()[0]})") from error  # fmt: skip
 
 
+def keep_latents(vae: Any) -> None:
+    """Let only the decoder learn: the nets that were trained on the latents go on working."""
+    for half in (vae.encoder, vae.quant_conv):
+        half.requires_grad_(False)
+
+
 def finish(part: str, model: Any, weights: Path, shelf: Shelf) -> None:
     """Write a trained part into the family's folder."""
     if part == "unet":
@@ -165,7 +173,8 @@ def finish(part: str, model: Any, weights: Path, shelf: Shelf) -> None:
         nets.save_part(text, weights / "text_encoder")
     else:
         if part == "vae":
-            normalise_latents(model, shelf)
+            if model.quant_conv.weight.requires_grad:
+                normalise_latents(model, shelf)
         nets.save_part(model, weights / part)
     if part != "judge":
         nets.save_index(weights)

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from threed.core.cameras import VIEWS
+from threed.toybox.world.faces import EXPRESSIONS
 from threed.toybox.world.figures import BEARDS, HAIR_COLORS, HAIRS, SKINS
 from threed.toybox.world.poses import POSES
+from threed.toybox.world.styles import STYLES
 from threed.toybox.world.toys import COLORS, FINISHES, KINDS
 
 FRONT_VIEWS = 24  # around a toy, in which its fronts are counted
@@ -34,6 +36,7 @@ SCENE_HEADS: dict[str, tuple[str, ...]] = {
     "lower": ("none", "trousers", "shorts", "skirt"), "lower_color": tuple(COLORS),
     "skin": tuple(SKINS), "hair": HAIRS, "hair_color": tuple(HAIR_COLORS),
     "glasses": ("none", "glasses"), "beard": BEARDS, "pose": tuple(POSES),
+    "expression": EXPRESSIONS, "style": ("none", *STYLES),
 }  # fmt: skip
 HEADS = TOY_HEADS | SCENE_HEADS
 IDENTITY = ("skin", "hair", "hair_color", "glasses", "beard")  # heads that tell persons apart

@@ -11,8 +11,12 @@ from threed.toybox.judge.net import HEADS, SCENE_HEADS
 from threed.toybox.world.figures import Figure, Identity
 from threed.toybox.world.garments import Garment
 from threed.toybox.world.pairs import ABOVE, Pair, Single
+from threed.toybox.world.portraits import Portrait
 from threed.toybox.world.scenes import Scene
+from threed.toybox.world.styles import Style
 
+COLORLESS = ("palette", "hatched", "dotted", "clay", "sepia")  # styles without the colours
+TINTED = ("color", "finish", "skin", "hat")  # ends of the heads that read colours and patterns
 UNKNOWN = -100  # label of what a picture does not show; torch's losses skip it
 
 
@@ -24,7 +28,7 @@ def truths(scene: Scene) -> dict[str, str]:
         for place, toy in (("first", subject.first), ("second", subject.second)):
             found |= {f"{place}_kind": toy.kind, f"{place}_color": toy.color}
         return found
-    if isinstance(subject, Figure):
+    if isinstance(subject, Figure | Portrait):
         return _truths_of_person(subject)
     if isinstance(subject, Garment):
         return {"scene": "garment"} | truths_of_garment(subject)
@@ -33,13 +37,24 @@ def truths(scene: Scene) -> dict[str, str]:
             "hat": subject.hat or "none"}  # fmt: skip
 
 
-def _truths_of_person(person: Figure) -> dict[str, str]:
-    found = {"scene": "person", "skin": person.identity.skin} | truths_of_face(person.identity)
+def truths_in_style(scene: Scene, style: Style | None) -> dict[str, str]:
+    """Name what can be read from a scene in a style; some leave no colours to be read."""
+    found = truths(scene)
+    if style is not None and style.name in COLORLESS:
+        found = {head: name for head, name in found.items() if not head.endswith(TINTED)}
+    return found | {"style": style.name if style else "none"}
+
+
+def _truths_of_person(person: Figure | Portrait) -> dict[str, str]:
+    one = person.identity if isinstance(person, Figure) else person.face.identity
+    found = {"scene": "person", "skin": one.skin} | truths_of_face(one)
     found |= truths_of_garment(person.upper)
-    if not person.portrait:
+    if isinstance(person, Figure):
         lower = truths_of_garment(person.lower) if person.lower else {"lower": "none"}
-        found |= lower | {"pose": person.pose.name}
-    return found
+        return found | lower | {"pose": person.pose.name}
+    if person.hat != "none":  # hides most of the hair
+        found = {head: name for head, name in found.items() if not head.startswith("hair")}
+    return found | {"expression": person.expression}
 
 
 def truths_of_face(one: Identity) -> dict[str, str]:

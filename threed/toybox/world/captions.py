@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from threed.core.cameras import VIEWS
+from threed.toybox.world import phrases
 from threed.toybox.world.chance import Rng, choose
+from threed.toybox.world.phrases import reordered, seen_from
 from threed.toybox.world.toys import COLORS, FINISHES, KINDS, TINTS
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -17,6 +19,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 BACKGROUNDS = ("white", "grey", *TINTS)
 OPENINGS = ("a", "the", "a photo of a", "a picture of a", "a toy", "one", "")
+REORDERED = 0.12  # share of toys whose words stand in another order
 SPARE_WORDS = (
     "asset", "render", "of", "on", "and", "with", "background", "view", "toy", "small", "simple",
     "gray", "left", "right", "next", "to", "top", "in", "an",
@@ -28,7 +31,9 @@ SCENE_WORDS = (
     "blonde", "glasses", "beard", "moustache", "shirt", "sweater", "trousers", "shorts", "skirt",
     "dress", "standing", "waving", "arms", "out", "cheering", "hands", "hips", "walking", ",",
     "make", "it", "turn", "into", "paint", "change", "color", "replace", "add", "put", "give",
-    "remove", "take", "off", "shave",
+    "remove", "take", "off", "shave", "cap", "beanie", "smiling", "laughing", "sad", "angry",
+    "surprised", "winking", "calm", "sepia", "at", "night", "made", "clay", "pixel", "art", "some",
+    "style",
 )  # fmt: skip
 
 SCENE_KINDS = ("person", "portrait", "shirt", "sweater", "trousers", "shorts", "skirt", "dress")
@@ -57,7 +62,7 @@ def caption(rng: Rng, label: Label, view: str | None = None) -> str:
     text = f"{opening} {text}".strip()
     if rng.uniform() < 0.3:
         text += f" on {a(BACKGROUNDS[label.background])} background"
-    return f"{text}, {view} view" if view else text
+    return f"{text}, {seen_from(rng, view)}" if view else text
 
 
 def toy_words(rng: Rng, kind: str, color: str, finish: str, drop: float = 0.08) -> str:
@@ -67,11 +72,13 @@ def toy_words(rng: Rng, kind: str, color: str, finish: str, drop: float = 0.08) 
     """
     if kind in SYNONYMS and rng.uniform() < 0.15:
         kind = choose(rng, SYNONYMS[kind])
-    extra = [color] if rng.uniform() < 1 - drop else []
-    if finish != "plain" and rng.uniform() < 0.85:
-        extra.insert(int(rng.integers(len(extra) + 1)), finish)
-    elif finish == "plain" and rng.uniform() < 0.1:
-        extra.insert(0, finish)
+    said = color if rng.uniform() < 1 - drop else None
+    pattern = finish if rng.uniform() < (0.1 if finish == "plain" else 0.85) else None
+    if rng.uniform() < REORDERED:
+        return reordered(rng, kind, said, pattern)
+    extra = [word for word in (pattern, said) if word]
+    if pattern != "plain" and rng.uniform() < 0.5:
+        extra.reverse()
     return " ".join([*extra, kind])
 
 
@@ -89,5 +96,5 @@ def kinds() -> list[str]:
 def vocabulary() -> list[str]:
     """List every word that captions and instructions use, sorted."""
     texts = [*KINDS, *COLORS, *FINISHES, *BACKGROUNDS, *OPENINGS, *VIEWS, *SPARE_WORDS]
-    texts += [*SCENE_WORDS, *chain(*SYNONYMS.values())]
+    texts += [*SCENE_WORDS, *chain(*SYNONYMS.values()), *phrases.words()]
     return sorted(set(" ".join(texts).split()))

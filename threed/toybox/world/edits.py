@@ -122,7 +122,7 @@ def garment(rng: Rng) -> Edit:
     """Change the colour or finish of what a person wears: "make the sweater blue"."""
     scene = random_figure_scene(rng)
     person: Any = scene.subject
-    piece = "upper" if person.lower is None or person.portrait or rng.uniform() < 0.5 else "lower"
+    piece = "upper" if person.lower is None or rng.uniform() < 0.5 else "lower"
     old: Garment = getattr(person, piece)
     if rng.uniform() < 0.7:
         word = choose_other(rng, COLORS, old.color)

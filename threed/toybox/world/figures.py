@@ -1,4 +1,4 @@
-"""Toy persons: an identity, garments, a pose; whole or as a portrait."""
+"""Whole toy persons: an identity, garments, a pose."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LIPS = (0.62, 0.16, 0.16)
 # a leg by no skirt
 REACH = {"nose": 0.1, "right eye": 0.08, "left eye": 0.08, "neck": 0.3}
 IN_ARM, IN_LEG = 0.17, 0.45
-WHOLE, PORTRAIT = (0.9, -0.02), (1.85, -0.63)  # scale, and where the origin moves along z over it
+SCALE, DROP = 0.9, -0.02  # of a person, and where the origin moves along z over it
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,10 @@ class Figure:
     upper: Garment
     lower: Garment | None
     pose: Pose
-    portrait: bool = False
 
     def things(self) -> tuple[Thing, ...]:
-        """Place the person, whole in the unit ball or with the head in the middle."""
-        scale, drop = PORTRAIT if self.portrait else WHOLE
-        shift = (0.0, 0.0, scale * drop)
+        """Place the person in the unit ball."""
+        scale, shift = SCALE, (0.0, 0.0, SCALE * DROP)
         joints = self.pose.joints()
         pieces = [(label, pack((part,))) for label, part in self._body()]
         pieces += [(CLASS[g.kind], g.rows(self.pose)) for g in self.worn()]
@@ -90,14 +88,14 @@ class Figure:
     def words(self, rng: Rng) -> str:
         """Say it: "a person with long blonde hair in a red shirt and blue trousers, waving"."""
         person = "bald person" if self.identity.hair == "bald" else "person"
-        text = f"{'a portrait of ' if self.portrait else ''}{a(person)}"
-        face = self.identity.words() if self.portrait or rng.uniform() < 0.75 else []
+        text = a(person)
+        face = self.identity.words() if rng.uniform() < 0.75 else []
         text += f" with {listed(face)}" if face else ""
-        clothes = [self.upper, *([self.lower] if self.lower and not self.portrait else [])]
+        clothes = [self.upper, *([self.lower] if self.lower else [])]
         if rng.uniform() < 0.9:
             text += " wearing " if rng.uniform() < 0.4 else " in "
             text += listed([garment.words(rng) for garment in clothes])
-        if not self.portrait and rng.uniform() < 0.5:
+        if rng.uniform() < 0.5:
             held = self.pose.name in ("arms out", "hands on hips")
             text += f", {'with ' if held else ''}{self.pose.name}"
         return text
@@ -177,16 +175,12 @@ def random_identity(rng: Rng) -> Identity:
     return Identity(skin, hair, hair_color, eyes, bool(glasses), beard, width)
 
 
-def random_figure(
-    rng: Rng, identity: Identity | None = None, *, portrait: bool | None = None
-) -> Figure:
-    """Dress a person of this identity or any; a portrait in three of ten, a dress in a fifth."""
+def random_figure(rng: Rng, identity: Identity | None = None) -> Figure:
+    """Dress a person of this identity or any; a dress in a fifth."""
     identity = identity or random_identity(rng)
     upper = random_garment(rng, ("dress",) if rng.uniform() < 0.2 else UPPERS)
-    lower = random_garment(rng, LOWERS)
-    near = bool(rng.uniform() < 0.3) if portrait is None else portrait
-    pose = poses.random_pose(rng, ("standing",) if near else tuple(poses.POSES))
-    return Figure(identity, upper, None if upper.kind == "dress" else lower, pose, near)
+    lower, pose = random_garment(rng, LOWERS), poses.random_pose(rng)
+    return Figure(identity, upper, None if upper.kind == "dress" else lower, pose)
 
 
 def random_figure_scene(rng: Rng) -> Scene:
