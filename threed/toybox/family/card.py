@@ -57,7 +57,8 @@ def write_card(weights: Path) -> None:
     asked = [(line, re.search(r"{(\w+):.4g}", line)) for line in lines]
     text = "".join(line for line, score in asked if score is None or score[1] in scores)
     trained = (
-        f"| {part} | {f['steps']:,} | {f['batch']} | {f['sets']:,} | {f.get('scenes', 0):,} | "
+        f"| {part} | {f['steps']:,} | {f['batch']} | {f.get('sets', f.get('instances', 0)):,} | "
+        f"{f.get('scenes', 0):,} | "
         f"{f['seed']} | {f['minutes']} | {f['machine']} |\n"
         for part in _read(weights / TRAINING)
         for f in trainings(weights, part)

@@ -8,7 +8,7 @@ same bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from threed.toybox.judge.net import HEADS
 from threed.toybox.judge.truth import UNKNOWN, indices, truths_in_style
 from threed.toybox.world.captions import BACKGROUNDS, Label, caption
 from threed.toybox.world.chance import Rng
-from threed.toybox.world.draw import Picture
+from threed.toybox.world.draw import Array
 from threed.toybox.world.mix import in_style, maybe_style, random_scene
 from threed.toybox.world.phrases import reworded
 from threed.toybox.world.scenes import draw_scene
@@ -35,7 +35,7 @@ CAPTIONS = 4  # of each scene
 CHUNK = 256  # entries drawn between two notes of progress
 SAVE_SECONDS = 2.0  # between two times that what is drawn is noted on disk
 Index = NDArray[np.int64]
-Entry = tuple[tuple[Picture, ...], dict[str, Any]]  # its pictures, and what is noted of them
+Entry = tuple[Sequence[Array], dict[str, Any]]  # its pictures in [0, 1], and what is noted of them
 Draw = Callable[[int], Entry]  # of its number
 
 
@@ -246,7 +246,7 @@ def _draw_some(path: Path, draw: Draw, numbers: range) -> list[dict[str, Any]]:
     pixels, notes = np.load(path, mmap_mode="r+"), []
     for number in numbers:
         pictures, note = draw(number)
-        pixels[number] = [(picture.rgb * 255 + 0.5).astype(np.uint8) for picture in pictures]
+        pixels[number] = [(picture * 255 + 0.5).astype(np.uint8) for picture in pictures]
         notes.append(note)
     pixels.flush()
     return notes
@@ -259,13 +259,13 @@ def _draw_toy(seed: int, clay_every: int, number: int) -> Entry:
     looks = list(COLORS).index(toy.color), FINISHES.index(toy.finish)
     labels = (KINDS.index(toy.kind), *((UNKNOWN, UNKNOWN) if clay else looks), ground)
     note = {"labels": labels, "c2w": cameras.c2w.numpy(), "fov_y": cameras.fov_y.numpy()}
-    return drawn.pictures, note
+    return [picture.rgb for picture in drawn.pictures], note
 
 
 def _draw_scene(seed: int, number: int) -> Entry:
     rng = np.random.default_rng([seed, number])
     scene, style = random_scene(rng), maybe_style(rng)
     view = draw_scene(scene, SIZE)
-    picture = view.picture if style is None else replace(view.picture, rgb=style.paint(view))
+    picture = view.picture.rgb if style is None else style.paint(view)
     texts = [in_style(scene.caption(rng), style) for _ in range(CAPTIONS)]
     return (picture,), {"labels": indices(truths_in_style(scene, style)), "texts": texts}

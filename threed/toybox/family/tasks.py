@@ -44,12 +44,14 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "vae": _recipe(3500, 64, 2e-3),
         "unet": _recipe(6000, 64, 1e-3, muon=True),
         "judge": _recipe(1500, 64, 1e-3),
+        "likeness": _recipe(1500, 128, 2e-3),
     },
     "cuda": {
         "clip": _recipe(3000, 512, 1e-3),
         "vae": _recipe(5000, 256, 1e-3),
         "unet": _recipe(8000, 512, 1e-3, muon=True),
         "judge": _recipe(4000, 256, 1e-3),
+        "likeness": _recipe(4000, 256, 2e-3),
     },
 }
 

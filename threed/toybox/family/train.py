@@ -20,16 +20,21 @@ from threed.diffusion.models.latent import load_net
 from threed.learning.loop import CHECKPOINT, LOG, Task
 from threed.learning.loop import train as run
 from threed.toybox.family import card, nets
+from threed.toybox.family.alike import alike_task, open_instances
 from threed.toybox.family.shelf import SceneShelf, Shelf, fill_scenes, fill_shelf, no_scenes
 from threed.toybox.family.tasks import RECIPES, clip_task, judge_task, vae_task
 from threed.toybox.family.unet import save_unets, unet_task
+from threed.toybox.judge.alike import KINDS as LIKENESSES
+from threed.toybox.judge.alike import load_likeness
 from threed.toybox.judge.net import load_judge
 from threed.toybox.world.toys import AROUND
 
 SETS = {"cpu": 15_000, "cuda": 60_000}  # of four pictures each
 JUDGE_SETS = {"cpu": 12_000, "cuda": 20_000}
+INSTANCES = {"cpu": 2400, "cuda": 20_000}  # of a judge of likeness
 SEEDS = {"train": 1, "judge": 2, "test": 3}  # the worlds of the family, the judge, and measuring
-NETS = {"clip": "clip", "vae": "vae", "unet": "unet_multiview", "judge": "judge"}  # their folders
+NETS = {"clip": "clip", "vae": "vae", "unet": "unet_multiview", "judge": "judge",
+        **{kind: f"likeness/{kind}" for kind in LIKENESSES}}  # their folders  # fmt: skip
 BEFORE = "before.json"  # beside a checkpoint: the trainings that it goes on from
 SHEETS = 15  # times that a training shows what it makes
 Say = Callable[[str], None]
@@ -47,7 +52,7 @@ def train(
     sets: int | None = None,
     say: Say = lambda _: None,
 ) -> None:
-    """Train "clip", "vae", "unet" or "judge" and write it into the folder `weights`.
+    """Train a part of NETS and write it into the folder `weights`.
 
     `work` keeps the drawn pictures and the checkpoints, from which a later call goes on; without a
     checkpoint training starts from what `weights` holds, or from nothing. steps, sets: instead of
@@ -62,14 +67,22 @@ def train(
     if part == "unet":
         for needed in ("vae", "text_encoder"):
             nets.need(weights, needed, "the UNet")
-    recipe, precision = RECIPES[where.type][part], "bf16" if bfloat16_pays(where) else "no"
+    alike = part in LIKENESSES
+    recipe = RECIPES[where.type]["likeness" if alike else part]
+    precision = "bf16" if bfloat16_pays(where) else "no"
     recipe = replace(recipe, steps=steps or recipe.steps, precision=precision)
-    sets = sets or (JUDGE_SETS if part == "judge" else SETS)[where.type]
-    toys, scenes = open_pictures(part, work, weights, sets, say)
+    sets = sets or (INSTANCES if alike else JUDGE_SETS if part == "judge" else SETS)[where.type]
     begun = (place / CHECKPOINT).exists()
     goes_on = (weights / NETS[part] / "config.json").exists()
     torch.manual_seed(recipe.seed)  # of the new network's weights
-    task = new_task(part, toys, scenes, weights, where)
+    if alike:
+        pixels = open_instances(part, work / "pictures" / part, sets, SEEDS["judge"],
+                                _teller(f"{sets} instances", say))  # fmt: skip
+        task, counts = alike_task(part, pixels), {"instances": len(pixels)}
+    else:
+        toys, scenes = open_pictures(part, work, weights, sets, say)
+        task = new_task(part, toys, scenes, weights, where)
+        counts = {"sets": len(toys.labels), "scenes": len(scenes)}
     if part == "vae" and goes_on:
         keep_latents(task.net)
     if not begun:
@@ -82,10 +95,9 @@ def train(
     say(f"training {part} for {recipe.steps} steps of {recipe.batch} on {where}")
     net = run(task, recipe, place, device=where, resume=begun, minutes=minutes,
               sheet_every=max(recipe.steps // SHEETS, 1))  # fmt: skip
-    finish(part, net.cpu(), weights, toys)
+    finish(part, net.cpu(), weights, None if alike else toys)
     facts: dict[str, float] = {"steps": card.steps_of(place / LOG), "batch": recipe.batch}
-    facts |= {"sets": len(toys.labels), "scenes": len(scenes), "seed": SEEDS[_world(part)]}
-    facts |= {"minutes": card.minutes_of(place / LOG)}
+    facts |= {**counts, "seed": SEEDS[_world(part)], "minutes": card.minutes_of(place / LOG)}
     card.record(weights, part, facts, _before(place))
     say(f"wrote {part} to {weights}")
 
@@ -109,21 +121,22 @@ def open_pictures(part: str, work: Path, weights: Path, sets: int, say: Say) -> 
     name = _world(part)
     folder, clay = work / "pictures", 3 if name == "judge" else 0
 
-    def tell(of: str) -> Callable[[int], None]:
-        return lambda done: say(f"drawn {done} of {of}")
-
-    shown = tell(f"{sets} sets of pictures")
+    shown = _teller(f"{sets} sets of pictures", say)
     toys = fill_shelf(folder / name, sets, SEEDS[name], clay_every=clay, progress=shown)
     if part != "clip" and not nets.knows_scenes(weights):
         say(f"single toys only: {weights} knows no scenes; `threed toybox train clip` teaches them")
         return toys, no_scenes()
     count = len(toys.labels)
-    place, shown = folder / f"{name}-scenes", tell(f"{count} scenes")
+    place, shown = folder / f"{name}-scenes", _teller(f"{count} scenes", say)
     return toys, fill_scenes(place, count, SEEDS[name], progress=shown)
 
 
+def _teller(of: str, say: Say) -> Callable[[int], None]:
+    return lambda done: say(f"drawn {done} of {of}")
+
+
 def _world(part: str) -> str:
-    return "judge" if part == "judge" else "train"
+    return "judge" if part in ("judge", *LIKENESSES) else "train"
 
 
 def _before(folder: Path) -> list[dict[str, Any]]:
@@ -139,7 +152,9 @@ def start_from(net: nn.Module, part: str, weights: Path) -> None:
     InputError for weights of another shape.
     """
     folder = weights / NETS[part]
-    if part == "judge":
+    if part in LIKENESSES:
+        state = load_likeness(folder).state_dict()
+    elif part == "judge":
         state = net.state_dict() | load_judge(folder).state_dict()
     else:
         there = load_net(type(net), folder, device=torch.device("cpu"), dtype=torch.float32)
@@ -158,7 +173,7 @@ def keep_latents(vae: Any) -> None:
         half.requires_grad_(False)
 
 
-def finish(part: str, model: Any, weights: Path, shelf: Shelf) -> None:
+def finish(part: str, model: Any, weights: Path, shelf: Shelf | None) -> None:
     """Write a trained part into the family's folder."""
     if part == "unet":
         save_unets(model, weights)
@@ -172,11 +187,10 @@ def finish(part: str, model: Any, weights: Path, shelf: Shelf) -> None:
         getattr(text, "text_model", text).load_state_dict(model.text_model.state_dict())
         nets.save_part(text, weights / "text_encoder")
     else:
-        if part == "vae":
-            if model.quant_conv.weight.requires_grad:
-                normalise_latents(model, shelf)
-        nets.save_part(model, weights / part)
-    if part != "judge":
+        if shelf is not None and part == "vae" and model.quant_conv.weight.requires_grad:
+            normalise_latents(model, shelf)
+        nets.save_part(model, weights / NETS[part])
+    if part not in ("judge", *LIKENESSES):
         nets.save_index(weights)
 
 

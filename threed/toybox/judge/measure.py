@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from threed.diffusion.catalog import load_backbone
 from threed.toybox.family import nets
 from threed.toybox.family.train import SEEDS
 from threed.toybox.judge import measure_scenes as scenes
+from threed.toybox.judge.alike import KINDS as LIKENESSES
+from threed.toybox.judge.alike import draw_instance, load_likeness, measure_likeness
 from threed.toybox.judge.measure_scenes import Scores, shares
 from threed.toybox.judge.net import FRONT_VIEWS, Judge, fronts, load_judge
 from threed.toybox.world import toys
@@ -53,12 +56,24 @@ def measure(weights: Path, *, sets: int = 128, say: Say = lambda _: None) -> Sco
             "pairs": lambda: scenes.pair_scores(load_part(weights), judge),
             "persons": lambda: scenes.person_scores(load_part(weights), judge),
         }
-    else:
+    wanted |= {
+        f"likeness: {kind}": partial(likeness_scores, weights, kind, 2 * sets)
+        for kind in LIKENESSES if (weights / "likeness" / kind).is_dir()
+    }  # fmt: skip
+    if not (nets.knows_scenes(weights) and judge.knows_scenes):
         say("no scores of scenes: the judge or the tokenizer is from before them")
     for name, score in wanted.items():
         say(f"measuring {name}")
         scores |= score()
     return {name: round(value, 4) for name, value in scores.items()}
+
+
+def likeness_scores(weights: Path, kind: str, count: int) -> Scores:
+    """Measure how well a judge of likeness tells held-out instances apart."""
+    judge = load_likeness(weights / "likeness" / kind)
+    drawn = np.stack([np.stack(draw_instance(kind, SEEDS["test"], i)) for i in range(count)])
+    areas = measure_likeness(judge, (drawn * 255 + 0.5).astype(np.uint8))
+    return {f"{kind}_{name}": value for name, value in areas.items()}
 
 
 def judge_scores(judge: Judge, drawn: list[Set]) -> Scores:
