@@ -1,10 +1,13 @@
-"""What is learned of things with no name, on toybox: python benchmarks/personalization.py --out DIR
+"""What is learned of things with no name, on toybox: how like it stays, and what is still obeyed.
 
-Subjects and prompts of seeds that nothing was trained on. Each method learns each subject from five
-pictures. At several steps, pictures of eight prompts are measured: how like the subject they are
-(the judge of sameness, against pictures that were not learned), how often the prompt is obeyed (the
-judge's reading), and what became of plain pictures of the kind. What is done is in
-DIR/results.jsonl; cut, it goes on. --table prints the means, --plot draws the curves.
+    python benchmarks/personalization.py --out DIR            each subject in each way
+    python benchmarks/personalization.py --out DIR --merge    a subject and a style, merged
+    python benchmarks/personalization.py --out DIR --table    what was found
+
+Subjects and prompts are of seeds that nothing was trained on. Each method learns a subject from
+five pictures. Pictures of eight prompts are measured by the judge of sameness, against pictures of
+the subject that were not learned, and by the judge's reading of what the prompt asks for; plain
+pictures of the kind say what became of it. What is done is in DIR/results.jsonl; cut, it goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import head, keep, row
+from threed.apps.cli.show import say
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, save_image
@@ -33,35 +37,37 @@ from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.alike import load_likeness
 from threed.toybox.judge.net import load_judge
 from threed.toybox.world.grounds import shade
-from threed.toybox.world.scenes import draw_scene
-from threed.toybox.world.subjects import random_subject_scene
+from threed.toybox.world.mix import random_scene
+from threed.toybox.world.scenes import View, draw_scene
+from threed.toybox.world.styles import Style, random_style
+from threed.toybox.world.subjects import Keepsake, random_subject_scene
 from threed.toybox.world.toys import KINDS
 
 SEED = 7000  # of the first subject
 PICTURES, HELD = 5, 12  # of a subject: learned, and kept for measuring
-STEPS, AT = 400, (100, 200, 400)  # of a training, and where it is measured
-EACH, SAMPLING = 4, 20  # pictures of a prompt, steps of each
-WORD = "<toy>"
+AT = (0.5, 1.0)  # of a training's steps: where it is measured
+EACH, PLAIN, SAMPLING = 4, 12, 12  # pictures of a prompt, of the kind, steps of each
+WORD, LOOK = "<toy>", "<look>"
+UNNAMED = ("palette", "hatched", "dotted", "outlined")  # styles without words
+MERGED = ("lora", "dco")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to learn, and the ways in which what it learned is used."""
+    """A way to learn, and the ways in which what it learned is used at last."""
 
     system: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    knobs: Sequence[Mapping[str, float]] = ({},)
-    scale: float = 5.0
+    knobs: Sequence[Mapping[str, float]] = ()
 
 
 METHODS = {
     "textual inversion": Method("textual_inversion"),
-    "textual inversion, 3 vectors": Method("textual_inversion", {"vectors": 3}),
-    "dreambooth": Method("dreambooth"),
-    "dreambooth, no prior": Method("dreambooth", {"prior": 0}),
+    "dreambooth": Method("dreambooth", {"prior": 1.0}),
+    "dreambooth, no prior": Method("dreambooth", {"prior": 0.0}),
     "lora": Method("lora"),
-    "lora, prior": Method("lora", {"prior": 1}),
-    "dco": Method("dco", knobs=tuple({"consistency": c} for c in (1.0, 3.0, 5.0, 8.0))),
+    "lora, prior": Method("lora", {"prior": 1.0}),
+    "dco": Method("dco", knobs=tuple({"consistency": c} for c in (2.0, 4.0, 7.0))),
 }
 
 
@@ -89,130 +95,210 @@ ASKS = (
 class Bench:
     """The model, the judges, and where results are kept."""
 
-    def __init__(self, out: Path, methods: Sequence[str]) -> None:
-        self.out, self.methods = out, methods
-        self.base: Any = load_backbone("toybox")
-        self.same = load_likeness(WEIGHTS / "likeness" / "sameness")
+    def __init__(self, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.out, self.base = out, load_backbone("toybox")
+        self.same, self.look = (
+            load_likeness(WEIGHTS / "likeness" / kind) for kind in ("sameness", "style")
+        )
         self.judge = load_judge(WEIGHTS / "judge")
         self.results = out / "results.jsonl"
         lines = self.results.read_text().splitlines() if self.results.is_file() else []
-        self.done = {_key(json.loads(line)) for line in lines}
+        self.done = {key(json.loads(line)) for line in lines}
 
-    def run(self, number: int) -> None:
-        """Learn one subject in every way, and measure it."""
-        kind = KINDS[number % len(KINDS)]
-        folder = self.out / f"subject{number:02d}"
-        subject = draw_subject(folder / "pictures", PICTURES, SEED + number, kind)
+    def subject(self, number: int) -> tuple[Keepsake, str, Path, list[View]]:
+        """A subject, its kind, the folder of the pictures to learn from, and views kept back."""
+        kind = KINDS[5 * number % len(KINDS)]
+        folder = self.out / f"subject{number:02d}" / "pictures"
+        subject = draw_subject(folder, PICTURES, SEED + number, kind)
         rng = np.random.default_rng([SEED + number, 99])
-        views = [draw_scene(random_subject_scene(rng, subject)).picture.rgb for _ in range(HELD)]
-        held = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
-        self._keep(number, "the kind alone", 0, {}, None, kind, held)
-        for name in self.methods:
-            method, place = METHODS[name], folder / name.replace(" ", "-").replace(",", "")
-            if not (place / f"at{STEPS}").is_dir():
-                self._learn(method, folder / "pictures", place, kind)
-            for at in AT:
-                for knobs in method.knobs:
-                    self._keep(number, name, at, knobs, place / f"at{at}", kind, held)
+        return (subject, kind, folder,
+                [draw_scene(random_subject_scene(rng, subject)) for _ in range(HELD)])  # fmt: skip
 
-    def _learn(self, method: Method, pictures: Path, place: Path, kind: str) -> None:
+    def run(self, number: int, methods: Sequence[str]) -> None:
+        """Learn one subject in every way, and measure it."""
+        _, kind, folder, views = self.subject(number)
+        held = stacked([view.picture.rgb for view in views])
+        self.measure({"subject": number, "method": "the kind alone", "at": 0.0}, (), kind, held)
+        for name in methods:
+            place = self.learn(METHODS[name], folder, folder.parent / name.replace(" ", "-"), kind)
+            for at in AT:
+                knobs = METHODS[name].knobs if at == AT[-1] else ()
+                for told in ({}, *knobs):
+                    about = {"subject": number, "method": name, "at": at, **told}
+                    self.measure(about, ((place / f"at{at}", 1.0),), kind, held)
+
+    def learn(self, method: Method, pictures: Path, place: Path, kind: str,
+              name: str = WORD) -> Path:  # fmt: skip
+        """Learn from pictures in a folder, once; what it was at each of AT lies in the other."""
+        if (place / f"at{AT[-1]}").is_dir():
+            return place
         training = SYSTEMS[method.system].training
         assert training is not None
         assert training.read is not None
-        options: Any = training.options(name=WORD, kind=kind, **method.options)
+        options: Any = training.options(name=name, kind=kind, **method.options)
         about = {"system": method.system, "backbone": "toybox"}
         lesson = Lesson(training.read(pictures, 64, options), about, options, True, out=place)
         task = training.learn(load_backbone("toybox"), lesson)
-        made = iter(range(AT[0], STEPS + 1, AT[0]))
+        recipe = training.small
+        fractions = iter(AT)
+        numbers = sum(p.numel() for p in task.net.parameters() if p.requires_grad)
 
         def save(net: Any, out: Path) -> None:
-            there = out / f"at{next(made)}"
+            there = out / f"at{next(fractions)}"
             task.save(net, there)
             (there / "settings.json").write_text(json.dumps(dict(task.about)))
 
-        loop.train(replace(task, save=save, sheet=None), replace(training.small, steps=STEPS),
-                   place, device=self.base.device, sheet_every=AT[0])  # fmt: skip
+        loop.train(replace(task, save=save, sheet=None), recipe, place, device=self.base.device,
+                   sheet_every=recipe.steps // 2)  # fmt: skip
+        (place / "numbers.json").write_text(json.dumps(numbers))
+        return place
 
-    def _keep(self, number: int, name: str, at: int, knobs: Mapping[str, float],
-              place: Path | None, kind: str, held: Tensor) -> None:  # fmt: skip
-        about = {"subject": number, "method": name, "steps": at, "knobs": dict(knobs)}
-        if _key(about) in self.done:
+    def measure(self, about: dict[str, Any], loras: Sequence[tuple[Path, float]], kind: str,
+                held: Tensor) -> None:  # fmt: skip
+        """Draw the prompts and the plain kind, and keep what the judges say."""
+        if key(about) in self.done:
             return
-        word = kind if place is None else WORD
-        pictures = torch.cat([self._pictures(name, place, knobs, ask.text.format(word))
-                              for ask in ASKS])  # fmt: skip
-        plain = self._pictures(name, place, knobs, f"a {kind}", 16)
-        folder = self.out / f"subject{number:02d}"
-        tag = "-".join(
-            [name.replace(" ", "-").replace(",", ""), str(at), *map(str, knobs.values())]
-        )
-        save_image(grid(torch.cat([held[:EACH], pictures]), columns=EACH), folder / f"{tag}.png")
-        obeyed = [self._obeyed(ask, some) for ask, some in zip(ASKS, pictures.split(EACH))]
-        alike = self.same.likeness(pictures, held).mean(1)
-        spread = self.same.likeness(plain, plain)
-        colors = self.judge.read(plain).logits["color"].exp().mean(0).tolist()
-        scores = {"sameness": float(alike.mean()), "obeyed": float(np.mean(obeyed)),
-                  "each": obeyed, "kind_spread": 1 - float(spread.mean()), "kind_colors": colors,
-                  "kind_read": float(np.mean([k == kind for k in self.judge.read(plain).names("kind")]))}  # fmt: skip
-        keep(self.results, about | scores)
+        word = WORD if loras else kind
+        pictures = torch.cat([self.draw(about, loras, ask.text.format(word)) for ask in ASKS])
+        plain = self.draw(about, loras, f"a {kind}", PLAIN)
+        tag = "-".join(map(str, about.values())).replace(" ", "-").replace(",", "")
+        save_image(grid(torch.cat([held[:EACH], pictures]), EACH), self.out / f"{tag}.png")
+        obeyed = [self.obeyed(ask, some) for ask, some in zip(ASKS, pictures.split(EACH))]
+        read = self.judge.read(plain)
+        keep(self.results, about | {
+            "sameness": float(self.same.likeness(pictures, held).mean()),
+            "obeyed": float(np.mean(obeyed)),
+            "each": obeyed,
+            "spread": 1 - float(self.same.likeness(plain, plain).mean()),
+            "colors": read.logits["color"].exp().mean(0).tolist(),
+            "reads": float(np.mean([name == kind for name in read.names("kind")])),
+        })  # fmt: skip
 
-    def _pictures(self, name: str, place: Path | None, knobs: Mapping[str, float], prompt: str,
-                  n: int = EACH) -> Tensor:  # fmt: skip
-        method = METHODS.get(name, Method("textual_inversion"))
+    def draw(self, about: Mapping[str, Any], learned: Sequence[tuple[Path, float]], prompt: str,
+             n: int = EACH) -> Tensor:  # fmt: skip
+        """[n, 3, 64, 64] pictures of a prompt, by a model that knows what was learned."""
+        method = METHODS.get(about["method"], METHODS["textual inversion"])
         system = SYSTEMS[method.system]
-        given = () if place is None else ((place, 1.0),)
-        told = system.knobs(**knobs) if knobs else None
-        request = Request(prompt, Guide(method.scale), SAMPLING, 64, {"weights": given}, told)
+        knobs = {name: about[name] for name in ("consistency",) if name in about}
+        request = Request(prompt, Guide(5.0), SAMPLING, 64, {"weights": tuple(learned)},
+                          system.knobs(**knobs) if knobs else None)  # fmt: skip
         model = system.equipped(self.base, request)
-        ready = system.prepare(model, request, None)
         with torch.no_grad():
-            return paint(model, ready, n=n, steps=SAMPLING, seed=1)
+            return paint(model, system.prepare(model, request, None), n=n, steps=SAMPLING, seed=1)
 
-    def _obeyed(self, ask: Ask, pictures: Tensor) -> float:
+    def obeyed(self, ask: Ask, pictures: Tensor) -> float:
         """The share of pictures that show what a prompt asks for beside the subject."""
         verdict = self.judge.read(pictures)
         hits = np.ones(len(pictures), bool)
         for name, wanted in ask.reads.items():
             hits &= np.array([read == wanted for read in verdict.names(name)])
         if ask.ground is not None:
-            corners = pictures[..., :4, :4].mean((2, 3)), pictures[..., :4, -4:].mean((2, 3))
             goal = torch.tensor(shade(ask.ground, np.random.default_rng(0)))
-            near = [(corner - goal).norm(dim=1) < 0.2 for corner in corners]
-            hits &= (near[0] & near[1]).numpy()
+            for corner in (pictures[..., :4, :4], pictures[..., :4, -4:]):
+                hits &= ((corner.mean((2, 3)) - goal).norm(dim=1) < 0.2).numpy()
         return float(hits.mean())
 
+    def merge(self, number: int) -> None:
+        """Learn a subject and a style by themselves, and draw the one in the other."""
+        _, kind, folder, views = self.subject(number)
+        name = UNNAMED[number % len(UNNAMED)]
+        style = random_style(np.random.default_rng([SEED + number, 7]), name)
+        looks, shown = self.draw_style(style, number)
+        truth = stacked([style.paint(view) for view in views])
+        for system in MERGED:
+            about = {"subject": number, "method": f"{system}, merged", "at": 1.0, "style": name}
+            if key(about) in self.done:
+                continue
+            method, home = METHODS[system], folder.parent
+            toy = self.learn(method, folder, home / system, kind) / f"at{AT[-1]}"
+            look = self.learn(method, looks, home / f"{system}-look", "look", LOOK) / f"at{AT[-1]}"
+            given = ((toy, 1.0), (look, 1.0))
+            pictures = self.draw({"method": system}, given, f"a {WORD} in {LOOK} style", 16)
+            save_image(
+                grid(torch.cat([truth[:8], pictures]), 8), self.out / f"{system}-{number}.png"
+            )
+            keep(self.results, about | {
+                "sameness": float(self.same.likeness(pictures, truth).mean()),
+                "look": float(self.look.likeness(pictures, shown).mean()),
+            })  # fmt: skip
 
-def _key(line: Mapping[str, Any]) -> str:
-    return json.dumps([line["subject"], line["method"], line["steps"], line["knobs"]])
+    def draw_style(self, style: Style, number: int) -> tuple[Path, Tensor]:
+        """A folder with captioned pictures of toys in a style, and others [N, 3, 64, 64] in it."""
+        folder, rng = self.out / f"subject{number:02d}" / "look", np.random.default_rng([number, 3])
+        shown = []
+        for index in range(PICTURES + HELD):
+            view = draw_scene(random_scene(rng))
+            shown.append(style.paint(view))
+            if index < PICTURES:
+                save_image(stacked(shown[-1:])[0], folder / f"{index:02d}.png")
+                text = f"{view.scene.caption(rng)} in {{}} style\n"
+                (folder / f"{index:02d}.txt").write_text(text, encoding="utf-8")
+        return folder, stacked(shown[PICTURES:])
 
 
-def means(results: Path) -> Iterator[dict[str, Any]]:
-    """The means over subjects of each method at each step."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for line in map(json.loads, results.read_text().splitlines()):
-        groups.setdefault(json.dumps([line["method"], line["steps"], line["knobs"]]), []).append(
-            line
-        )
-    plain = {line["subject"]: line for line in next(iter(groups.values()))}
-    for key, lines in groups.items():
-        method, steps, knobs = json.loads(key)
-        drift = [0.5 * np.abs(np.subtract(line["kind_colors"], plain[line["subject"]]["kind_colors"])).sum()
-                 for line in lines]  # fmt: skip
-        yield {"method": method, "steps": steps, "knobs": knobs, "subjects": len(lines),
-               **{name: float(np.mean([line[name] for line in lines]))
-                  for name in ("sameness", "obeyed", "kind_spread", "kind_read")},
-               "kind_drift": float(np.mean(drift))}  # fmt: skip
+def stacked(pictures: Sequence[Any]) -> Tensor:
+    """[N, 3, H, W] pictures [H, W, 3]."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def key(line: Mapping[str, Any]) -> str:
+    """What tells a result from others."""
+    return json.dumps([line.get(name) for name in ("subject", "method", "at", "consistency")])
+
+
+def means(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The means over subjects of each method at each place; drift: how far the kind's colours went.
+
+    The colours are the judge's shares of ten; half the sum of their changes is the drift.
+    """
+    plain = {line["subject"]: line["colors"] for line in lines if not line["at"]}
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault((line["method"], line["at"], line.get("consistency")), []).append(line)
+    for (method, at, consistency), group in groups.items():
+        found = {name: float(np.mean([line[name] for line in group]))
+                 for name in ("sameness", "obeyed", "spread", "reads")}  # fmt: skip
+        moved = [np.abs(np.subtract(line["colors"], plain[line["subject"]])).sum() / 2
+                 for line in group]  # fmt: skip
+        yield {"method": method, "at": at, "consistency": consistency, "subjects": len(group),
+               **found, "drift": float(np.mean(moved))}  # fmt: skip
+
+
+def above(points: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]]) -> float:
+    """How much more is obeyed on one frontier than on another at equal sameness, on average.
+
+    nan where the two have no sameness in common.
+    """
+    lines = [np.array(sorted((one["sameness"], one["obeyed"]) for one in some))
+             for some in (points, others)]  # fmt: skip
+    low, high = max(line[0, 0] for line in lines), min(line[-1, 0] for line in lines)
+    if low > high:
+        return float("nan")
+    at = np.linspace(low, high, 20)
+    ours, theirs = (np.interp(at, line[:, 0], line[:, 1]) for line in lines)
+    return float((ours - theirs).mean())
 
 
 def table(results: Path) -> str:
-    """The means as a table."""
-    rows = [head("method", "steps", "sameness", "prompts obeyed", "the kind's spread",
-                 "the kind's colours moved")]  # fmt: skip
-    for line in means(results):
-        knobs = ", ".join(f"{name}={value:g}" for name, value in line["knobs"].items())
-        name = f"{line['method']}{f' ({knobs})' if knobs else ''}"
-        rows.append(row(name, line["steps"], f"{line['sameness']:.3f}", f"{line['obeyed']:.0%}",
-                        f"{line['kind_spread']:.3f}", f"{line['kind_drift']:.0%}"))  # fmt: skip
+    """The means, the frontiers, and what was merged."""
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    found = [*means([line for line in lines if "merged" not in line["method"]])]
+    rows = [head("method", "of its steps", "sameness", "obeyed", "the kind's spread",
+                 "its colours moved", "subjects")]  # fmt: skip
+    for one in found:
+        name = one["method"] + (f", consistency {c:g}" if (c := one["consistency"]) else "")
+        values = (f"{one['at']:.0%}", f"{one['sameness']:.3f}", f"{one['obeyed']:.0%}")
+        rows.append(row(name, *values, f"{one['spread']:.3f}", f"{one['drift']:.0%}",
+                        one["subjects"]))  # fmt: skip
+    by = {name: [one for one in found if one["method"] == name] for name in METHODS}
+    rows += [f"dco obeys {above(by['dco'], by[name]):+.0%} against {name} at equal sameness"
+             for name in ("lora", "lora, prior") if by["dco"] and by[name]]  # fmt: skip
+    for system in MERGED:
+        group = [line for line in lines if line["method"] == f"{system}, merged"]
+        if group:
+            same, look = (np.mean([line[name] for line in group]) for name in ("sameness", "look"))
+            rows.append(f"{system}, merged, {len(group)}: sameness {same:.3f}, style {look:.3f}")
     return "\n".join(rows)
 
 
@@ -222,14 +308,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--subjects", type=int, default=10)
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--merge", action="store_true")
     parser.add_argument("--table", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.table:
-        print(table(arguments.out / "results.jsonl"))
-        return
-    bench = Bench(arguments.out, arguments.methods)
-    for number in range(arguments.subjects):
-        bench.run(number)
+    options = parser.parse_args()
+    if not options.table:
+        bench = Bench(options.out)
+        for number in range(options.subjects):
+            bench.merge(number) if options.merge else bench.run(number, options.methods)
+    say(table(options.out / "results.jsonl"))
 
 
 if __name__ == "__main__":
