@@ -74,6 +74,25 @@ PROMPTS = (  # each with the kind and the colour that it asks for
     ("a vintage pink lamp, studio lighting, masterpiece", "lamp", "pink"),
     ("a miniature orange house (best quality:1.2)", "house", "orange"),
     ("a big black boat in a storm", "boat", "black"),
+    # other orders of words, plurals, commas, views in other words
+    ("mug with a handle, red", "mug", "red"),
+    ("a car that is blue", "car", "blue"),
+    ("the chair, in green, standing still", "chair", "green"),
+    ("duck yellow cute", "duck", "yellow"),
+    ("three purple mushrooms", "mushroom", "purple"),
+    ("some white cupcakes", "cupcake", "white"),
+    ("red. apple.", "apple", "red"),
+    ("ROBOT, BLUE", "robot", "blue"),
+    ("a snowman (white)", "snowman", "white"),
+    ("an orange house seen from the back", "house", "orange"),
+    ("a pink teapot from behind", "teapot", "pink"),
+    ("a green boat viewed from above", "boat", "green"),
+    ("give me a 3D asset of a brown table please", "table", "brown"),
+    ("I would love to have a black hat", "hat", "black"),
+    ("yellow airplane toy for kids", "airplane", "yellow"),
+    ("a donut whose colour is pink", "donut", "pink"),
+    ("what a green tree!", "tree", "green"),
+    ("a rocket; red", "rocket", "red"),
 )
 
 
