@@ -18,6 +18,7 @@ from threed.toybox.family import card, tasks
 from threed.toybox.family import nets as family
 from threed.toybox.family.shelf import Shelf, fill_scenes, fill_shelf, no_scenes
 from threed.toybox.family.train import finish, new_task, normalise_latents, train
+from threed.toybox.family.unet import check_spread
 from threed.toybox.judge.net import HEADS, Judge, Verdict, load_judge
 from threed.toybox.judge.truth import UNKNOWN
 from threed.toybox.world.captions import BACKGROUNDS, SYNONYMS, Label, caption, vocabulary
@@ -203,6 +204,13 @@ def test_normalised_latents_change_no_picture(shelf: Shelf) -> None:
     assert (z.std((0, 2, 3)) - 1).abs().max() < 0.3
     assert vae.config.scaling_factor == 1.0
     assert torch.isfinite(var).all()
+
+
+def test_latents_that_noise_would_drown_are_refused() -> None:
+    latents = torch.randn(64, 4, 8, 8)
+    check_spread(latents, Path("w/vae"))
+    with pytest.raises(InputError, match=r"latents of w/vae spread by 0\.18, .* scaling_factor"):
+        check_spread(0.18 * latents, Path("w/vae"))
 
 
 def test_training_refuses_an_unknown_part(tmp_path: Path) -> None:

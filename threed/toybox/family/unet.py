@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from threed.core.cameras import orbit
+from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images
@@ -53,6 +54,7 @@ def unet_task(toys: Shelf, scenes: SceneShelf, weights: Path, device: torch.devi
     base = load_multiview(weights, device)
     singles = Stock(toys, scenes, SCENE_SHARE, None, often_pairs(scenes))
     sets, latents = often_fronted(toys), Latents(base, singles, "image", LATENTS)
+    check_spread(latents(range(min(64, len(singles)))), weights / "vae")
 
     def batch(n: int, chance: torch.Generator) -> Batch:
         rng = numpy_chance(chance)
@@ -79,6 +81,14 @@ def unet_task(toys: Shelf, scenes: SceneShelf, weights: Path, device: torch.devi
         return samples(weights, device)
 
     return new_task("unet", base.unet, loss, batch, sheet)
+
+
+def check_spread(latents: Tensor, vae: Path) -> None:
+    """InputError for latents that the noise would drown, or that would drown it."""
+    spread = float(latents.std())
+    if not 0.5 < spread < 2:
+        raise InputError(f"the latents of {vae} spread by {spread:.2f}, where noise spreads by 1: "
+                         "its scaling_factor is not that of its weights")  # fmt: skip
 
 
 def save_unets(unet: Any, weights: Path) -> None:
