@@ -118,19 +118,11 @@ def test_an_identity_vector_tells_people_apart_and_nothing_else() -> None:
 def test_hair_glasses_and_beards_are_where_the_identity_says(hair: str) -> None:
     for beard in BEARDS:
         one = replace(ONE, hair=hair, beard=beard, glasses=beard == "none")
-        view = draw_scene(scene_of(figure(identity=one, portrait=True)))
+        view = draw_scene(scene_of(figure(identity=one)), 128)
         assert (view.mask(labels=("hair",)).sum() > 20) == (hair != "bald")
         assert (view.mask(labels=("beard",)).sum() > 5) == (beard != "none")
         assert (view.mask(labels=("glasses",)).sum() > 20) == one.glasses
         assert view.mask(labels=("eyes",)).sum() > 20
-
-
-def test_a_portrait_shows_the_head_larger_and_whole() -> None:
-    whole, near = (draw_scene(scene_of(figure(portrait=flag))) for flag in (False, True))
-    heads = [view.mask(labels=("eyes",)).sum() for view in (whole, near)]
-    assert heads[1] > 3 * heads[0]
-    assert not near.picture.alpha[0].any()
-    assert not whole.picture.alpha[[0, -1]].any()
 
 
 @pytest.mark.parametrize("kind", GARMENTS)
@@ -156,7 +148,6 @@ def test_captions_say_what_is_worn_and_seen() -> None:
         one = scene.subject
         assert isinstance(one, Figure)
         text = one.words(rng)
-        assert ("portrait" in text) is one.portrait
         assert "glasses" not in text or one.identity.glasses
         assert "beard" not in text or one.identity.beard == "beard"
         assert "hair" not in text or one.identity.hair in text

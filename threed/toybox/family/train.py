@@ -23,7 +23,7 @@ from threed.toybox.family import card, nets
 from threed.toybox.family.alike import alike_task, open_instances
 from threed.toybox.family.shelf import SceneShelf, Shelf, fill_scenes, fill_shelf, no_scenes
 from threed.toybox.family.tasks import RECIPES, clip_task, judge_task, vae_task
-from threed.toybox.family.unet import save_unets, unet_task
+from threed.toybox.family.unet import save_drawer, unet_task
 from threed.toybox.judge.alike import KINDS as LIKENESSES
 from threed.toybox.judge.alike import load_likeness
 from threed.toybox.judge.net import load_judge
@@ -87,7 +87,8 @@ def train(
         keep_latents(task.net)
     if not begun:
         if goes_on:
-            start_from(task.net, part, weights)
+            if part != "unet":  # whose task has them already
+                start_from(task.net, part, weights)
             say(f"going on from the weights in {weights}")
         place.mkdir(parents=True, exist_ok=True)
         before = card.trainings(weights, part) if goes_on else []
@@ -176,7 +177,7 @@ def keep_latents(vae: Any) -> None:
 def finish(part: str, model: Any, weights: Path, shelf: Shelf | None) -> None:
     """Write a trained part into the family's folder."""
     if part == "unet":
-        save_unets(model, weights)
+        save_drawer(model, weights)
     elif part == "clip":
         from transformers import CLIPTextModel
 

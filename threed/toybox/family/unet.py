@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from threed.core.cameras import orbit
 from threed.core.errors import InputError
@@ -29,30 +29,41 @@ from threed.toybox.judge.net import HEADS
 from threed.toybox.world.toys import AROUND
 
 SCENE_SHARE = 0.8  # of the single pictures of a batch
-PAIR_SHARE = 2.5  # times as often as its share in the world comes a pair
+OFTEN = {"pair beside": 2.0, "pair above": 2.0, "person": 1.8}  # times its share in the world
 SET_SHARE = 1 / 4  # of the batches: they are of sets of four views
 VIEW_SHARES = {1: 0.6, AROUND: 0.4}  # of the captions that name the view, by pictures of a set
 EMPTY = 0.1  # share of captions that are left out
+TEXT_RATE = 0.3  # the text encoder's, of the UNet's
 LATENTS = 2**31  # bytes of them that are kept
 PROMPTS = ("a red mug", "a blue car", "a checkered green robot")  # of sets that a sheet shows
 SINGLES = ("a yellow duck, side view", "a striped purple teapot", "a red ball and a blue cube",
            "a green car on top of a yellow drum")  # fmt: skip
 
 
+class Drawer(nn.Module):
+    """What learns together: a UNet, and the encoder of the words that it reads."""
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+
 def unet_task(toys: Shelf, scenes: SceneShelf, weights: Path, device: torch.device) -> Task:
     """Predict the noise of single pictures and of sets of four views of a toy (MVDream).
 
-    One batch of four is of sets, and of the other pictures half or so show pairs: they are the
-    hardest. Single pictures have no camera; a set shares t, and its self-attention spans the views.
-    A tenth of the captions is empty. The loss is debiased: kind and pose are settled where noise is
-    strong. The net is the one in `weights`; an untrained one is put there where there is none.
+    One batch of four is of sets, and of the other pictures most show pairs and persons: they are
+    the hardest. Single pictures have no camera; a set shares t, and its self-attention spans the
+    views. A tenth of the captions is empty. The loss is debiased: kind and pose are settled where
+    noise is strong. The text encoder learns along, slowly: CLIP, which has to tell pictures of a
+    batch apart, says nearly the same of a shirt and a sweater. The nets are those in `weights`; an
+    untrained UNet is put there where there is none.
     """
     for part in ("vae", "text_encoder"):
         nets.need(weights, part, "the UNet")
     if not (weights / "unet_multiview" / "config.json").exists():
         save_unets(nets.new_unet(multiview=True), weights)
     base = load_multiview(weights, device)
-    singles = Stock(toys, scenes, SCENE_SHARE, None, often_pairs(scenes))
+    singles = Stock(toys, scenes, SCENE_SHARE, None, often_hard(scenes))
     sets, latents = often_fronted(toys), Latents(base, singles, "image", LATENTS)
     check_spread(latents(range(min(64, len(singles)))), weights / "vae")
 
@@ -68,7 +79,7 @@ def unet_task(toys: Shelf, scenes: SceneShelf, weights: Path, device: torch.devi
         said = ["" if rng.uniform() < EMPTY else text for text in captions]
         return {"together": together, "numbers": numbers.tolist(), "captions": said}
 
-    def loss(unet: Any, batch: Batch, chance: torch.Generator) -> Tensor:
+    def loss(drawer: Any, batch: Batch, chance: torch.Generator) -> Tensor:
         condition = base.encode_text(batch["captions"])
         if batch["together"] > 1:
             cameras = toys.cameras(np.array(batch["numbers"])).to(base.device)
@@ -76,11 +87,12 @@ def unet_task(toys: Shelf, scenes: SceneShelf, weights: Path, device: torch.devi
         z = latents(batch["numbers"])
         return denoising_loss(base, z, condition, chance, debias=True, group=batch["together"])
 
-    def sheet(unet: Any) -> Tensor:
-        save_unets(unet, weights)
+    def sheet(drawer: Any) -> Tensor:
+        save_drawer(drawer, weights)
         return samples(weights, device)
 
-    return new_task("unet", base.unet, loss, batch, sheet)
+    task = new_task("unet", Drawer(base.unet, base.encoders[0]), loss, batch, sheet)
+    return replace(task, rates={"text_encoder.": TEXT_RATE}, save=save_apart)
 
 
 def check_spread(latents: Tensor, vae: Path) -> None:
@@ -89,6 +101,18 @@ def check_spread(latents: Tensor, vae: Path) -> None:
     if not 0.5 < spread < 2:
         raise InputError(f"the latents of {vae} spread by {spread:.2f}, where noise spreads by 1: "
                          "its scaling_factor is not that of its weights")  # fmt: skip
+
+
+def save_apart(drawer: nn.Module, folder: Path) -> None:
+    """Write both nets, each into a folder of its own."""
+    for name, net in drawer.named_children():
+        nets.save_part(net, folder / name)
+
+
+def save_drawer(drawer: Drawer, weights: Path) -> None:
+    """Write both UNets and the text encoder into the family's folder."""
+    save_unets(drawer.unet, weights)
+    nets.save_part(drawer.text_encoder, weights / "text_encoder")
 
 
 def save_unets(unet: Any, weights: Path) -> None:
@@ -119,8 +143,7 @@ def samples(weights: Path, device: torch.device) -> Tensor:
     return grid(torch.cat(rows), columns=AROUND)
 
 
-def often_pairs(scenes: SceneShelf) -> NDArray[np.float64]:
-    """[N] how often each scene is to be drawn, so that there is enough to learn pairs from."""
-    pairs = [HEADS["scene"].index(name) for name in ("pair beside", "pair above")]
-    kinds = scenes.labels[:, list(HEADS).index("scene")]
-    return shares(np.where(np.isin(kinds, pairs), PAIR_SHARE, 1.0))
+def often_hard(scenes: SceneShelf) -> NDArray[np.float64]:
+    """[N] how often each scene is to be drawn, so that there is enough to learn the hardest."""
+    often = np.array([OFTEN.get(name, 1.0) for name in HEADS["scene"]])
+    return shares(often[scenes.labels[:, list(HEADS).index("scene")]])
