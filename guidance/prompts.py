@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -13,6 +13,7 @@ from guidance.views import NEGATIVES, Blend, negative_weights, shares
 from threed.core.cameras import VIEWS, Cameras
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.condition import Condition
+from threed.diffusion.noise import Noised
 from threed.diffusion.reading import PROMPT, notes
 from threed.diffusion.score import Score, cfg, perp_neg, rescaled, score
 
@@ -83,6 +84,10 @@ class Prompts:
             backbone = self.backbone
             combine = rescaled(combine, rescale, backbone.alphas_cumprod, backbone.views)
         return score(self.backbone, conditions, combine)
+
+    def less(self, cameras: Cameras, scale: float) -> Callable[[Noised], Tensor]:
+        """What distillation subtracts from the guided noise: the noise [B, C, h, w] itself."""
+        return lambda seen: seen.noise
 
     def text(self, cameras: Cameras) -> Condition:
         """The prompt with the view's words, an item for each camera."""

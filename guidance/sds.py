@@ -34,6 +34,7 @@ class SDS(Frozen):
 
 
 def error(prompts: Prompts, pull: Pull, cameras: Cameras) -> Callable[[Noised], Tensor]:
-    """The guided estimate of the noise less the noise itself, [B, C, h, w]."""
+    """The guided estimate of the noise less the noise, or its control variate, [B, C, h, w]."""
     guided = prompts.score(cameras, pull.guidance_scale, pull.rescale)
-    return lambda seen: guided(seen.x, seen.t) - seen.noise
+    less = prompts.less(cameras, pull.guidance_scale)
+    return lambda seen: guided(seen.x, seen.t) - less(seen)

@@ -18,6 +18,7 @@ from threed.diffusion.faces import LARGEST, Face, InsightFace, face_in, read_emb
 from threed.systems.reference.faces import embeddings
 
 POINTS = [[30, 30], [50, 30], [40, 40], [32, 50], [48, 50]]
+BASE: Any = SimpleNamespace(folder=Path("none"))  # a backbone that brings no faces
 WHOLE = {"bbox": [20, 15, 60, 62], "kps": POINTS, "embedding": [3.0, 4.0, 0.0]}
 
 
@@ -76,9 +77,9 @@ def test_a_face_is_what_insightface_says_of_it(
     assert analysis.seen[1][0, 0].tolist() == [10, 20, 250]  # BGR
     assert capsys.readouterr().out == ""
     told = asked("x", image=(path, path), recogniser=models)
-    assert embeddings(told, 3).tolist() == [[3, 4, 0]] * 2
+    assert embeddings(BASE, told, 3).tolist() == [[3, 4, 0]] * 2
     with pytest.raises(InputError, match="gives 3 numbers of a face, and these weights take 512"):
-        embeddings(told, 512)
+        embeddings(BASE, told, 512)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_what_is_missing_is_said(
     analysis: type[Analysis], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match=r"need --face, a .npy file .* or --recogniser, a folder"):
-        embeddings(asked("x", image=models), 3)
+        embeddings(BASE, asked("x", image=models), 3)
     with pytest.raises(InputError, match="none is no folder with insightface's models"):
         InsightFace(tmp_path / "none")
     with pytest.raises(InputError, match="holds no models of insightface that find faces and tell"):
@@ -135,7 +136,7 @@ def test_embeddings_may_lie_in_files(tmp_path: Path) -> None:
     for name, values in (("a", [[1, 2, 3]]), ("b", [4, 5, 6])):
         np.save(tmp_path / f"{name}.npy", np.array(values))
     told = asked("x", face=(tmp_path / "a.npy", tmp_path / "b.npy"))
-    assert torch.equal(embeddings(told, 3), torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
+    assert torch.equal(embeddings(BASE, told, 3), torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
     with pytest.raises(InputError, match=r"--face .*a.npy must hold 4 numbers, got 3"):
         read_embedding(tmp_path / "a.npy", 4)
 

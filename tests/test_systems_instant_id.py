@@ -228,7 +228,7 @@ def test_faces_are_found_in_pictures(
 ) -> None:
     written(trained(small), tmp_path / "w")
     monkeypatch.setattr("threed.diffusion.faces.face_in", found)
-    monkeypatch.setattr(instant_id, "finder", lambda request: None if request is None else found)
+    monkeypatch.setattr(instant_id, "finder", lambda base, models: None if base is None else found)
     none = {"face": None, "points": None}
     for inputs, whose, where in (
         ({**none, "image": Path("1")}, 1, 1),
@@ -351,7 +351,7 @@ def test_training_moves_both_nets_alone_and_resumes(small: StableDiffusion, tmp_
                      "points": f"points{i}.png"})  # fmt: skip
     write_examples(data, rows)
     examples = read_examples(data, 32, pictures=("image", "points"), texts=("text", "face"))
-    lesson = Lesson(examples, {"system": "instant_id"}, None)
+    lesson = Lesson(examples, {"system": "instant_id"}, instant_id.Options())
     torch.manual_seed(0)
     task = instant_id.learn(small, lesson)
     net: Any = task.net

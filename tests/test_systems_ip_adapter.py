@@ -24,6 +24,7 @@ from threed.core.errors import InputError
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.models.stable_diffusion import StableDiffusion
+from threed.diffusion.noise import Noised, alpha_sigma
 from threed.diffusion.parts.adapters import Lora
 from threed.diffusion.parts.attention import Layer, Site, plain
 from threed.diffusion.parts.control import Around, Control, new_controlnet
@@ -348,12 +349,12 @@ def test_it_is_built_from_what_a_user_says(backbone: StableDiffusion, tmp_path: 
     made = prepared(SYSTEM, backbone, said).score(x, t)
     grey = [np.array(Image.open(path), np.float32).mean(2) / 255 for path in masks]
     where = torch.from_numpy(np.stack(grey))[:, None]
-    seen, other = ip_adapter.look(said, Loaded(net, encoder))
+    seen, other = ip_adapter.look(backbone, said, Loaded(net, encoder))
     torch.testing.assert_close(other, seen[:, 0])
     expected = build(backbone, PROMPT, Loaded(net, encoder), Told(seen, other, where),
                      guide=Guide(3.0), knobs=Knobs(scale=0.6, shares="2,1"))  # fmt: skip
     torch.testing.assert_close(made, expected(x, t))
-    zero = ip_adapter.look(telling(said, unlike=None), Loaded(net, encoder))[1]
+    zero = ip_adapter.look(backbone, telling(said, unlike=None), Loaded(net, encoder))[1]
     blank = encoder.model(pixel_values=torch.zeros(1, 3, 16, 16), output_hidden_states=True)
     assert torch.equal(zero, blank.hidden_states[-2])
     Image.new("RGB", (16, 16), (20, 20, 200)).save(flat := tmp_path / "flat.png")
@@ -397,6 +398,33 @@ def test_a_picture_holds_from_every_view_and_a_mask_from_its_own(
     x, t = noisy(4)
     change = views.score(cameras, 5.0)(x, t) - plain_views.score(cameras, 5.0)(x, t)
     assert float(change.flatten(1).norm(dim=1).min()) > 0.1
+
+
+@torch.no_grad()
+def test_what_is_seen_without_the_picture_takes_the_noises_place(
+    backbone: StableDiffusion, tmp_path: Path
+) -> None:
+    """ModeDreamer's control variate (arXiv:2411.18135), of each view's own words."""
+    net = adapter(backbone)
+    save_image_adapter(net, tmp_path / "w")
+    inputs = {"image": (str(bar(tmp_path / "a.png", size=16)),), "weights": (str(tmp_path / "w"),)}
+    cameras, (x, t) = orbit(4, 32), noisy(4)
+    seen = Noised(x, t, torch.randn_like(x), *alpha_sigma(backbone.alphas_cumprod, t))
+
+    def steered(scale: float, *knobs: str) -> Steered:
+        told = SystemSettings(name="ip_adapter", inputs=inputs, knobs=knobs)
+        return Steered(backbone, "a mug", told, scale=scale)
+
+    assert torch.equal(steered(5.0).less(cameras, 5.0)(seen), seen.noise)
+    views, nothing = steered(5.0, "variate=true"), torch.zeros(1, 1, POOLED)
+    names = ["front" if name == PICTURED else name for name in views.views(cameras)]
+    words = [f"a mug, {name} view" for name in names]
+    expected = build(backbone, words, Loaded(net), Told(nothing, nothing[0]), guide=Guide(1.0))
+    torch.testing.assert_close(views.less(cameras, 5.0)(seen), expected(x, t), atol=2e-5, rtol=1e-4)
+    # where the picture says nothing either, and nothing is guided, nothing is left
+    blank = steered(1.0, "variate=true", "scale=0")
+    left = blank.score(cameras, 1.0)(x, t) - blank.less(cameras, 1.0)(seen)
+    assert float(left.abs().max()) < 2e-5
 
 
 def test_pictures_are_seen_as_clip_sees_them(backbone: StableDiffusion) -> None:

@@ -36,6 +36,7 @@ from threed.runs.steer import Steered, settled
 from threed.settings.run import Run, SystemSettings
 from threed.systems.reference import photo_maker
 from threed.systems.reference.photo_maker import SYSTEM, Knobs, Loaded, build, look
+from threed.systems.reference.shown import same_people
 from threed.systems.system import Lesson
 
 CPU = torch.device("cpu")
@@ -393,6 +394,6 @@ def test_others_of_the_same_person_are_shown(tmp_path: Path) -> None:
     rows[4]["person"] = "alone"
     write_examples(tmp_path, rows)
     examples = read_examples(tmp_path, 16, texts=("text", "person"))
-    drawn = photo_maker.same_people(examples, [0, 1, 4], 50, torch.Generator().manual_seed(0))
+    drawn = same_people(examples, [0, 1, 4], 50, torch.Generator().manual_seed(0))
     assert [{*drawn[:50]}, {*drawn[50:100]}, {*drawn[100:]}] == [{3}, {2}, {4}]
     assert photo_maker.masks(examples, [0], torch.ones(1, 4, 8, 8), torch.tensor([True])) is None

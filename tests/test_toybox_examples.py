@@ -13,9 +13,11 @@ import torch
 
 from threed.core.errors import InputError
 from threed.diffusion.detect import edges
+from threed.diffusion.parts.trigger import class_word, with_trigger
 from threed.learning.data import read_examples
 from threed.systems.reference.shown import placed
 from threed.toybox.family.examples import draw_examples, edit_triples, subjects
+from threed.toybox.family.prompts import SITTINGS, prompted
 from threed.toybox.world.captions import a
 from threed.toybox.world.conditions import CONDITIONS
 from threed.toybox.world.edits import EDITS, random_edit
@@ -107,6 +109,33 @@ def test_subjects_are_in_their_boxes_and_alone_in_pictures_of_their_own(
         assert text == row["text"]
         assert float(pictures["image"][:, free].min()) > 1 - 1e-6
     assert counts == {1, 2}
+
+
+def test_a_prompt_picture_shows_what_the_image_does() -> None:
+    said = []
+    for i in range(12):
+        row, pictures = prompted(np.random.default_rng([1, i, len("shown")]))
+        assert list(pictures) == ["image", "shown"]
+        assert float((pictures["image"] - pictures["shown"]).abs().max()) > 0.1
+        said.append(row["text"])
+    assert any(text.startswith("a toy") for text in said)
+    assert any(" and " in text or " on " in text for text in said)
+
+
+def test_portraits_in_a_row_are_of_one_person(tmp_path: Path) -> None:
+    folder = draw_examples("persons", tmp_path, SITTINGS + 1, seed=1)
+    examples = read_examples(folder, 64, pictures=("image", "mask", "points"),
+                             texts=("text", "person"))  # fmt: skip
+    names = examples.texts("person", range(len(examples)))
+    assert [name == names[0] for name in names] == [True] * SITTINGS + [False]
+    shown = examples.pictures("image", range(SITTINGS))
+    assert float((shown[0] - shown[1]).abs().mean()) > 0.02  # in other moods, clothes and light
+    for text in examples.texts("text", range(len(examples))):
+        assert class_word(with_trigger(text, "person")) == "person"
+    points, masks = (examples.pictures(role, range(SITTINGS)) for role in ("points", "mask"))
+    drawn = points.amax(1) > 0.5
+    assert bool((drawn.flatten(1).sum(1) > 20).all())
+    assert float(masks[:, 0][drawn].mean()) > 0.9  # they are on the person
 
 
 def test_triples_say_the_same_change_twice() -> None:

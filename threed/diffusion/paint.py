@@ -30,6 +30,7 @@ class Ready:
     start: Tensor | None = None  # [1, C, h, w] to begin from, where noise is not what is meant
     decode: Decode | None = None  # of all rows, in the place of the backbone's own
     own_noise: bool = False  # each row begins from noise of its own; else a group shares it
+    against: Score | None = None  # what distillation subtracts in the place of the noise
 
     def alone(self) -> Score:
         """The Score of the first result, for distillation: all rows of a group see the same x."""

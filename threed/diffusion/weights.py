@@ -121,11 +121,18 @@ def pack(source: Path, out: Path, bits: Literal[16, 8] = 16) -> Path:
     """Copy what a training made, in 16 or 8 bits, without its checkpoint: what there is to keep.
 
     Configs, safetensors and the settings of the training, of the folder and those in it, as they
-    lie there. In 8 bits they are differences from the UNet of the backbone in whose folder `out`
-    lies. InputError if there are no weights, if `out` exists, or lies elsewhere.
+    lie there; stages before the last are left out. In 8 bits they are differences from the UNet of
+    the backbone in whose folder `out` lies. InputError if there are no weights, if `out` exists, or
+    lies elsewhere.
     """
     check_out(out, folder=True)
-    files = sorted(source.rglob("*.safetensors")) if os.path.isdir(source) else []
+    stages = [path.parent for path in source.rglob(SETTINGS) if "stage" in read_json(path)]
+
+    def kept(pattern: str) -> list[Path]:
+        found = sorted(source.rglob(pattern)) if os.path.isdir(source) else []
+        return [path for path in found if not any(map(path.is_relative_to, stages))]
+
+    files = kept("*.safetensors")
     if not files:
         raise InputError(f"{source} holds no weights to pack")
     if out.exists():
@@ -142,7 +149,7 @@ def pack(source: Path, out: Path, bits: Literal[16, 8] = 16) -> Path:
         else:
             halved = {name: value.half().contiguous() for name, value in state.items()}
             save_file(halved, place / file.name, said)
-    for file in (there for name in ("config.json", SETTINGS) for there in source.rglob(name)):
+    for file in (there for name in ("config.json", SETTINGS) for there in kept(name)):
         if (place := out / file.relative_to(source)).parent.is_dir():
             shutil.copyfile(file, place)
     return out

@@ -23,6 +23,8 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import facts
 from threed.diffusion.guide import Guide
 from threed.diffusion.learned.names import spoken
+from threed.diffusion.noise import Noised
+from threed.diffusion.paint import Ready
 from threed.diffusion.score import Score, plain, rescaled, score
 from threed.runs.check import own_words, read_steering
 from threed.settings import base as settings
@@ -137,8 +139,8 @@ class Steered(Prompts):
         request = replace(request, guide=Guide(scale, negative), size=backbone.image_size)
         self.request = self.system.settle(request)
         self.weights = self.system.load(backbone, self.request)
-        self._scores: dict[tuple[str, float], Score | None] = {}
-        self._view_score(PICTURED, scale)  # mistakes show before any step
+        self._readies: dict[tuple[str, float], Ready | None] = {}
+        self._ready(PICTURED, scale)  # mistakes show before any step
 
     @property
     def pictured(self) -> bool:
@@ -150,14 +152,9 @@ class Steered(Prompts):
 
         Rescaled, its x0 has the contrast that the prompt alone gives it.
         """
-        cameras = cameras.to(self.backbone.device)
-        names = self.views(cameras)
-        parts: list[tuple[Tensor, Score]] = []
-        for name in dict.fromkeys(names):
-            same = [i for i, other in enumerate(names) if other == name]
-            rows = torch.tensor(same, device=self.backbone.device)
-            own = self._view_score(name, scale)
-            parts.append((rows, own or super().score(cameras[rows], scale)))
+        cameras, words = cameras.to(self.backbone.device), super().score
+        parts = [(rows, ready.alone() if ready else words(cameras[rows], scale))
+                 for rows, ready in self._parts(cameras, scale)]  # fmt: skip
 
         def steered(x: Tensor, t: Tensor) -> Tensor:
             out = torch.empty_like(x)
@@ -171,6 +168,26 @@ class Steered(Prompts):
         blend = rescaled(lambda noises, x, t: noises[1], rescale, self.backbone.alphas_cumprod)
         return lambda x, t: blend([text(x, t), steered(x, t)], x, t)
 
+    def less(self, cameras: Cameras, scale: float) -> Callable[[Noised], Tensor]:
+        """What distillation subtracts, [B, C, h, w]: a system's control variate, or the noise."""
+        parts = self._parts(cameras, scale)
+
+        def subtracted(seen: Noised) -> Tensor:
+            out = seen.noise.clone()
+            for rows, ready in parts:
+                if ready is not None and ready.against is not None:
+                    out[rows] = ready.against(seen.x[rows], seen.t[rows])
+            return out
+
+        return subtracted
+
+    def _parts(self, cameras: Cameras, scale: float) -> list[tuple[Tensor, Ready | None]]:
+        """What the system makes of each view of cameras, before it which of them have that view."""
+        names, device = self.views(cameras), self.backbone.device
+        rows = {name: [i for i, other in enumerate(names) if other == name] for name in names}
+        return [(torch.tensor(same, device=device), self._ready(name, scale))
+                for name, same in rows.items()]  # fmt: skip
+
     def views(self, cameras: Cameras) -> list[str]:
         """What the views of cameras are called, PICTURED where one stands as the reference does."""
         there = reference(cameras.height).to(cameras.c2w.device)
@@ -180,18 +197,18 @@ class Steered(Prompts):
         return [PICTURED if pictured else view_name(*angle, self.front_deg)
                 for pictured, angle in zip(same.tolist(), angles)]  # fmt: skip
 
-    def _view_score(self, view: str, scale: float) -> Score | None:
+    def _ready(self, view: str, scale: float) -> Ready | None:
         """What the system makes of one view, or None if it says nothing about it."""
-        if (view, scale) not in self._scores:
+        if (view, scale) not in self._readies:
             words = "front" if view == PICTURED else view
             tail = f", {words} view" if self.view_words else ""
             asked = self.system.of_view(self.request, View(view, tail))
-            self._scores[view, scale] = None
+            self._readies[view, scale] = None
             if asked is not None:
                 asked = replace(asked, guide=replace(asked.guide, scale=scale))
                 ready = self.system.prepare(self.backbone, asked, self.weights)
-                self._scores[view, scale] = ready.alone()
-        return self._scores[view, scale]
+                self._readies[view, scale] = ready
+        return self._readies[view, scale]
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,6 @@ def _folder(training: Training, job: Train, report: Listener | None) -> Path:
     """The training folder; toybox's own is drawn where it is missing."""
     if job.data != TOYBOX:
         return Path(job.data).expanduser()
-    if training.data is None and training.read is None:
-        raise InputError(f"toybox draws no examples for {job.system}: --data must be a folder of "
-                         "your own, as docs/training.md says")  # fmt: skip
     if training.data is None:
         raise InputError(f"{job.system} is taught pictures of one thing, in a folder: draw some "
                          "with threed toybox subject --out my-toy")  # fmt: skip

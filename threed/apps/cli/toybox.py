@@ -68,16 +68,20 @@ class Sample(Family):
 class Train(Family):
     """Train a part of the family, or go on training it; unet is both UNets.
 
-    clip teaches an older family the words of scenes; the other parts then see scenes too.
+    clip teaches an older family the words of scenes; the other parts then see scenes too. faces is
+    what finds faces and tells persons apart.
     """
 
     part: str = Field(
-        description="clip, vae, unet or judge, in this order", json_schema_extra=FIRST
+        description="clip, vae, unet, judge, in this order; faces, sameness, identity or style",
+        json_schema_extra=FIRST,
     )
     work: Path = Field(WORK, description="keeps drawn pictures and checkpoints")
     steps: int | None = Field(None, ge=1, description="in all; by device if not given")
     minutes: float | None = Field(None, ge=0, description="stop and write after so many")
-    sets: int | None = Field(None, ge=1, description="of four pictures to train on")
+    sets: int | None = Field(
+        None, ge=1, description="of four pictures to train on; of faces and the like instances"
+    )
     device: Device = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 

@@ -22,7 +22,14 @@ from threed.settings.base import Settings
 from threed.systems.control import controlnet
 from threed.systems.inputs import BESIDE, POSE, SHOWN, WEIGHTS, Input
 from threed.systems.reference import ip_adapter
-from threed.systems.reference.faces import RECOGNISER, embedding, face_input, finder
+from threed.systems.reference.faces import (
+    RECOGNISER,
+    embedding,
+    examples_faces,
+    face_input,
+    finder,
+)
+from threed.systems.reference.shown import same_people
 from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
     from threed.diffusion.paint import Ready
     from threed.diffusion.parts.image_adapter import ImageAdapter
     from threed.diffusion.score import Score
+    from threed.learning.data import Examples
     from threed.learning.loop import Task
 
 NAME = "instant_id"
@@ -50,6 +58,16 @@ class Knobs(Settings):
 
     scale: float = Field(0.8, description="of the face's attention, beside the words' 1")
     strength: float = Field(0.8, description="of what the IdentityNet adds")
+
+
+class Options(Settings):
+    """What finds the faces that are learned."""
+
+    recogniser: str | None = Field(
+        None,
+        description="a folder with insightface's models, for examples without face; toybox has its "
+        "own",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +177,7 @@ def load(backbone: Backbone, request: Request) -> Loaded:
     width = int(nets.adapter.image_proj.inputs)
     file, points, request = request.one("face"), request.one("points"), settle(request)
     pictures = [*request.all("pose"), *(request.all("image") if file is None else ())]
-    encoder = finder(request) if pictures else None
+    encoder = finder(base, request.one("recogniser")) if pictures else None
     seen = {path: face_in(path, encoder) for path in dict.fromkeys(pictures) if encoder}
     face = (read_embedding(file, width) if file is not None
             else embedding(request, seen[request.one("image")], width)[None])  # fmt: skip
@@ -228,52 +246,54 @@ def drawn(where: Face | Tensor, size: Size) -> Tensor:
 def learn(backbone: Backbone, lesson: Lesson) -> Task:
     """Train the face's tokens and the IdentityNet on (image, text, face, keypoints drawn).
 
-    Nothing is left out on the way, neither words nor faces, as published.
+    Nothing is left out on the way, neither words nor faces, as published. Where examples say whose
+    picture they are, the face is that of another one of the same person.
     """
     import torch
 
-    from threed.diffusion.faces import read_embedding
     from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.parts.control import new_controlnet
     from threed.learning.data import Latents
     from threed.learning.loop import Task
     from threed.learning.losses import denoising_loss
 
-    base, examples = require_unet(backbone, NAME), lesson.examples
-    files = [examples.folder / row["face"] for row in examples.rows]
-    faces = torch.cat([read_embedding(path) for path in files])
+    base, given = require_unet(backbone, NAME), lesson.options.recogniser
+    models = None if given is None else Path(given)
+    examples, faces = examples_faces(base, lesson.examples, models)
     adapter = new_adapter(base, faces.shape[1])
     latents = Latents(base, examples, "image")
 
-    def told(indices: Sequence[int]) -> Told:
-        return Told(faces[indices], examples.pictures("points", indices))
+    def told(indices: Sequence[int], generator: torch.Generator) -> Told:
+        whose = same_people(examples, indices, 1, generator)
+        return Told(faces[whose], examples.pictures("points", indices))
 
     def loss(nets: Any, n: int, generator: torch.Generator) -> Tensor:
         indices = examples.draw(n, generator)
         text = base.encode_text(examples.texts("text", indices))
         whole = Knobs(scale=1.0, strength=1.0)
-        condition = with_face(base, text, Nets(**dict(nets.items())), told(indices), whole)
+        face = told(indices, generator)
+        condition = with_face(base, text, Nets(**dict(nets.items())), face, whole)
         return denoising_loss(base, latents(indices), condition, generator, debias=lesson.debias)
 
     def sheet(nets: Any) -> Tensor:
         few = list(range(min(SHOWN_EXAMPLES, len(examples))))
-        texts = examples.texts("text", few)
-        return _sheet(base, lesson, build(base, texts, Nets(**dict(nets.items())), told(few)), few)
+        face = told(few, torch.Generator().manual_seed(lesson.seed))
+        score = build(base, examples.texts("text", few), Nets(**dict(nets.items())), face)
+        return _sheet(base, examples, score, few)
 
     nets = torch.nn.ModuleDict({"adapter": adapter, "identity": new_controlnet(base)})
     return Task(nets, loss, save, lesson.about, sheet)
 
 
-def _sheet(base: StableDiffusion, lesson: Lesson, score: Score, few: Sequence[int]) -> Tensor:
+def _sheet(base: StableDiffusion, examples: Examples, score: Score, few: Sequence[int]) -> Tensor:
     """[3, H, W] examples' keypoints, what is made of them, and the examples."""
     import torch
 
     from threed.diffusion.images import grid
     from threed.diffusion.paint import Ready, paint
 
-    made = paint(base, Ready(score, rows=len(few)), steps=15, size=lesson.examples.size)
-    hint, real = (lesson.examples.pictures(role, few).to(base.device)
-                  for role in ("points", "image"))  # fmt: skip
+    made = paint(base, Ready(score, rows=len(few)), steps=15, size=examples.size)
+    hint, real = (examples.pictures(role, few).to(base.device) for role in ("points", "image"))
     return grid(torch.cat([hint, made, real]), columns=len(few))
 
 
@@ -296,7 +316,7 @@ def save(nets: Any, out: Path) -> None:
     nets["identity"].save_pretrained(out / IDENTITY)
 
 
-def load_trained(backbone: Backbone, path: Path, options: Settings) -> nn.Module:
+def load_trained(backbone: Backbone, path: Path, options: Options) -> nn.Module:
     """Load trained nets to go on from."""
     import torch
 
@@ -307,14 +327,15 @@ def load_trained(backbone: Backbone, path: Path, options: Settings) -> nn.Module
 
 
 TRAINING = Training(
-    data=None,
+    data="persons",
     pictures=lambda options: ("image", "points"),
-    texts=("text", "face"),
+    texts=("text",),
     # 96: 2 on each of 48 GPUs; how many steps, at which rate, is not published
     paper=Recipe(steps=100_000, batch=2, lr=1e-5, accumulate=48),
-    small=Recipe(steps=3000, batch=32, lr=1e-3, cooldown=0.4, muon=True),
+    small=Recipe(steps=750, batch=64, lr=1e-3, cooldown=0.4, muon=True),
     learn=learn,
     load=load_trained,
+    options=Options,
 )
 SYSTEM = System(
     name=NAME,

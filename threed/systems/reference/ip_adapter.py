@@ -19,9 +19,16 @@ from threed.core.errors import InputError
 from threed.diffusion.guide import Guide
 from threed.learning.recipe import Recipe
 from threed.settings.base import Settings
+from threed.settings.base import replace as changed
 from threed.systems.inputs import BESIDE, MASK, SHOWN, WEIGHTS, Input
 from threed.systems.reference.faces import RECOGNISER, embeddings, face_input
-from threed.systems.reference.shown import Seeing, read_numbers, read_shown
+from threed.systems.reference.shown import (
+    Seeing,
+    prompts,
+    read_numbers,
+    read_prompted,
+    read_shown,
+)
 from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
@@ -57,6 +64,9 @@ class Knobs(Settings):
         None, description="how much each picture counts, as in 2,1; if not given, all the same"
     )
     lora: float = Field(1.0, description="weight of the LoRA that comes with FaceID")
+    variate: bool = Field(
+        False, description="in 3D what is seen without the picture is subtracted, not the noise"
+    )
 
     @field_validator("shares")
     @classmethod
@@ -209,24 +219,35 @@ def prepare(backbone: Backbone, request: Request, weights: Loaded) -> Ready:
     import torch
 
     from threed.diffusion.images import load_image
+    from threed.diffusion.models.stable_diffusion import require_unet
     from threed.diffusion.paint import Ready
 
+    base = require_unet(backbone, NAME)
     masks = [load_image(path, request.size).mean(1, keepdim=True) for path in request.all("mask")]
     with torch.no_grad():
-        features, other = look(request, weights)
-    told = Told(features, other, torch.cat(masks).to(backbone.device) if masks else None)
-    return Ready(build(backbone, request.prompt, weights, told, guide=request.guide,
-                       knobs=request.knobs or Knobs()))  # fmt: skip
+        features, other = look(base, request, weights)
+    told = Told(features, other, torch.cat(masks).to(base.device) if masks else None)
+    knobs = request.knobs or Knobs()
+    score = build(base, request.prompt, weights, told, guide=request.guide, knobs=knobs)
+    if not knobs.variate:
+        return Ready(score)
+    # ModeDreamer's control variate (arXiv:2411.18135): the adapter, not prompted by a picture
+    alone = changed(knobs, shares=None)
+    none = build(base, request.prompt, weights, Told(other[None], other), guide=Guide(1.0),
+                 knobs=alone)  # fmt: skip
+    return Ready(score, against=none)
 
 
-def look(request: Request, loaded: Loaded) -> tuple[Tensor, Tensor]:
+def look(base: StableDiffusion, request: Request, loaded: Loaded) -> tuple[Tensor, Tensor]:
     """What a request shows, [1, N, ...], and what its unconditional half is told, [1, ...]."""
     import torch
     from torch.nn import functional as F
 
     encoder, kind = loaded.encoder, loaded.net.image_proj
     if encoder is None:
-        faces = F.normalize(embeddings(request, int(kind.inputs)), dim=1)  # as FaceID was taught
+        faces = F.normalize(
+            embeddings(base, request, int(kind.inputs)), dim=1
+        )  # as FaceID was taught
         return faces[None], torch.zeros_like(faces[:1])
     if not request.all("image"):
         raise InputError("--face is for weights of FaceID; these take --image")
@@ -256,7 +277,8 @@ def new_adapter(base: StableDiffusion, kind: str, encoder: ImageEncoder) -> Imag
 def learn(backbone: Backbone, lesson: Lesson) -> Task:
     """Train the adapter on (image, text); the UNet and the encoder stay as they are.
 
-    Of 20 examples one loses its text, one its picture, and one both, as in the official code.
+    The prompt is the image itself, or another picture, `shown`, of the same. Of 20 examples one
+    loses its text, one its picture, and one both, as in the official code.
     """
     import torch
 
@@ -281,7 +303,7 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
 
     def see(indices: Sequence[int]) -> Tensor:
         with torch.no_grad():
-            return encoder.see(examples.pictures("image", indices), pooled=pooled)
+            return encoder.see(prompts(examples, indices), pooled=pooled)
 
     def loss(net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
         indices = examples.draw(n, generator)
@@ -299,8 +321,7 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
         told = Told(see(few)[:, None], nothing)
         guided = build(base, [""] * len(few), Loaded(own, encoder), told)
         made = paint(base, Ready(guided), n=len(few), steps=15, size=examples.size)
-        real = examples.pictures("image", few).to(base.device)
-        return grid(torch.cat([real, made]), columns=len(few))
+        return grid(torch.cat([prompts(examples, few).to(base.device), made]), columns=len(few))
 
     return Task(net, loss, save_image_adapter, lesson.about, sheet)
 
@@ -314,14 +335,15 @@ def load_trained(backbone: Backbone, path: Path, options: Options) -> nn.Module:
 
 
 TRAINING = Training(
-    data="scenes",
+    data="shown",
     pictures=lambda options: ("image",),
     texts=("text",),
     paper=Recipe(steps=1_000_000, batch=8, lr=1e-4, accumulate=8),  # 64: 8 × 8 GPUs
-    small=Recipe(steps=3000, batch=64, lr=1e-3, cooldown=0.4, muon=True),
+    small=Recipe(steps=1000, batch=64, lr=1e-3, cooldown=0.4, muon=True),
     learn=learn,
     load=load_trained,
     options=Options,
+    read=read_prompted,
 )
 SYSTEM = System(
     name=NAME,

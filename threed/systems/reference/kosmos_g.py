@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 NAME = "kosmos_g"
 LANGUAGE, ALIGNMENT = STAGES = ("language", "alignment")  # before it learns through the UNet
+SHARES = {LANGUAGE: 0.5, ALIGNMENT: 1.5}  # of the steps on toybox: they take less time there
 UNTOLD = 0.1  # so often nothing is said
 NAMED = 0.5  # so often a picture comes behind the name of what it shows, else in its place
 SHOWN_EXAMPLES = 6  # of a sheet
@@ -63,7 +64,7 @@ class Options(Seeing):
     """What is taught; the published sizes are slots=64 width=2048 layers=24."""
 
     slots: int = Field(16, ge=1, le=257, description="what the language model sees of a picture")
-    width: int = Field(256, ge=64, le=8192, description="numbers of its states")
+    width: int = Field(128, ge=64, le=8192, description="numbers of its states")
     layers: int = Field(4, ge=2, le=96, description="of it; the aligner's stacks have half of them")
     aligner: str | None = Field(
         None, description="the published checkpoint_final.pt, whose aligner it begins with"
@@ -193,9 +194,8 @@ def prepare(backbone: Backbone, request: Request, weights: Loaded) -> Ready:
         if images and encoder is not None:
             shown = torch.cat([read_shown(path, encoder.size) for path in images])
             seen = (encoder.last(shown),)
-        ready = build(backbone, request.prompt, weights.reader, seen, guide=request.guide,
-                      knobs=request.knobs or Knobs())  # fmt: skip
-    return Ready(ready)
+        return Ready(build(backbone, request.prompt, weights.reader, seen, guide=request.guide,
+                           knobs=request.knobs or Knobs()))  # fmt: skip
 
 
 def learn(backbone: Backbone, lesson: Lesson) -> Task:
@@ -211,7 +211,8 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     school, first = School(backbone, lesson), list[Task]()
     for stage, net, loss in ((LANGUAGE, school.speaking, school.language_loss),
                              (ALIGNMENT, school.aligning, school.alignment_loss)):  # fmt: skip
-        first.append(Task(net, loss, school.save, {**lesson.about, "stage": stage}))
+        share = SHARES[stage] if lesson.debias else 1.0
+        first.append(Task(net, loss, school.save, {**lesson.about, "stage": stage}, share=share))
     return Task(
         school.reader, school.loss, school.save, lesson.about, school.sheet, first=tuple(first)
     )
@@ -361,7 +362,7 @@ TRAINING = Training(
     paper=Recipe(  # of the last stage, on 64 GPUs
         steps=200_000, batch=48, lr=1e-3, accumulate=64, warmup=375, cooldown=1.0, beta2=0.98
     ),
-    small=Recipe(steps=2000, batch=32, lr=1e-3, cooldown=0.4),
+    small=Recipe(steps=600, batch=64, lr=1e-3, cooldown=0.4, muon=True),
     learn=learn,
     load=load_trained,
     options=Options,

@@ -332,7 +332,7 @@ TRAINING = Training(
     pictures=lambda options: ("image",),
     texts=("text",),
     paper=Recipe(steps=120_000, batch=8, lr=1e-4, accumulate=16),  # 128: 8 × 16 GPUs
-    small=Recipe(steps=3000, batch=32, lr=1e-3, cooldown=0.4, muon=True),
+    small=Recipe(steps=1000, batch=64, lr=1e-3, cooldown=0.4, muon=True),
     learn=learn,
     load=load_trained,
     options=Seeing,

@@ -22,7 +22,7 @@ from threed.settings.base import Settings
 from threed.systems.inputs import BESIDE, SHOWN, WEIGHTS, Input
 from threed.systems.reference import ip_adapter
 from threed.systems.reference.faces import RECOGNISER, embeddings, face_input
-from threed.systems.reference.shown import Seeing, read_shown
+from threed.systems.reference.shown import Seeing, read_shown, same_people
 from threed.systems.system import Lesson, Request, System, Training
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ EYE, UNET = "id_encoder", "unet"  # the nets that learn
 MASK = "mask"  # where the person is in an example's picture, white on black
 MOST = 4  # pictures of a person that are shown at once in training
 DROP, MASKED = 0.1, 0.5  # how often the words are left out, and how often a mask counts
-LORA_RATE = 10.0  # times the recipe's rate: 1e-4, and 1e-5 for all else
+LORA_RATE = 10.0  # times the recipe's rate, as published: 1e-4, and 1e-5 for all else
 SHOWN_EXAMPLES = 6  # of a sheet
 
 
@@ -129,7 +129,7 @@ def load(backbone: Backbone, request: Request) -> Loaded:
     if not net.faces and (request.all("face") or request.one("recogniser")):
         raise InputError("--face and --recogniser are for weights of PhotoMaker's second version; "
                          "these take pictures alone")  # fmt: skip
-    faces = embeddings(request, net.faces).to(base.device) if net.faces else None
+    faces = embeddings(base, request, net.faces).to(base.device) if net.faces else None
     return Loaded(frozen(net, base.device, torch.float32), faces)
 
 
@@ -203,7 +203,7 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
 
     nets = torch.nn.ModuleDict({EYE: net, UNET: base.unet})
     return Task(nets, loss, save, lesson.about, lambda _: _sheet(base, lesson, texts, net),
-                {f"{UNET}.": LORA_RATE})  # fmt: skip
+                {f"{UNET}.": 1.0 if lesson.debias else LORA_RATE})  # fmt: skip
 
 
 def _seen(net: Any, examples: Examples, indices: Sequence[int]) -> Tensor:
@@ -244,23 +244,6 @@ def _untrained(base: StableDiffusion, options: Options) -> IdEncoder:
     return net
 
 
-def same_people(
-    examples: Examples, indices: Sequence[int], count: int, generator: torch.Generator
-) -> list[int]:
-    """Draw `count` others of the same person for each example; itself if there is none."""
-    import torch
-
-    people: dict[str, list[int]] = {}
-    for i, row in enumerate(examples.rows):
-        people.setdefault(row["person"], []).append(i)
-    found: list[int] = []
-    for i in indices:
-        others = [other for other in people[examples.rows[i]["person"]] if other != i] or [i]
-        drawn = torch.randint(len(others), (count,), generator=generator)
-        found += [others[k] for k in drawn.tolist()]
-    return found
-
-
 def masks(examples: Examples, indices: Sequence[int], like: Tensor, chosen: Tensor) -> Any:
     """[B, 1, h, w] where errors count: within the masks of the chosen, everywhere for others.
 
@@ -292,12 +275,12 @@ def load_trained(backbone: Backbone, path: Path, options: Options) -> nn.Module:
 
 
 TRAINING = Training(
-    data=None,
+    data="persons",
     pictures=lambda options: ("image",),
     texts=("text", "person"),
     # 48: 6 × 8 GPUs; how many steps is not published (two weeks of 8 A100)
     paper=Recipe(steps=100_000, batch=6, lr=1e-5, accumulate=8),
-    small=Recipe(steps=3000, batch=32, lr=2e-4, cooldown=0.4),
+    small=Recipe(steps=900, batch=64, lr=1e-3, cooldown=0.4, muon=True),
     learn=learn,
     load=load_trained,
     options=Options,

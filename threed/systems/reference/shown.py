@@ -18,12 +18,14 @@ from threed.diffusion.reading import POINTER
 from threed.settings.base import Settings
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from threed.learning.data import Examples
 
 MOST = 4  # subjects of an example
 ROLES = tuple(f"subject{number}" for number in range(1, MOST + 1))
+OTHER = "shown"  # the picture of an example that is the prompt, where it is not the image itself
 FLAT = 4  # levels of 256 within which a picture shows nothing
 
 
@@ -93,6 +95,22 @@ def read_pointed(folder: Path, size: Size, options: Settings) -> Examples:
     return examples
 
 
+def read_prompted(folder: Path, size: Size, options: Settings) -> Examples:
+    """Open a training folder: image, text, and `shown`, another picture of it, if there is one."""
+    from threed.learning.data import read_examples, readable
+
+    examples = read_examples(folder, size, texts=("text",))
+    return readable(folder, examples.rows, size, ("image", OTHER))
+
+
+def prompts(examples: Examples, indices: Sequence[int]) -> Tensor:
+    """[B, 3, H, W] in [0, 1] the pictures that are prompts of examples."""
+    import torch
+
+    roles = ((OTHER if OTHER in examples.rows[i] else "image", i) for i in indices)
+    return torch.cat([examples.pictures(role, [i]) for role, i in roles])
+
+
 def placed(text: str) -> list[tuple[str, Box]]:
     """The phrases and boxes of an example's subjects. InputError for a box that is none."""
     regions = [read_region(part.strip()) for part in text.split(";")]
@@ -104,7 +122,6 @@ def subject_pictures(examples: Examples, indices: Sequence[int]) -> Tensor:
 
     N is that of the example with the most.
     """
-
     counts = [len(placed(text)) for text in examples.texts("subjects", indices)]
     first = examples.pictures(ROLES[0], indices)
     pictures = first.new_zeros(len(counts), max(counts), *first.shape[1:])
@@ -113,3 +130,21 @@ def subject_pictures(examples: Examples, indices: Sequence[int]) -> Tensor:
         there = [i for i, count in enumerate(counts) if number < count]
         pictures[there, number] = examples.pictures(role, [indices[i] for i in there])
     return pictures
+
+
+def same_people(
+    examples: Examples, indices: Sequence[int], count: int, generator: torch.Generator
+) -> list[int]:
+    """Draw `count` others of the same person for each example; itself if none is known."""
+    import torch
+
+    names = [row.get("person", f"example {i}") for i, row in enumerate(examples.rows)]
+    people: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        people.setdefault(name, []).append(i)
+    found: list[int] = []
+    for i in indices:
+        others = [other for other in people[names[i]] if other != i] or [i]
+        drawn = torch.randint(len(others), (count,), generator=generator)
+        found += [others[k] for k in drawn.tolist()]
+    return found

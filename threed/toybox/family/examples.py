@@ -22,6 +22,7 @@ from threed.core.errors import InputError
 from threed.diffusion.bodies import cut_out
 from threed.diffusion.images import save_image
 from threed.learning.data import METADATA, Row, write_examples
+from threed.toybox.family.prompts import PERSONS, SITTINGS, prompted, shown, sitting
 from threed.toybox.family.shelf import chunks
 from threed.toybox.family.spread import spread
 from threed.toybox.world.captions import a
@@ -40,7 +41,7 @@ from threed.toybox.world.edits import random_edit
 from threed.toybox.world.garments import laid_flat
 from threed.toybox.world.mix import random_scene
 from threed.toybox.world.pairs import Pair
-from threed.toybox.world.scenes import View, draw_scene, random_camera, staged
+from threed.toybox.world.scenes import draw_scene, random_camera, staged
 from threed.toybox.world.subjects import (
     Keepsake,
     random_subject,
@@ -67,12 +68,13 @@ def draw_examples(
 
     "scenes": image, text, and a picture for each of toybox's conditions but edges. "edits": image,
     edited, instruction, and the edit's kind. "subjects": image, text, and a picture of each subject
-    in it alone. "tryon" and "outfits": persons and what they wear, by the roles of `tryon` and
-    `outfit`. processes: as many as there are cores if not given. progress is told how many
-    examples there are.
+    in it alone. "shown": image, text, and another picture of what it shows. "persons": image, text,
+    person, mask and keypoints, SITTINGS in a row of one person. "tryon" and "outfits": persons and
+    what they wear, by the roles of `tryon` and `outfit`. processes: as many as there are cores if
+    not given. progress is told how many examples there are.
     """
-    if what not in SETS:
-        raise InputError(f"toybox draws no {what!r}; it draws {', '.join(SETS)}")
+    if what not in SETS and what != PERSONS:
+        raise InputError(f"toybox draws no {what!r}; it draws {', '.join([*SETS, PERSONS])}")
     path = folder / METADATA
     there = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     rows: list[Row] = [json.loads(line) for line in there]
@@ -95,7 +97,12 @@ def _some(what: str, folder: Path, seed: int, indices: range) -> list[Row]:
 
 def _one(what: str, place: Path, seed: int, index: int) -> tuple[Row, Row]:
     """Draw one example; return its texts, and the files of its pictures in `place` by role."""
-    texts, pictures = SETS[what](np.random.default_rng([seed, index, len(what)]))
+    rng = np.random.default_rng([seed, index, len(what)])
+    if what == PERSONS:
+        whose = np.random.default_rng([seed, index // SITTINGS, len(what), 1])
+        texts, pictures = sitting(rng, whose)
+    else:
+        texts, pictures = SETS[what](rng)
     names = {role: f"{index:06d}-{role}.png" for role in pictures}
     for role, picture in pictures.items():
         save_image(picture, place / names[role])
@@ -210,16 +217,12 @@ def edit_triples(count: int, seed: int) -> list[tuple[str, str, str]]:
     return triples
 
 
-def shown(view: View) -> Tensor:
-    """[3, H, W] in [0, 1] the picture of a view."""
-    return torch.from_numpy(view.picture.rgb).permute(2, 0, 1)
-
-
 def _picture(colors: NDArray[Any]) -> Tensor:
     """[3, H, W] of colours [H, W, 3] in [0, 1]."""
     return torch.from_numpy(colors.astype(np.float32)).permute(2, 0, 1)
 
 
 SETS: dict[str, Callable[[Rng], tuple[Row, dict[str, Tensor]]]] = {
-    "scenes": scene, "edits": edit, "subjects": subjects, "tryon": tryon, "outfits": outfit,
+    "scenes": scene, "edits": edit, "subjects": subjects, "shown": prompted,
+    "tryon": tryon, "outfits": outfit,
 }  # fmt: skip

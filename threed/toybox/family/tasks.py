@@ -45,6 +45,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "unet": _recipe(6000, 64, 1e-3, muon=True),
         "judge": _recipe(1500, 64, 1e-3),
         "likeness": _recipe(1500, 128, 2e-3),
+        "faces": _recipe(1500, 64, 2e-3),
     },
     "cuda": {
         "clip": _recipe(3000, 512, 1e-3),
@@ -52,6 +53,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "unet": _recipe(8000, 512, 1e-3, muon=True),
         "judge": _recipe(4000, 256, 1e-3),
         "likeness": _recipe(4000, 256, 2e-3),
+        "faces": _recipe(4000, 256, 2e-3),
     },
 }
 
@@ -170,9 +172,18 @@ def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
     turn = torch.cat([scale * torch.eye(2), shift], 2)
     grid = F.affine_grid(turn, list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return dirtied(images, generator)
+
+
+def dirtied(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur, shade and add noise to pictures [B, 3, H, W] in [0, 1]; nothing in them moves."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(images), 1, 1, generator=generator)
+
     soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     softer = F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), 5, 1)
-    pick = torch.randint(3, (n, 1, 1, 1), generator=generator)
+    pick = torch.randint(3, (len(images), 1, 1, 1), generator=generator)
     images = torch.where(pick == 0, images, torch.where(pick == 1, soft, softer))
     images = (images - 0.5) * uniform(0.85, 1.15)[..., None] + 0.5 + uniform(-0.06, 0.06)[..., None]
     noise = torch.randn(images.shape, generator=generator) * uniform(0, 0.06)[..., None]

@@ -17,10 +17,13 @@ from threed.core.errors import InputError
 from threed.core.files import check_out
 from threed.diffusion.models.half import bfloat16_pays
 from threed.diffusion.models.latent import load_net
+from threed.diffusion.parts.face_net import FOLDER as FACES
+from threed.diffusion.parts.face_net import load_faces
 from threed.learning.loop import CHECKPOINT, LOG, Task
 from threed.learning.loop import train as run
 from threed.toybox.family import card, nets
 from threed.toybox.family.alike import alike_task, open_instances
+from threed.toybox.family.faces import faces_task, open_faces
 from threed.toybox.family.shelf import SceneShelf, Shelf, fill_scenes, fill_shelf, no_scenes
 from threed.toybox.family.tasks import RECIPES, clip_task, judge_task, vae_task
 from threed.toybox.family.unet import save_drawer, unet_task
@@ -31,10 +34,11 @@ from threed.toybox.world.toys import AROUND
 
 SETS = {"cpu": 15_000, "cuda": 60_000}  # of four pictures each
 JUDGE_SETS = {"cpu": 12_000, "cuda": 20_000}
-INSTANCES = {"cpu": 2400, "cuda": 20_000}  # of a judge of likeness
+INSTANCES = {"cpu": 2400, "cuda": 20_000}  # of a judge of likeness, or persons with faces
 SEEDS = {"train": 1, "judge": 2, "test": 3}  # the worlds of the family, the judge, and measuring
-NETS = {"clip": "clip", "vae": "vae", "unet": "unet_multiview", "judge": "judge",
+NETS = {"clip": "clip", "vae": "vae", "unet": "unet_multiview", "judge": "judge", "faces": FACES,
         **{kind: f"likeness/{kind}" for kind in LIKENESSES}}  # their folders  # fmt: skip
+OF_INSTANCES = ("faces", *LIKENESSES)  # parts that tell instances apart
 BEFORE = "before.json"  # beside a checkpoint: the trainings that it goes on from
 SHEETS = 15  # times that a training shows what it makes
 Say = Callable[[str], None]
@@ -67,22 +71,22 @@ def train(
     if part == "unet":
         for needed in ("vae", "text_encoder"):
             nets.need(weights, needed, "the UNet")
-    alike = part in LIKENESSES
-    recipe = RECIPES[where.type]["likeness" if alike else part]
+    recipe = RECIPES[where.type]["likeness" if part in LIKENESSES else part]
     precision = "bf16" if bfloat16_pays(where) else "no"
     recipe = replace(recipe, steps=steps or recipe.steps, precision=precision)
-    sets = sets or (INSTANCES if alike else JUDGE_SETS if part == "judge" else SETS)[where.type]
+    known = INSTANCES if part in OF_INSTANCES else JUDGE_SETS if part == "judge" else SETS
+    sets = sets or known[where.type]
     begun = (place / CHECKPOINT).exists()
     goes_on = (weights / NETS[part] / "config.json").exists()
     torch.manual_seed(recipe.seed)  # of the new network's weights
-    if alike:
-        pixels = open_instances(part, work / "pictures" / part, sets, SEEDS["judge"],
-                                _teller(f"{sets} instances", say))  # fmt: skip
-        task, counts = alike_task(part, pixels), {"instances": len(pixels)}
+    shelf: Shelf | None = None
+    if part in OF_INSTANCES:
+        task, count = _of_instances(part, work / "pictures" / part, sets, say)
+        counts = {"instances": count}
     else:
-        toys, scenes = open_pictures(part, work, weights, sets, say)
-        task = new_task(part, toys, scenes, weights, where)
-        counts = {"sets": len(toys.labels), "scenes": len(scenes)}
+        shelf, scenes = open_pictures(part, work, weights, sets, say)
+        task = new_task(part, shelf, scenes, weights, where)
+        counts = {"sets": len(shelf.labels), "scenes": len(scenes)}
     if part == "vae" and goes_on:
         keep_latents(task.net)
     if not begun:
@@ -96,11 +100,21 @@ def train(
     say(f"training {part} for {recipe.steps} steps of {recipe.batch} on {where}")
     net = run(task, recipe, place, device=where, resume=begun, minutes=minutes,
               sheet_every=max(recipe.steps // SHEETS, 1))  # fmt: skip
-    finish(part, net.cpu(), weights, None if alike else toys)
+    finish(part, net.cpu(), weights, shelf)
     facts: dict[str, float] = {"steps": card.steps_of(place / LOG), "batch": recipe.batch}
     facts |= {**counts, "seed": SEEDS[_world(part)], "minutes": card.minutes_of(place / LOG)}
     card.record(weights, part, facts, _before(place))
     say(f"wrote {part} to {weights}")
+
+
+def _of_instances(part: str, folder: Path, count: int, say: Say) -> tuple[Task, int]:
+    """The task of a part that tells instances apart, and how many are drawn."""
+    seed, told = SEEDS[_world(part)], _teller(f"{count} instances", say)
+    if part == "faces":
+        faces = open_faces(folder, count, seed, told)
+        return faces_task(faces), len(faces.pixels)
+    pixels = open_instances(part, folder, count, seed, told)
+    return alike_task(part, pixels), len(pixels)
 
 
 def new_task(
@@ -155,6 +169,8 @@ def start_from(net: nn.Module, part: str, weights: Path) -> None:
     folder = weights / NETS[part]
     if part in LIKENESSES:
         state = load_likeness(folder).state_dict()
+    elif part == "faces":
+        state = load_faces(folder).state_dict()
     elif part == "judge":
         state = net.state_dict() | load_judge(folder).state_dict()
     else:
@@ -191,7 +207,7 @@ def finish(part: str, model: Any, weights: Path, shelf: Shelf | None) -> None:
         if shelf is not None and part == "vae" and model.quant_conv.weight.requires_grad:
             normalise_latents(model, shelf)
         nets.save_part(model, weights / NETS[part])
-    if part not in ("judge", *LIKENESSES):
+    if part not in ("judge", *OF_INSTANCES):
         nets.save_index(weights)
 
 

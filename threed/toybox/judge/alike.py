@@ -166,14 +166,18 @@ def area(same: Tensor, other: Tensor) -> float:
 
 
 def measure_likeness(judge: Likeness, pictures: NDArray[np.uint8]) -> dict[str, float]:
-    """Measure areas under the curve on pictures [N, VIEWS, H, W, 3] of instances in families.
+    """Measure areas under the curve on pictures [N, VIEWS, H, W, 3], as `told_apart`."""
+    views = pictures.shape[1]
+    images = torch.from_numpy(pictures.reshape(-1, *pictures.shape[2:])).permute(0, 3, 1, 2) / 255
+    return told_apart(torch.cat([judge.read(part) for part in images.split(256)]), views)
+
+
+def told_apart(points: Tensor, views: int) -> dict[str, float]:
+    """Measure areas under the curve of points [N * views, P] on a sphere, of instances in families.
 
     "all" has pairs of any two instances as the others, "hard" those of one family alone.
     """
-    count, views = pictures.shape[:2]
-    images = torch.from_numpy(pictures.reshape(-1, *pictures.shape[2:])).permute(0, 3, 1, 2) / 255
-    points = torch.cat([judge.read(part) for part in images.split(256)])
-    alike = points @ points.T
+    count, alike = len(points) // views, points @ points.T
     instance = torch.arange(count).repeat_interleave(views)
     same = instance[:, None] == instance
     family = (instance[:, None] // FAMILY) == (instance // FAMILY)

@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from threed.core.cameras import orbit
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
+from threed.diffusion.parts.face_net import FOLDER, NUMBERS, SmallFaces
 from threed.toybox.family import nets
+from threed.toybox.family.faces import draw_faces
 from threed.toybox.family.train import SEEDS
 from threed.toybox.judge import measure_scenes as scenes
 from threed.toybox.judge.alike import KINDS as LIKENESSES
-from threed.toybox.judge.alike import draw_instance, load_likeness, measure_likeness
+from threed.toybox.judge.alike import draw_instance, load_likeness, measure_likeness, told_apart
 from threed.toybox.judge.measure_scenes import Scores, shares
 from threed.toybox.judge.net import FRONT_VIEWS, Judge, fronts, load_judge
 from threed.toybox.world import toys
@@ -60,6 +63,8 @@ def measure(weights: Path, *, sets: int = 128, say: Say = lambda _: None) -> Sco
         f"likeness: {kind}": partial(likeness_scores, weights, kind, 2 * sets)
         for kind in LIKENESSES if (weights / "likeness" / kind).is_dir()
     }  # fmt: skip
+    if (weights / FOLDER).is_dir():
+        wanted["faces"] = lambda: face_scores(weights, sets)
     if not (nets.knows_scenes(weights) and judge.knows_scenes):
         say("no scores of scenes: the judge or the tokenizer is from before them")
     for name, score in wanted.items():
@@ -74,6 +79,28 @@ def likeness_scores(weights: Path, kind: str, count: int) -> Scores:
     drawn = np.stack([np.stack(draw_instance(kind, SEEDS["test"], i)) for i in range(count)])
     areas = measure_likeness(judge, (drawn * 255 + 0.5).astype(np.uint8))
     return {f"{kind}_{name}": value for name, value in areas.items()}
+
+
+def face_scores(weights: Path, count: int) -> Scores:
+    """Measure how often the face encoder finds one face, how near its points are, and whose it is.
+
+    Of portraits of so many held-out persons. Points: the mean distance, of a picture's side.
+    """
+    encoder, near, known = SmallFaces(weights / FOLDER), list[float](), list[Tensor]()
+    drawn = [draw_faces(SEEDS["test"], number) for number in range(count)]
+    tries = [(encoder.faces((picture * 255 + 0.5).astype(np.uint8)), points)
+             for pictures, notes in drawn
+             for picture, points in zip(pictures, notes["points"])]  # fmt: skip
+    for found, points in tries:
+        if found:
+            near.append(float(np.linalg.norm(found[0].points - points, axis=1).mean()) / nets.SIZE)
+        numbers = found[0].embedding if found else np.zeros(NUMBERS, np.float32)
+        known.append(F.normalize(torch.from_numpy(numbers), dim=0))
+    none = [not encoder.faces((pictures[-1] * 255 + 0.5).astype(np.uint8)) for pictures, _ in drawn]
+    apart = told_apart(torch.stack(known), len(known) // count)
+    return {"faces_found": float(np.mean([len(found) == 1 for found, _ in tries])),
+            "faces_none": float(np.mean(none)), "faces_points": float(np.mean(near)),
+            **{f"faces_{name}": value for name, value in apart.items()}}  # fmt: skip
 
 
 def judge_scores(judge: Judge, drawn: list[Set]) -> Scores:

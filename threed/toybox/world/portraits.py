@@ -47,14 +47,18 @@ class Portrait:
         labels = tuple(label for label, _ in (*head, *bust))
         return (Thing("person", rows, labels, self._points()),)
 
-    def words(self, rng: Rng) -> str:
-        """Say it: "a portrait of a smiling person with glasses in a red shirt and a blue cap"."""
+    def words(self, rng: Rng, known: float = 0.85) -> str:
+        """Say it: "a portrait of a smiling person with glasses in a red shirt and a blue cap".
+
+        known: how often it is said what the person looks like.
+        """
         one = self.face.identity
-        person = "bald person" if one.hair == "bald" else "person"
+        bald = one.hair == "bald" and known > 0.5
+        person = "bald person" if bald else "person"
         if self.expression != "calm" and rng.uniform() < 0.7:
             person = f"{self.expression} {person}"
         text = f"a portrait of {a(person)}"
-        said = one.words() if rng.uniform() < 0.85 else []
+        said = one.words() if rng.uniform() < known else []
         if said:
             text += f" with {listed(said)}"
         if rng.uniform() < 0.8:
