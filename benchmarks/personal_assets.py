@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import head, row
-from benchmarks.personalization import AT, METHODS, WORD, Bench, stacked
+from benchmarks.personalization import AT, METHODS, WORD, Bench, learn, stacked
 from exporters import load
 from renderers.raster import render_mesh
 from threed.apps.cli.show import say
@@ -56,7 +56,7 @@ def main() -> None:
     for number in range(options.subjects):
         _, kind, folder, views = bench.subject(number)
         held, home = stacked([view.picture.rgb for view in views]), folder.parent
-        place = bench.learn(method, folder, home / options.system.replace("_", "-"), kind)
+        place = learn(method, folder, home / options.system.replace("_", "-"), kind)
         told = SystemSettings(name=method.system, knobs=tuple(options.knobs),
                               inputs={"weights": (str(place / f"at{AT[-1]}"),)})  # fmt: skip
         made = (seen(f"a {WORD}", home / f"asset-{method.system}", replace(run, system=told)),

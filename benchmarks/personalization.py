@@ -35,7 +35,7 @@ from threed.systems.table import SYSTEMS
 from threed.toybox.family.examples import draw_subject
 from threed.toybox.family.nets import WEIGHTS
 from threed.toybox.judge.alike import load_likeness
-from threed.toybox.judge.net import load_judge
+from threed.toybox.judge.net import Judge, load_judge
 from threed.toybox.world.grounds import shade
 from threed.toybox.world.mix import random_scene
 from threed.toybox.world.scenes import View, draw_scene
@@ -121,38 +121,12 @@ class Bench:
         held = stacked([view.picture.rgb for view in views])
         self.measure({"subject": number, "method": "the kind alone", "at": 0.0}, (), kind, held)
         for name in methods:
-            place = self.learn(METHODS[name], folder, folder.parent / name.replace(" ", "-"), kind)
+            place = learn(METHODS[name], folder, folder.parent / name.replace(" ", "-"), kind)
             for at in AT:
                 knobs = METHODS[name].knobs if at == AT[-1] else ()
                 for told in ({}, *knobs):
                     about = {"subject": number, "method": name, "at": at, **told}
                     self.measure(about, ((place / f"at{at}", 1.0),), kind, held)
-
-    def learn(self, method: Method, pictures: Path, place: Path, kind: str,
-              name: str = WORD) -> Path:  # fmt: skip
-        """Learn from pictures in a folder, once; what it was at each of AT lies in the other."""
-        if (place / f"at{AT[-1]}").is_dir():
-            return place
-        training = SYSTEMS[method.system].training
-        assert training is not None
-        assert training.read is not None
-        options: Any = training.options(name=name, kind=kind, **method.options)
-        about = {"system": method.system, "backbone": "toybox"}
-        lesson = Lesson(training.read(pictures, 64, options), about, options, True, out=place)
-        task = training.learn(load_backbone("toybox"), lesson)
-        recipe = training.small
-        fractions = iter(AT)
-        numbers = sum(p.numel() for p in task.net.parameters() if p.requires_grad)
-
-        def save(net: Any, out: Path) -> None:
-            there = out / f"at{next(fractions)}"
-            task.save(net, there)
-            (there / "settings.json").write_text(json.dumps(dict(task.about)))
-
-        loop.train(replace(task, save=save, sheet=None), recipe, place, device=self.base.device,
-                   sheet_every=recipe.steps // 2)  # fmt: skip
-        (place / "numbers.json").write_text(json.dumps(numbers))
-        return place
 
     def measure(self, about: dict[str, Any], loras: Sequence[tuple[Path, float]], kind: str,
                 held: Tensor) -> None:  # fmt: skip
@@ -164,7 +138,7 @@ class Bench:
         plain = self.draw(about, loras, f"a {kind}", PLAIN)
         tag = "-".join(map(str, about.values())).replace(" ", "-").replace(",", "")
         save_image(grid(torch.cat([held[:EACH], pictures]), EACH), self.out / f"{tag}.png")
-        obeyed = [self.obeyed(ask, some) for ask, some in zip(ASKS, pictures.split(EACH))]
+        obeyed = [obeyed(self.judge, ask, some) for ask, some in zip(ASKS, pictures.split(EACH))]
         read = self.judge.read(plain)
         keep(self.results, about | {
             "sameness": float(self.same.likeness(pictures, held).mean()),
@@ -187,18 +161,6 @@ class Bench:
         with torch.no_grad():
             return paint(model, system.prepare(model, request, None), n=n, steps=SAMPLING, seed=1)
 
-    def obeyed(self, ask: Ask, pictures: Tensor) -> float:
-        """The share of pictures that show what a prompt asks for beside the subject."""
-        verdict = self.judge.read(pictures)
-        hits = np.ones(len(pictures), bool)
-        for name, wanted in ask.reads.items():
-            hits &= np.array([read == wanted for read in verdict.names(name)])
-        if ask.ground is not None:
-            goal = torch.tensor(shade(ask.ground, np.random.default_rng(0)))
-            for corner in (pictures[..., :4, :4], pictures[..., :4, -4:]):
-                hits &= ((corner.mean((2, 3)) - goal).norm(dim=1) < 0.2).numpy()
-        return float(hits.mean())
-
     def merge(self, number: int) -> None:
         """Learn a subject and a style by themselves, and draw the one in the other."""
         _, kind, folder, views = self.subject(number)
@@ -211,8 +173,8 @@ class Bench:
             if key(about) in self.done:
                 continue
             method, home = METHODS[system], folder.parent
-            toy = self.learn(method, folder, home / system, kind) / f"at{AT[-1]}"
-            look = self.learn(method, looks, home / f"{system}-look", "look", LOOK) / f"at{AT[-1]}"
+            toy = learn(method, folder, home / system, kind) / f"at{AT[-1]}"
+            look = learn(method, looks, home / f"{system}-look", "look", LOOK) / f"at{AT[-1]}"
             given = ((toy, 1.0), (look, 1.0))
             pictures = self.draw({"method": system}, given, f"a {WORD} in {LOOK} style", 16)
             save_image(
@@ -235,6 +197,47 @@ class Bench:
                 text = f"{view.scene.caption(rng)} in {{}} style\n"
                 (folder / f"{index:02d}.txt").write_text(text, encoding="utf-8")
         return folder, stacked(shown[PICTURES:])
+
+
+def learn(
+    method: Method, pictures: Path, place: Path, kind: str, name: str = WORD,
+    backbone: str = "toybox",
+) -> Path:  # fmt: skip
+    """Learn from pictures in a folder, once; what it was at each of AT lies in the other."""
+    if (place / f"at{AT[-1]}").is_dir():
+        return place
+    training = SYSTEMS[method.system].training
+    assert training is not None
+    assert training.read is not None
+    options: Any = training.options(name=name, kind=kind, **method.options)
+    about = {"system": method.system, "backbone": backbone}
+    lesson = Lesson(training.read(pictures, 64, options), about, options, True, out=place)
+    model: Any = load_backbone(backbone)
+    task, recipe, fractions = training.learn(model, lesson), training.small, iter(AT)
+    numbers = sum(p.numel() for p in task.net.parameters() if p.requires_grad)
+
+    def save(net: Any, out: Path) -> None:
+        there = out / f"at{next(fractions)}"
+        task.save(net, there)
+        (there / "settings.json").write_text(json.dumps(dict(task.about)))
+
+    loop.train(replace(task, save=save, sheet=None), recipe, place, device=model.device,
+               sheet_every=recipe.steps // 2)  # fmt: skip
+    (place / "numbers.json").write_text(json.dumps(numbers))
+    return place
+
+
+def obeyed(judge: Judge, ask: Ask, pictures: Tensor) -> float:
+    """The share of pictures that show what a prompt asks for beside the subject."""
+    verdict = judge.read(pictures)
+    hits = np.ones(len(pictures), bool)
+    for name, wanted in ask.reads.items():
+        hits &= np.array([read == wanted for read in verdict.names(name)])
+    if ask.ground is not None:
+        goal = torch.tensor(shade(ask.ground, np.random.default_rng(0)))
+        for corner in (pictures[..., :4, :4], pictures[..., :4, -4:]):
+            hits &= ((corner.mean((2, 3)) - goal).norm(dim=1) < 0.2).numpy()
+    return float(hits.mean())
 
 
 def stacked(pictures: Sequence[Any]) -> Tensor:
