@@ -96,7 +96,7 @@ def unet_task(toys: Shelf, scenes: SceneShelf, weights: Path, device: torch.devi
 
 
 def check_spread(latents: Tensor, vae: Path) -> None:
-    """InputError for latents that the noise would drown, or that would drown it."""
+    """InputError for latents [N, C, h, w] that the noise would drown, or that would drown it."""
     spread = float(latents.std())
     if not 0.5 < spread < 2:
         raise InputError(f"the latents of {vae} spread by {spread:.2f}, where noise spreads by 1: "

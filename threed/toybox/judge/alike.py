@@ -159,7 +159,7 @@ def contrast(points: Tensor, instances: Tensor) -> Tensor:
 
 
 def area(same: Tensor, other: Tensor) -> float:
-    """Area under the curve: how often a pair of one instance is more alike than one of two."""
+    """Area under the curve: how often a likeness of same [N] is above one of other [M]."""
     order = torch.cat([same, other]).argsort().argsort().double() + 1
     n, m = len(same), len(other)
     return float((order[:n].sum() - n * (n + 1) / 2) / (n * m))
