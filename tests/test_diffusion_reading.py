@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from threed.core.errors import InputError
 from threed.diffusion.reading import LINKS, NOT_DRAWN, Vocabulary, check_known, note_of_many
 from threed.toybox.world.captions import kinds, vocabulary
 
-TOYBOX = Vocabulary(frozenset(vocabulary()), tuple(kinds()))
+with patch("threed.toybox.world.phrases.words", list):  # without the words that say nothing
+    WORDS = vocabulary()
+TOYBOX = Vocabulary(frozenset(WORDS), tuple(kinds()))
+FILLED = Vocabulary(frozenset(vocabulary()), tuple(kinds()))
 STRANGE = ("moon", "highly", "grandmother's", "flowers", "4k", "mugs", "fire-red", "t-shirt",
            "红色", "🫖", "3", "&", "like", "no", "without", "near", "under", "boxes", "cups",
            "very", "a-b_c", "robot’s", "<toy>")  # fmt: skip
@@ -65,10 +69,26 @@ READ = {  # one line a kind of leftover
 }  # fmt: skip
 
 
+READ_WITH_FILLERS = {  # words that toybox has learned to paint nothing for stay
+    "a red teapot on the moon": "a red teapot on the moon",
+    "a red teapot, highly detailed": "a red teapot, highly detailed",
+    "a red teapot on the iceberg": "a red teapot",
+    "a shiny teapot with metallic blue flowers": "a shiny teapot with blue flowers",
+    "a house that looks like a mushroom": "a house that",
+    "a brown table made of oak": "a brown table",
+    "a red mug that i like": "a red mug that i like",
+}
+
+
 @pytest.mark.parametrize(("prompt", "read"), READ.items())
 def test_what_is_left_has_no_loose_ends(prompt: str, read: str) -> None:
     assert TOYBOX.read(prompt) == read
     assert TOYBOX.knows(prompt) == bool(read)
+
+
+@pytest.mark.parametrize(("prompt", "read"), READ_WITH_FILLERS.items())
+def test_words_that_say_nothing_stay(prompt: str, read: str) -> None:
+    assert FILLED.read(prompt) == read
 
 
 def test_kinds_are_what_can_be_drawn() -> None:
@@ -85,7 +105,7 @@ def drawn(rng: np.random.Generator, words: list[str]) -> str:
 
 def test_prompts_of_known_words_stay_as_they_are() -> None:
     rng = np.random.default_rng(0)
-    known = [*vocabulary(), *map(str.title, vocabulary()), *MARKS]
+    known = [*WORDS, *map(str.title, WORDS), *MARKS]
     for _ in range(300):
         prompt = drawn(rng, known)
         assert TOYBOX.read(prompt) == prompt
@@ -93,11 +113,11 @@ def test_prompts_of_known_words_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("shown", [
     TOYBOX, Vocabulary(TOYBOX.words), Vocabulary(TOYBOX.words - {"a", "and", "the"}, TOYBOX.kinds),
-    Vocabulary(TOYBOX.words, TOYBOX.kinds, ("<toy>",)),
+    Vocabulary(TOYBOX.words, TOYBOX.kinds, ("<toy>",)), FILLED,
 ])  # fmt: skip
 def test_what_is_read_is_known_short_and_read_again_as_it_is(shown: Vocabulary) -> None:
     rng = np.random.default_rng(1)
-    words = [*vocabulary(), *4 * STRANGE, *4 * LINKS, *NOT_DRAWN, *4 * ("a", "the", "an"), *MARKS]
+    words = [*WORDS, *4 * STRANGE, *4 * LINKS, *NOT_DRAWN, *4 * ("a", "the", "an"), *MARKS]
     for _ in range(600):
         prompt = drawn(rng, words)
         read = shown.read(prompt)

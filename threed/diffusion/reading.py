@@ -139,7 +139,7 @@ class _Reader:
             begun = bool(now.lost)
             if token in SEPARATORS:
                 found.append(Phrase(comma=True))
-            elif word in NOT_DRAWN and not known:
+            elif word in NOT_DRAWN and (not known or self._has_kind(found)):
                 found.append(Phrase(not_drawn=True))
             elif following.lower() in LINKS if word in PLACES else word in LINKS:
                 if begun:
@@ -154,6 +154,9 @@ class _Reader:
                 now.words += read
                 now.lost.append(not read)
         return found
+
+    def _has_kind(self, phrases: Iterable[Phrase]) -> bool:
+        return any(self.kinds.intersection(phrase.content) for phrase in phrases)
 
     def _word(self, token: str) -> list[str]:
         """What is read of one word: itself, the thing of a plural, a compound's known parts."""
