@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,16 @@ def test_noise_alone_is_no_front() -> None:
     assert all(read_waves(fronts.HIGH * noise).count is None for noise in noises)
     assert [read_waves(noise).count for noise in noises].count(None) > 150, "however strong"
     assert read_waves(torch.zeros(12, VIEWS)).count is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("wide_deg", [20, 60])
+def test_narrow_fronts_are_counted_too(count: int, wide_deg: int) -> None:
+    noise = torch.randn(12, VIEWS, generator=Generator().manual_seed(0))
+    away = (CIRCLE * count + torch.pi) % (2 * torch.pi) - torch.pi  # of the nearest front
+    seen = (-0.5 * (away / count / math.radians(wide_deg / count)).square()).exp()
+    found = read_waves((seen + 0.1 * noise) * 100 * fronts.HIGH)
+    assert found.count == count
 
 
 def test_a_low_wave_is_no_front_however_sure() -> None:

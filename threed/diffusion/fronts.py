@@ -22,6 +22,7 @@ LEVELS = tuple(range(225, 800, 50))  # noise levels that are compared, a noise f
 SURE = 1.7  # standard errors that a wave must be high to count, and
 HIGH = 1e-4  # of the noise's energy: a thing without a front makes low waves, however sure
 MOST = 3  # fronts that are told apart
+ALIKE = 0.6  # of the energy returns as often as there are fronts: of one narrow front 0.5 do twice
 TOGETHER = 4  # pictures at once
 
 
@@ -30,7 +31,7 @@ class Fronts:
     """What was seen around a thing."""
 
     likeness: Tensor  # [N] to a front, in standard deviations over the circle, from azimuth 0 on
-    waves: int  # 1 to MOST: the period that is the strongest
+    waves: int  # 1 to MOST: how often around the thing the likeness returns
     height: float  # of it, as a share of the noise's energy
     certainty: float  # its height in standard errors
 
@@ -70,17 +71,25 @@ def find_fronts(backbone: Backbone, prompt: str, pictures: Tensor, *, seed: int 
 
 
 def read_waves(likeness: Tensor) -> Fronts:
-    """The fronts in likenesses [K, N], shares of the noise's energy, measured K times around."""
+    """The fronts in likenesses [K, N], shares of the noise's energy, measured K times around.
+
+    Two fronts are alike: nearly all that is seen returns after half a circle. One front, the
+    narrower it is, makes waves of two and three periods, too.
+    """
     likeness = likeness.double().cpu()
     times, count = likeness.shape
-    waves = torch.fft.fft(likeness, dim=1)[:, 1 : MOST + 1] / count
+    waves = torch.fft.rfft(likeness, dim=1)[:, 1:] / count
     mean = waves.mean(0)
+    energy = mean.abs().square()
+    returns = {k: float(energy[k - 1 :: k].sum() / energy.sum().clamp_min(1e-24))
+               for k in range(2, MOST + 1)}  # fmt: skip
+    most = max(returns, key=lambda k: returns[k])
+    best = most if returns[most] >= ALIKE else 1
     error = ((waves - mean).abs().square().sum(0) / (times - 1) / times).sqrt()
-    best = int(mean.abs().argmax())
     whole = likeness.mean(0)
     likeness = ((whole - whole.mean()) / whole.std().clamp_min(1e-12)).float()
-    height, slack = float(mean[best].abs()), float(error[best].clamp_min(1e-12))
-    return Fronts(likeness, best + 1, height, height / slack)
+    height, slack = float(mean[best - 1].abs()), float(error[best - 1].clamp_min(1e-12))
+    return Fronts(likeness, best, height, height / slack)
 
 
 def chart(pictures: Iterable[Tensor], fronts: Fronts) -> Tensor:
