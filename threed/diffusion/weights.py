@@ -126,11 +126,14 @@ def pack(source: Path, out: Path, bits: Literal[16, 8] = 16) -> Path:
     lies elsewhere.
     """
     check_out(out, folder=True)
-    stages = [path.parent for path in source.rglob(SETTINGS) if "stage" in read_json(path)]
+
+    def found(pattern: str) -> list[Path]:
+        return sorted(source.rglob(pattern)) if os.path.isdir(source) else []
+
+    stages = [path.parent for path in found(SETTINGS) if "stage" in read_json(path)]
 
     def kept(pattern: str) -> list[Path]:
-        found = sorted(source.rglob(pattern)) if os.path.isdir(source) else []
-        return [path for path in found if not any(map(path.is_relative_to, stages))]
+        return [path for path in found(pattern) if not any(map(path.is_relative_to, stages))]
 
     files = kept("*.safetensors")
     if not files:
