@@ -16,6 +16,7 @@ from threed.core.errors import InputError
 from threed.core.mesh import Mesh
 
 PIECE = 2**17  # texels whose colour is asked for at once
+Size = int | tuple[int, int]  # texels a side, or rows and columns
 # points and unit normals of the surface, [N, 3] each -> sRGB [N, 3]
 SurfaceColor = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,6 +27,18 @@ def bake(mesh: Mesh, color: SurfaceColor, size: int = 1024) -> Mesh:
     InputError for a size out of SIZES; ValueError for a mesh without uv.
     """
     return replace(mesh, material=replace(mesh.material, albedo=paint(mesh, color, size)))
+
+
+def bake_part(mesh: Mesh, color: SurfaceColor, part: Tensor) -> Mesh:
+    """Paint a mesh's albedo [H, W, 3] anew as far as `part` [H, W], in 0..1, says.
+
+    Where that is 0 it stays bit by bit. Errors as from `bake`.
+    """
+    albedo = mesh.material.albedo
+    assert albedo is not None  # the mesh was made ready for it
+    made = paint(mesh, color, (part.shape[0], part.shape[1]))
+    mixed = torch.lerp(albedo, made, part[..., None])
+    return replace(mesh, material=replace(mesh.material, albedo=mixed))
 
 
 def bake_gloss(mesh: Mesh, gloss: SurfaceColor, size: int = 1024) -> Mesh:
@@ -44,12 +57,13 @@ def bake_gloss(mesh: Mesh, gloss: SurfaceColor, size: int = 1024) -> Mesh:
 
 
 @torch.no_grad()
-def paint(mesh: Mesh, color: SurfaceColor, size: int) -> Tensor:
-    """Paint what `color` says of the surface on the mesh's map: [size, size, 3].
+def paint(mesh: Mesh, color: SurfaceColor, size: Size) -> Tensor:
+    """Paint what `color` says of the surface on the mesh's map: [H, W, 3].
 
     Errors as from `bake`.
     """
-    if not SIZES[0] <= size <= SIZES[1]:
+    sides = (size, size) if isinstance(size, int) else size
+    if not SIZES[0] <= min(sides) <= max(sides) <= SIZES[1]:
         low, high = SIZES
         raise InputError(f"the texture must have {low} to {high} texels a side, got {size}")
     texels = find_texels(mesh, size)
@@ -65,11 +79,11 @@ def paint(mesh: Mesh, color: SurfaceColor, size: int) -> Tensor:
 class Texels:
     """The N texels of a texture that show the surface of a mesh."""
 
-    known: Tensor  # [size, size] bool: which of all texels they are
+    known: Tensor  # [H, W] bool: which of all texels they are
     hits: Tensor  # [1, N, 1, 4] what each shows: entries of a rasterize buffer
 
     def fill(self, values: Tensor) -> Tensor:
-        """Make an image [size, size, C] of the texels' values [N, C].
+        """Make an image [H, W, C] of the texels' values [N, C].
 
         Texels between the charts take the value of the nearest chart, so that neither bilinear
         look-up nor mip-mapping ever shows a background.
@@ -79,20 +93,20 @@ class Texels:
         return spread(image, self.known)
 
 
-def find_texels(mesh: Mesh, size: int) -> Texels:
-    """Find the texels of a texture, size² of them, that show a mesh; ValueError without uv."""
+def find_texels(mesh: Mesh, size: Size) -> Texels:
+    """Find the texels of a texture of a size that show a mesh; ValueError without uv."""
     buffer = rasterize_uv(*mesh.opengl_map(), size)
     known = buffer[0, ..., 3] > 0
     return Texels(known, buffer[:, known][:, :, None])
 
 
-def rasterize_uv(uv: Tensor, uv_faces: Tensor, size: int) -> Tensor:
-    """Find the face of a map at each texel's centre: a rasterize buffer [1, size, size, 4].
+def rasterize_uv(uv: Tensor, uv_faces: Tensor, size: Size) -> Tensor:
+    """Find the face of a map at each texel's centre: a rasterize buffer [1, H, W, 4].
 
     uv [T, 2], v upwards, and faces [F, 3] into them.
     """
     clip = F.pad(F.pad(uv * 2 - 1, (0, 1)), (0, 1), value=1.0)
-    return rasterize(clip[None], uv_faces, (size, size))
+    return rasterize(clip[None], uv_faces, (size, size) if isinstance(size, int) else size)
 
 
 def spread(image: Tensor, known: Tensor) -> Tensor:

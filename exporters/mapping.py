@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from exporters import topology
-from exporters.bake import rasterize_uv
+from exporters.bake import Size, rasterize_uv
 from exporters.corners import signed_areas
 from threed.core.mesh import Mesh
 
@@ -69,12 +69,13 @@ def measure_use(uv: Tensor, uv_faces: Tensor, size: int) -> tuple[float, float]:
     return covered / size**2, int((first != last).sum()) / max(covered, 1)
 
 
-def find_doubles(uv: Tensor, uv_faces: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Find the first and the last face [size, size] over each texel; equal if one, -1 if none.
+def find_doubles(uv: Tensor, uv_faces: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Find the first and the last face [H, W] over each texel; equal if one, -1 if none.
 
     uv [T, 2], v upwards, and faces [F, 3] into them.
     """
-    moved = uv + torch.tensor(OFFSET) / size
+    height, width = (size, size) if isinstance(size, int) else size
+    moved = uv + torch.tensor(OFFSET) / torch.tensor([width, height])
     first = rasterize_uv(moved, uv_faces, size)[0, ..., 3].long() - 1
     last = rasterize_uv(moved, uv_faces.flip(0), size)[0, ..., 3].long() - 1
     return first, torch.where(last >= 0, len(uv_faces) - 1 - last, last)

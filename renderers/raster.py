@@ -19,8 +19,9 @@ from threed.core.mesh import Mesh
 from threed.core.render import RenderOutput
 
 PLAIN = 0.7  # sRGB grey of a mesh that has neither texture nor colours
-# points, unit normals and unit directions to the camera, [M, 3] each, to sRGB [M, 3]
-Shade = Callable[[Tensor, Tensor, Tensor], Tensor]
+# points, unit normals and unit directions to the camera, [M, 3] each, and where on the mesh they
+# are, entries [1, M, 1, 4] of a rasterize buffer, to sRGB [M, 3]
+Shade = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 JUMP = 0.01  # relative change of depth within a pixel from which it is shaded sample by sample
 
 
@@ -35,9 +36,9 @@ def render(
 ) -> RenderOutput:
     """A picture that teaches vertices [V, 3] and whatever the shade depends on; faces [F, 3] int64.
 
-    shade is called once, with the world positions, the unit normals and the unit directions to the
-    camera of the surface in all covered pixels; both sides of a face show, with the normal of the
-    side that is seen. Outlines are blended and move with their vertices
+    shade is called once, with the world positions, the unit normals, the unit directions to the
+    camera and the buffer's entries of the surface in all covered pixels; both sides of a face show,
+    with the normal of the side that is seen. Outlines are blended and move with their vertices
     (`renderers.kernels.raster.antialias`). background is
     [3], [B, 3] or [B, H, W, 3]; None is white. In blended pixels opacity is the part that is
     covered, and the normal as much shorter. On the device of the vertices, which the gradients
@@ -61,7 +62,7 @@ def render(
     away = (flat * ray).sum(-1, keepdim=True) > 0
     normal = torch.where(away, -normal, normal)
     distance = ray.norm(dim=-1, keepdim=True)
-    color = shade(point, normal, -ray / distance)
+    color = shade(point, normal, -ray / distance, hits)
     values = torch.cat([color, torch.ones_like(distance), distance, normal], -1)
     image = torch.cat([behind, behind.new_zeros(b, h, w, 5)], -1).index_put(covered, values)
     image = antialias(image, buffer, clip, faces)

@@ -54,7 +54,7 @@ def test_the_radius_of_a_sphere_is_found_from_its_outline(kernel: str) -> None:
     ball, cameras = sphere(1.0, 10, 14), orbit(1, 32)
 
     def picture(radius: Tensor) -> Tensor:
-        return render(radius * ball.vertices, ball.faces, cameras, shade=lambda p, n, v: n).opacity
+        return render(radius * ball.vertices, ball.faces, cameras, shade=lambda p, n, *_: n).opacity
 
     radius = torch.tensor(0.45, requires_grad=True)
     descend(radius, picture, picture(torch.tensor(0.6)), lr=0.02)
@@ -69,7 +69,7 @@ def test_the_gradient_of_what_is_covered_is_how_it_grows(rows: int) -> None:
     def covered(radius: Tensor, size: int) -> Tensor:
         cameras = orbit(2, size, elevation_deg=20)
         vertices = radius * ball.vertices
-        return render(vertices, ball.faces, cameras, shade=lambda p, n, v: n).opacity.mean()
+        return render(vertices, ball.faces, cameras, shade=lambda p, n, *_: n).opacity.mean()
 
     radius = torch.tensor(0.6, requires_grad=True)
     (slope,) = torch.autograd.grad(covered(radius, 48), radius)

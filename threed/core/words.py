@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from threed.core.errors import InputError
 
+PUNCTUATION = ".,;:!?\"'()[]"
 MAX_LENGTH = 1000  # characters of a prompt; models read a few hundred at most
 
 
@@ -21,6 +22,21 @@ def did_you_mean(name: str, names: Iterable[object]) -> str:
     """End an error about an unknown name: suggest the nearest one, then list all that exist."""
     known = [str(item) for item in names]
     return f"{suggest(name, known)} (there are: {', '.join(sorted(known))})"
+
+
+def find_phrase(prompt: str, phrase: str) -> list[int]:
+    """Where a word, or neighbouring words, begin in a prompt: which of its words that are.
+
+    Case and the punctuation around a word do not matter. InputError if it is not there.
+    """
+    bare, wanted = ([word.strip(PUNCTUATION).lower() for word in text.split()]
+                    for text in (prompt, phrase))  # fmt: skip
+    starts = range(len(bare)) if wanted else range(0)
+    places = [i for i in starts if bare[i : i + len(wanted)] == wanted]
+    if not places:
+        said = ", ".join(filter(None, bare))
+        raise InputError(f"there is no word {phrase!r} in the prompt {prompt!r}; it has: {said}")
+    return places
 
 
 def check_prompt(prompt: str) -> str:

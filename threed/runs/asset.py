@@ -13,7 +13,7 @@ from torch import Tensor
 
 import exporters
 from exporters import load, preview, splats, video, viewer
-from exporters.bake import SurfaceColor, bake, bake_gloss
+from exporters.bake import SurfaceColor, bake, bake_gloss, bake_part
 from exporters.budget import fit_budget
 from exporters.clean import FLOATER, SPECK, Repairs, clean, repair, smooth
 from exporters.colliders import convex_parts
@@ -103,6 +103,7 @@ class Shape:
     repairs: Repairs  # that it took
     threshold: float | None = None  # density per world unit, if it was cut from a field
     gloss: SurfaceColor | None = None  # roughness and metallic [N, 2], if they were learned
+    part: Tensor | None = None  # [H, W] of the map, 0..1: what of it is painted anew, if not all
     debris: float = FLOATER  # of the largest piece's area: what is smaller goes
 
     def fewer(self, faces: int, views: Views) -> Mesh:
@@ -135,9 +136,12 @@ def build_asset(
     if settings.height is not None:
         place = Placement.standing(found.mesh, settings.height)
     for number, level in enumerate(levels(settings.faces, settings.texture, settings.lods)):
-        mesh = found.fewer(level.faces, views) if number else found.mesh
-        say(f"mapping and painting {len(mesh.faces):,} faces")
-        mesh = place.out(_mapped(mesh, found, settings, level.texture))
+        if number and found.mesh.uv is not None:  # only the finest can have the map that is kept
+            (mesh,) = fit_budget(finest, Budget(level.faces, level.texture))
+        else:
+            mesh = found.fewer(level.faces, views) if number else found.mesh
+            say(f"mapping and painting {len(mesh.faces):,} faces")
+            mesh = finest = place.out(_mapped(mesh, found, settings, level.texture))
         say("writing the files")
         name = slug(str(provenance.get("prompt", "")))
         about = {**provenance, "name": f"{name}_LOD{number}" if settings.lods else name}
@@ -163,7 +167,8 @@ def shape(scene: Radiance | Solid, views: Views, settings: AssetSettings) -> Sha
         mesh = scene.solid()
         gloss = scene.gloss if isinstance(scene, Glossy) and scene.has_gloss else None
         if mesh.uv is not None:
-            return Shape(mesh, scene.color, Skin(mesh), Repairs(), gloss=gloss)
+            part = scene.part if isinstance(scene, Textured) else None
+            return Shape(mesh, scene.color, Skin(mesh), Repairs(), gloss=gloss, part=part)
         debris = SPECK if isinstance(scene, Textured) else FLOATER
         mesh, repairs = repair(mesh, floater=debris)
         found = Shape(mesh, scene.color, Skin(mesh), repairs, gloss=gloss, debris=debris)
@@ -177,6 +182,8 @@ def shape(scene: Radiance | Solid, views: Views, settings: AssetSettings) -> Sha
 
 def _mapped(mesh: Mesh, found: Shape, settings: AssetSettings, texture: int) -> Mesh:
     """A mesh with a map, unless it has one, painted like the shape that it was made from."""
+    if found.part is not None:
+        return bake_part(mesh, found.color, found.part)
     kept = mesh.uv is not None
     mesh = bake(mesh if kept else unwrap(mesh, texture), found.color, texture)
     if found.gloss is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from guidance.levels import check_falling
 from threed.core.errors import InputError
 from threed.core.profile import check_tools
+from threed.core.words import find_phrase
 from threed.diffusion.facts import Facts
 from threed.diffusion.learned.names import spoken
 from threed.diffusion.reading import PROMPT, check_known
@@ -29,12 +30,17 @@ def check_run(
     editor: a function of the caller edits pictures for the guidance edit.
     """
     _check_beginning(run, mesh=mesh)
+    _check_part(run, mesh=mesh)
     check_tools(run.asset.profile)
     models = Backbones(run)
     said = {} if prompt is None else all_prompts(run, prompt)
     for stage in run.stages:
         known, *others = models.known(stage)
         check_known(known.name, known.vocabulary, said)
+        if run.part.word is not None and prompt is not None:
+            known.require_unet("a part by a word")
+            find_phrase(prompt if known.vocabulary is None else known.vocabulary.read(prompt),
+                        run.part.word)  # fmt: skip
         if stage.guidance == "edit":
             _check_edit(run, stage, known, mesh=mesh, editor=editor)
         else:
@@ -70,6 +76,19 @@ def _check_beginning(run: Run, *, mesh: bool) -> None:
     if mesh and run.textured.keep_uv and kinds != {"textured"}:
         raise InputError("texture coordinates can be kept only where the shape is: keep_uv needs "
                          "a run of textured stages")  # fmt: skip
+
+
+def _check_part(run: Run, *, mesh: bool) -> None:
+    """InputError if a part is to change, and the run has no mesh or makes all of it anew."""
+    if not run.part.said:
+        return
+    if not mesh:
+        raise InputError("part is of a mesh to begin with: give one by --init, or leave it out")
+    if {stage.scene for stage in run.stages} != {"textured"}:
+        raise InputError("a part of a mesh is painted anew, and a surface makes all of its shape: "
+                         "use threed texture, or threed edit3d without --shape")  # fmt: skip
+    if run.textured.gloss:
+        raise InputError("gloss is learned of all of a mesh: leave textured.gloss out, or the part")
 
 
 def _check_edit(run: Run, stage: Stage, known: Facts, *, mesh: bool, editor: bool) -> None:

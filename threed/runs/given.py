@@ -37,6 +37,7 @@ class GivenMesh:
     mesh: Mesh
     placement: Placement
     body: Mesh | None = None  # its shape made anew, bare, where its own is of no use
+    part: Tensor | None = None  # [H, W] on its map, 0..1: what of it is to change, if not all
 
     def repaired(self) -> tuple[Mesh, Repairs]:
         """The shape alone, closed and outside out, and what had to be done for it.
@@ -71,7 +72,8 @@ class GivenMesh:
         mesh = self.mesh
         data: dict[str, Any] = {"format": FORMAT, "placement": asdict(self.placement)}
         data |= {name: getattr(mesh, name) for name in _PARTS}
-        data["albedo"] = mesh.material.albedo
+        data["material"] = dict(vars(mesh.material))
+        data["part"] = self.part
         if self.body is not None:
             data["body"] = (self.body.vertices, self.body.faces)
         file = io.BytesIO()
@@ -88,7 +90,9 @@ class GivenMesh:
             placement = Placement(**data["placement"])
             mesh = Mesh(**{name: data[name] for name in _PARTS})
             body = Mesh(*data["body"]) if "body" in data else None
-            return GivenMesh(replace(mesh, material=Material(data["albedo"])), placement, body)
+            material = Material(**data.get("material", {"albedo": data.get("albedo")}))
+            mesh = replace(mesh, material=material)
+            return GivenMesh(mesh, placement, body, data.get("part"))
         except Exception as error:  # it may hold anything
             raise InputError(f"{path} is damaged, or of another version of threed") from error
 

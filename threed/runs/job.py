@@ -110,6 +110,20 @@ class Start(Asset):
     up: Literal["y", "z"] | None = Field(
         None, description="the mesh's upward axis, where it is not its format's own"
     )
+    part: str | None = Field(None, description="a word of the prompt: only what it names changes")
+    part_mask: Path | None = Field(
+        None, description="a picture that lies as the mesh's texture does: only white changes"
+    )
+    part_box: str | None = Field(
+        None, description="X,Y,Z,X,Y,Z from and to, as in `threed report`: only in there it changes"
+    )
+
+    def to_run(self, task: Task, settings: Words, **named: Any) -> Run:
+        """The run, with the part of the mesh that is to change."""
+        said = {"part.word": self.part, "part.mask": self.part_mask and str(self.part_mask)}
+        if self.part_box is not None:
+            settings = (f"part.box=[{self.part_box}]", *settings)
+        return super().to_run(task, settings, **said, **named)
 
 
 class Faced(Start):
@@ -166,10 +180,10 @@ class Generate(Faced):
     def check(self) -> None:
         """InputError for a prompt, settings, or inputs of a system that are wrong."""
         check_prompt(self.prompt)
-        self.run()
-        if self.init is None and (self.up is not None or self.front):
-            raise InputError("up and front are of a mesh to begin with: name it as init, or leave "
-                             "them")  # fmt: skip
+        part = self.run().part.said
+        if self.init is None and (self.up is not None or self.front or part):
+            raise InputError("up, front and part are of a mesh to begin with: name it as init, or "
+                             "leave them")  # fmt: skip
 
 
 class Texture(Faced):

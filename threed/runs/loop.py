@@ -36,6 +36,7 @@ from threed.runs.given import GivenMesh, read_given
 from threed.runs.guide import make_guide
 from threed.runs.memory import Chunk, is_short
 from threed.runs.optimise import StageRun, optimise
+from threed.runs.part import PICTURES, draw_part, find_part, find_word
 from threed.runs.plan import plan_stage
 from threed.runs.progress import Listener, sayer
 from threed.runs.stages import Scene, check_mesh, each, first, following, unknown
@@ -93,14 +94,22 @@ def begin(
     if start is not None:
         given = read_given(start.mesh, start.up, start.front)
         given, notes = check_mesh(run, given)
+        given, more = find_part(given, run)
+        notes += more
     models = Backbones(run, sayer(progress))
     backbone, *judge = models.of(0)
+    if given is not None and run.part.word is not None:
+        given, more = find_word(given, run, prompt, backbone)
+        notes += more
     guide = make_guide(run.stages[0], backbone, run, prompt, *judge, given=given, edit=edit)
     _warn([*notes, *_prompt_warnings(backbone, prompt, run)])
     own, files = kept(run, INPUTS)
     if given is not None:
         files[INIT] = given.to_bytes()
+        files |= draw_part(given)
     work = Work(RunFolder.create(path, prompt, own, files), models, progress, edit, guide)
+    if given is not None and given.part is not None:
+        work.say(f"the part that changes: {path / PICTURES[0]}")
     if preview:
         views = sample_views(backbone, prompt, run)
         save_image(grid(views, columns=4), path / VIEWS)
@@ -148,7 +157,7 @@ def _optimise_stage(
     stage = run.stages[index]
     backbone, *judge = work.models.of(index)
     if start is not None:
-        scene = unknown(run, stage).to(backbone.device)
+        scene = unknown(run, stage, work.given).to(backbone.device)
     elif before is None:
         scene = first(run, work.given, backbone.device)
     else:

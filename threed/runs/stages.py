@@ -81,9 +81,12 @@ def _seeded(run: Run, number: int) -> Run:
     return replace(run, seed=(run.seed + number) % 2**31)
 
 
-def unknown(run: Run, stage: Stage) -> Scene:
+def unknown(run: Run, stage: Stage, given: GivenMesh | None) -> Scene:
     """The scenes of a stage before they know anything: for a checkpoint to be loaded."""
-    return _together([blank(_seeded(run, i), stage.scene) for i in range(stage.particles)])
+    made = [blank(_seeded(run, i), stage.scene) for i in range(stage.particles)]
+    for scene in made:
+        _hold(scene, given)
+    return _together(made)
 
 
 def first(run: Run, given: GivenMesh | None, device: torch.device) -> Scene:
@@ -117,8 +120,9 @@ def check_mesh(run: Run, given: GivenMesh) -> tuple[GivenMesh, list[str]]:
     One without a shape that the run could use is mended by MeshLab, where that is installed.
     InputError if the run and the mesh do not fit together.
     """
-    if run.textured.keep_uv:
-        return given, _check_map(run, given.mesh)
+    notes = _check_map(run, given.mesh) if run.textured.keep_uv else []
+    if run.part.said or run.textured.keep_uv:
+        return given, notes
     try:
         return given, _try_shape(run, given)
     except InputError as refused:
@@ -156,6 +160,8 @@ def begin(run: Run, given: GivenMesh | None, device: torch.device) -> Single:
     scene = blank(run, run.stages[0].scene).to(device)
     if given is None or isinstance(scene, Field):
         return scene
+    if _hold(scene, given):
+        return _painted(scene, given.mesh)
     if run.textured.keep_uv:
         scene.wrap(given.mesh)
     else:
@@ -175,6 +181,14 @@ def follow(before: Single, run: Run, kind: str, device: torch.device) -> Single:
     spots = Spots.on(found.mesh)
     scene.take_colors(spots, found.color(spots.points, spots.normals))
     return scene
+
+
+def _hold(scene: Single, given: GivenMesh | None) -> bool:
+    """Let only the part of a given mesh learn that is to change; False if all is."""
+    if given is None or given.part is None or not isinstance(scene, Textured):
+        return False
+    scene.hold(given.mesh, given.part)
+    return True
 
 
 def _painted(scene: Surface | Textured, mesh: Mesh) -> Single:

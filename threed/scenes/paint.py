@@ -107,7 +107,16 @@ class Spots:
         faces = torch.searchsorted(area, draw).clamp(max=len(area) - 1)
         u, v = torch.rand(2, count, generator=generator)
         u, v = torch.where(u + v > 1, 1 - u, u), torch.where(u + v > 1, 1 - v, v)
-        weights = torch.stack([1 - u - v, u, v], 1)
+        return Spots._of(mesh, faces, torch.stack([1 - u - v, u, v], 1))
+
+    @staticmethod
+    def at(mesh: Mesh, hits: Tensor) -> Spots:
+        """Find those that entries [1, N, 1, 4] of a rasterize buffer are of."""
+        u, v, _, face = hits[0, :, 0].unbind(-1)
+        return Spots._of(mesh, face.long() - 1, torch.stack([u, v, 1 - u - v], 1))
+
+    @staticmethod
+    def _of(mesh: Mesh, faces: Tensor, weights: Tensor) -> Spots:
         surface = torch.cat([mesh.vertices, mesh.vertex_normals()], 1)
         here = _mix(surface[mesh.faces[faces]], weights)
         return Spots(here[:, :3], F.normalize(here[:, 3:], dim=-1), faces, weights)
@@ -117,11 +126,16 @@ def colors_of(mesh: Mesh, spots: Spots) -> Tensor | None:
     """[N, 3] sRGB of a mesh at its spots: its texture, else its vertices' colours, if any."""
     image = mesh.material.albedo
     if image is not None and mesh.uv is not None:
-        uv, uv_faces = mesh.opengl_map()
-        return texture(image, _mix(uv[uv_faces[spots.faces]], spots.weights)[None, None])[0, 0]
+        return look_up(mesh, image, spots)
     if mesh.colors is not None:
         return _mix(mesh.colors[mesh.faces[spots.faces]], spots.weights)
     return None
+
+
+def look_up(mesh: Mesh, image: Tensor, spots: Spots) -> Tensor:
+    """What a picture [H, W, C] on a mesh's map shows [N, C] at its spots."""
+    uv, uv_faces = mesh.opengl_map()
+    return texture(image, _mix(uv[uv_faces[spots.faces]], spots.weights)[None, None])[0, 0]
 
 
 def _mix(corners: Tensor, weights: Tensor) -> Tensor:

@@ -56,9 +56,9 @@ def show(
 
 
 def lit(paint: Look, lamp: Lamp | None) -> Shade:
-    """Make a shade that shows a paint, [N, 3] -> sRGB [N, 3], under a lamp if there is one."""
+    """Make a shade that shows a paint, sRGB [N, 3], under a lamp if there is one."""
 
-    def shade(points: Tensor, normals: Tensor, towards: Tensor) -> Tensor:
+    def shade(points: Tensor, normals: Tensor, towards: Tensor, hits: Tensor) -> Tensor:
         return lamp.light(paint(points), normals) if lamp else paint(points)
 
     return shade
@@ -67,7 +67,7 @@ def lit(paint: Look, lamp: Lamp | None) -> Shade:
 def glossy(paint: Look, lamp: Lamp | None) -> Shade:
     """Make a shade as `lit` does, for a paint [N, 5] of colour, roughness and metallic."""
 
-    def shade(points: Tensor, normals: Tensor, towards: Tensor) -> Tensor:
+    def shade(points: Tensor, normals: Tensor, towards: Tensor, hits: Tensor) -> Tensor:
         own = paint(points)
         albedo, gloss = own[:, :3], own[:, 3:]
         if lamp is None or lamp.textureless:

@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
 from threed.core.errors import InputError
 from threed.settings.asset import AssetSettings
-from threed.settings.base import Device, Seed, Settings, plain
+from threed.settings.base import Device, Seed, Settings, Share, plain
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings, TexturedSettings
 from threed.settings.stage import Stage
 
@@ -30,8 +30,38 @@ class SystemSettings(Settings):
     knobs: tuple[str, ...] = Field((), description="its knobs, NAME=VALUE each")
 
 
+class PartSettings(Settings):
+    """Which part of a mesh is to change, by one of three; all of it if none is said."""
+
+    word: str | None = Field(None, description="a word of the prompt, found by what looks at it")
+    heat: Share = Field(0.5, description="of the hottest places, what the word's have at least")
+    mask: str | None = Field(
+        None, description="a picture that lies as the mesh's texture does; what is white changes"
+    )
+    box: tuple[float, float, float, float, float, float] | None = Field(
+        None, description="low x, y, z and high x, y, z, as `threed report` has them"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PartSettings:
+        """InputError for a part that is said twice, or a box that holds nothing."""
+        ways = [name for name in ("word", "mask", "box") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise InputError(f"a part is said in one way, got {' and '.join(ways)}")
+        if self.box is not None and any(a >= b for a, b in zip(self.box[:3], self.box[3:])):
+            raise InputError(f"box must go from low x, y, z to high x, y, z, got {self.box}")
+        return self
+
+    @property
+    def said(self) -> bool:
+        """Whether it is a part, and not all."""
+        return (self.word, self.mask, self.box) != (None, None, None)
+
+
 class Run(Settings):
     """All that decides what a prompt becomes."""
+
+    ADDED: ClassVar = frozenset({"part"})
 
     backbone: str = Field(
         DEFAULT_BACKBONE,
@@ -58,6 +88,7 @@ class Run(Settings):
     particle_assets: Literal["all", "first"] = Field(
         "all", description="which particles of the last stage become assets"
     )
+    part: PartSettings = Field(PartSettings(), description="which part of a mesh is to change")
     asset: AssetSettings = Field(AssetSettings(), description="how the scene becomes an asset")
 
     @model_validator(mode="after")

@@ -128,6 +128,8 @@ class Door:
             told = job.told()
         if run.system.inputs and run.system.inputs != told.inputs:
             raise InputError("what a system is told must be said as inputs, not as settings")
+        if run.part.mask != (None if job.part_mask is None else str(job.part_mask)):
+            raise InputError("a mask must be said as part_mask, not as a setting")
         steps = run.best_of * sum(stage.steps * stage.particles for stage in run.stages)
         if steps > self.steps:
             raise InputError(f"the job has {steps:,} steps; at most {self.steps:,} are taken")

@@ -94,13 +94,17 @@ def drawn(picture: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
     scale = max(1.0, SIDE / max(height, width))
     size = round(scale * height), round(scale * width)
     large = _resized(picture, size)
-    grey = large.mean(0, keepdim=True).expand_as(large) * 0.35 + 0.3
     tiles = [_labelled(large, "")]
     for word, values in maps.items():
-        warm = _resized(values[None], size).clamp(0, 1)
-        color = torch.tensor([1.0, 0.45, 0.0])[:, None, None]
-        tiles.append(_labelled(torch.lerp(grey, color.expand_as(grey), warm), word))
+        tiles.append(_labelled(tinted(large, _resized(values[None], size)[0].clamp(0, 1)), word))
     return torch.cat(tiles, 2)
+
+
+def tinted(picture: Tensor, warm: Tensor) -> Tensor:
+    """[3, H, W] a picture in grey, and orange as far as `warm` [H, W], in 0..1, says."""
+    grey = picture.mean(0, keepdim=True).expand_as(picture) * 0.35 + 0.3
+    color = torch.tensor([1.0, 0.45, 0.0])[:, None, None]
+    return torch.lerp(grey, color.expand_as(grey), warm[None])
 
 
 def _resized(picture: Tensor, size: tuple[int, int]) -> Tensor:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from threed.core.errors import InputError
+from threed.core.words import PUNCTUATION, find_phrase
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.reading import LINKS
 
-PUNCTUATION = ".,;:!?\"'()[]"
 ARTICLES = ("a", "an", "the", "one", "its", "his", "her", "their")
 
 
@@ -35,17 +35,11 @@ def word_tokens(backbone: Backbone, prompt: str, phrase: str) -> list[int]:
     beyond what the backbone reads.
     """
     prompt, phrase = backbone.reads(prompt), backbone.reads(phrase) or phrase
-    words = prompt.split()
-    bare = [word.strip(PUNCTUATION).lower() for word in words]
-    wanted = [word.strip(PUNCTUATION).lower() for word in phrase.split()]
-    starts = range(len(words)) if wanted else range(0)
-    places = [i for i in starts if bare[i : i + len(wanted)] == wanted]
-    if not places:
-        said = ", ".join(filter(None, bare))
-        raise InputError(f"there is no word {phrase!r} in the prompt {prompt!r}; it has: {said}")
+    words, count = prompt.split(), len(phrase.split())
+    places = find_phrase(prompt, phrase)
     spans = word_spans(backbone, prompt)
     found: list[int] = []
-    for i in (i + k for i in places for k in range(len(wanted))):
+    for i in (i + k for i in places for k in range(count)):
         before = words[i][: len(words[i]) - len(words[i].lstrip(PUNCTUATION))]
         first = spans[i].start + _count(backbone, before)
         found += range(first, first + _count(backbone, words[i].strip(PUNCTUATION)))
