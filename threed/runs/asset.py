@@ -135,13 +135,17 @@ def build_asset(
     place = placement or Placement()
     if settings.height is not None:
         place = Placement.standing(found.mesh, settings.height)
+    finest: Mesh | None = None
     for number, level in enumerate(levels(settings.faces, settings.texture, settings.lods)):
-        if number and found.mesh.uv is not None:  # only the finest can have the map that is kept
+        if (
+            finest is not None and found.mesh.uv is not None
+        ):  # only the finest can have the map that is kept
             (mesh,) = fit_budget(finest, Budget(level.faces, level.texture))
         else:
             mesh = found.fewer(level.faces, views) if number else found.mesh
             say(f"mapping and painting {len(mesh.faces):,} faces")
-            mesh = finest = place.out(_mapped(mesh, found, settings, level.texture))
+            mesh = place.out(_mapped(mesh, found, settings, level.texture))
+        finest = finest or mesh
         say("writing the files")
         name = slug(str(provenance.get("prompt", "")))
         about = {**provenance, "name": f"{name}_LOD{number}" if settings.lods else name}
