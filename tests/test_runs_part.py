@@ -95,6 +95,7 @@ def test_what_is_outside_stays_to_the_bit_and_the_run_can_be_cut(
 ) -> None:
     path = stored(globe(), tmp_path)
     run, before = to_paint(model, box=BOX), exporters.load(path)
+    run = settings.replace(run, asset=settings.replace(run.asset, lods=1))
     asset = texture(path, "a red mug", run, out=tmp_path / "a")
     after, part = asset.mesh, find_part(read_given(path), run)[0].part
     assert part is not None
@@ -108,6 +109,7 @@ def test_what_is_outside_stays_to_the_bit_and_the_run_can_be_cut(
         assert torch.equal(to_bytes(old.maps()[name]), to_bytes(new.maps()[name]))
     assert torch.equal(before.faces, after.faces)
     torch.testing.assert_close(before.vertices, after.vertices, rtol=0, atol=1e-6)
+    assert len(exporters.load(asset.folder / "asset_lod1.glb").faces) < 150 < len(after.faces)
     shown = Image.open(asset.folder / "part.png")
     assert shown.size == (8 * parts.SIDE, parts.SIDE)
     mask = torch.from_numpy(np.array(Image.open(asset.folder / "part_mask.png")))
