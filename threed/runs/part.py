@@ -84,8 +84,9 @@ def find_word(
     heat = heat_of(given.mesh, backbone, prompt, word)
     hottest = heat[Spots.on(given.mesh).faces].quantile(HOTTEST)
     hot = heat >= run.part.heat * hottest
-    what = (f"what looks like {word!r} to backbone {backbone.name!r}, at part.heat="
-            f"{run.part.heat:g}: change that, or say it by --part-box or --part-mask;")  # fmt: skip
+    what = (
+        f"what looks like {word!r} to {backbone.name!r} (heat={run.part.heat:g}; more takes less)"
+    )
     return _laid(given, lambda hits: hot[hits[0, :, 0, 3].long() - 1], run, what)
 
 
