@@ -184,7 +184,8 @@ def _on_map(mesh: Mesh, choose: Chosen, size: tuple[int, int]) -> tuple[Tensor, 
     first, last = find_doubles(*mesh.opengl_map(), size)
     chosen = choose(texels.hits)
     own = chosen & (first == last)[texels.known]
-    fits = int(own.sum()) >= max(FEW, (1 - SHARED) * int(chosen.sum())) and min(size) >= SIZES[0]
+    fits = int(own.sum()) >= max(FEW, (1 - SHARED) * int(chosen.sum()))
+    fits &= SIZES[0] <= min(size) <= max(size) <= SIZES[1]
     return texels.fill(own[:, None].float())[..., 0], fits
 
 
