@@ -137,9 +137,7 @@ def build_asset(
         place = Placement.standing(found.mesh, settings.height)
     finest: Mesh | None = None
     for number, level in enumerate(levels(settings.faces, settings.texture, settings.lods)):
-        if (
-            finest is not None and found.mesh.uv is not None
-        ):  # only the finest can have the map that is kept
+        if finest is not None and found.mesh.uv is not None:  # whose map the finest alone can keep
             (mesh,) = fit_budget(finest, Budget(level.faces, level.texture))
         else:
             mesh = found.fewer(level.faces, views) if number else found.mesh
