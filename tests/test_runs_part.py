@@ -199,7 +199,9 @@ def test_a_word_is_where_pictures_look_at_it(monkeypatch: pytest.MonkeyPatch) ->
 
     def attention(mesh: Mesh, views: Cameras, *_: Any) -> Tensor:
         asked.append(len(views))
-        return render_mesh(mesh, views.resized(32, 32)).rgb[..., 2:].expand(-1, -1, -1, 9)
+        grey = torch.full((3,), 0.5)
+        seen = render_mesh(mesh, views.resized(32, 32), background=grey).rgb
+        return seen[..., 2:].expand(-1, -1, -1, 9)
 
     monkeypatch.setattr(parts, "_attention", attention)
     monkeypatch.setattr(parts, "word_tokens", lambda *_: [3])

@@ -94,11 +94,13 @@ def find_word(
 def heat_of(mesh: Mesh, backbone: Backbone, prompt: str, word: str) -> Tensor:
     """How much [F], of 1, each face of a mesh in the unit ball looks at a word of a prompt.
 
-    The cross-attention of pictures from all around, with a little noise, counted where each face
-    is seen; one that is seen nowhere has that of the nearest. InputError as from `word_tokens`.
+    The cross-attention of pictures from all around, with a little noise, as far as each face is
+    seen squarely; one that is seen nowhere has that of the nearest. InputError as from
+    `word_tokens`.
     """
     tokens = word_tokens(backbone, prompt, word)
     prompts = Prompts(backbone, prompt, view_words=False)
+    middle, across = mesh.vertices[mesh.faces].mean(1), F.normalize(_normals(mesh), dim=-1)
     total, seen = torch.zeros(2, len(mesh.faces))
     generator = Generator().manual_seed(0)
     for elevation, start in RINGS.items():
@@ -108,12 +110,22 @@ def heat_of(mesh: Mesh, backbone: Backbone, prompt: str, word: str) -> Tensor:
         clip = F.pad(mesh.vertices, (0, 1), value=1.0) @ views.mvp().mT
         faces = rasterize(clip, mesh.faces, (SIDE, SIDE))[..., 3].long()
         heat = F.interpolate(maps[:, None], (SIDE, SIDE), mode="bilinear")[:, 0]
-        total.index_add_(0, faces[faces > 0] - 1, heat[faces > 0])
-        seen += torch.bincount(faces[faces > 0] - 1, minlength=len(seen))
-    middle, there = mesh.vertices[mesh.faces].mean(1).numpy(), (seen > 0).numpy()
+        view, row, column = torch.nonzero(faces, as_tuple=True)
+        hit = faces[view, row, column] - 1
+        towards = F.normalize(views.position[:, None] - middle, dim=-1)
+        counts = (towards * across).sum(-1).square()[view, hit]
+        total.index_add_(0, hit, counts * heat[view, row, column])
+        seen.index_add_(0, hit, counts)
+    there = (seen > 0).numpy()
     nearest = np.flatnonzero(there)[cKDTree(middle[there]).query(middle)[1]]
-    mean: Tensor = total / seen.clamp(min=1)
+    mean: Tensor = total / seen.clamp(min=1e-9)
     return mean[torch.from_numpy(nearest)]
+
+
+def _normals(mesh: Mesh) -> Tensor:
+    """[F, 3] normals of a mesh's faces, as long as the faces have area, twice."""
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    return torch.linalg.cross(b - a, c - a)
 
 
 def _attention(mesh: Mesh, views: Cameras, prompts: Prompts, generator: Generator) -> Tensor:
