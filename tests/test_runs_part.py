@@ -110,10 +110,10 @@ def test_what_is_outside_stays_to_the_bit_and_the_run_can_be_cut(
     corners = [mesh.vertices[mesh.faces] for mesh in (before, after)]
     torch.testing.assert_close(*corners, rtol=0, atol=1e-6)
     assert len(exporters.load(asset.folder / "asset_lod1.glb").faces) < 150 < len(after.faces)
-    shown = Image.open(asset.folder / "part.png")
-    assert shown.size == (8 * parts.SIDE, parts.SIDE)
-    mask = torch.from_numpy(np.array(Image.open(asset.folder / "part_mask.png")))
-    assert torch.equal(mask[..., 0] > 0, part > 0)
+    with Image.open(asset.folder / "part.png") as shown:
+        assert shown.size == (8 * parts.SIDE, parts.SIDE)
+    with Image.open(asset.folder / "part_mask.png") as mask:
+        assert torch.equal(torch.from_numpy(np.array(mask))[..., 0] > 0, part > 0)
 
     def cut(part: StageRun, *rest: Any) -> None:
         optimise(replace(part, until=1), *rest)
