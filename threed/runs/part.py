@@ -125,7 +125,8 @@ def heat_of(mesh: Mesh, backbone: Backbone, prompt: str, word: str) -> Tensor:
 def _normals(mesh: Mesh) -> Tensor:
     """[F, 3] normals of a mesh's faces, as long as the faces have area, twice."""
     a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    return torch.linalg.cross(b - a, c - a)
+    normals: Tensor = torch.linalg.cross(b - a, c - a)
+    return normals
 
 
 def _attention(mesh: Mesh, views: Cameras, prompts: Prompts, generator: Generator) -> Tensor:
