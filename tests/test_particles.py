@@ -111,7 +111,7 @@ def test_later_stages_keep_as_many_as_they_have(tmp_path: Path) -> None:
     assert each(fewer) == each(scene)[:2]
     last = following(fewer, run, run.stages[2], CPU)
     assert last is each(scene)[0]
-    blank = unknown(run, run.stages[0])
+    blank = unknown(run, run.stages[0], None)
     blank.load_state_dict(scene.state_dict())
     assert len(each(blank)) == 3
 

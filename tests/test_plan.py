@@ -29,13 +29,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     ("name", "peaks", "chunks", "tight"),
     [
-        ("toybox-dreamflow", [1136611190], [1024], [798366787]),
-        ("toybox-edit", [751217567], [1024], [738358175]),
-        ("toybox-magic3d", [1075844982, 1128193615], [32768, 1024], [778720486, 909583951]),
-        ("toybox-mvdream", [1075844982], [8192], [746885719]),
-        ("toybox-sds", [1075564406], [8192], [746605143]),
-        ("toybox-texture", [792648197], [1024], [738638751]),
-        ("toybox-vsd", [1136611190], [1024], [798366787]),
+        ("toybox-dreamflow", [1136748918], [1024], [798504515]),
+        ("toybox-edit", [751355295], [1024], [738495903]),
+        ("toybox-magic3d", [1075982710, 1128331343], [32768, 1024], [778858214, 909721679]),
+        ("toybox-mvdream", [1075982710], [8192], [747023447]),
+        ("toybox-sds", [1075702134], [8192], [746742871]),
+        ("toybox-texture", [792785925], [1024], [738776479]),
+        ("toybox-vsd", [1136748918], [1024], [798504515]),
     ],
 )
 def test_files_predict_what_loaded_nets_did(
