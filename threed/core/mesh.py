@@ -75,11 +75,15 @@ class Mesh:
             raise ValueError("the mesh has no texture coordinates: unwrap it first")
         return flip_v(self.uv).float(), self.uv_faces
 
+    def face_normals(self) -> Tensor:
+        """[F, 3] normals as long as twice a face's area."""
+        a, b, c = self.vertices[self.faces].unbind(1)
+        normals: Tensor = torch.linalg.cross(b - a, c - a)
+        return normals
+
     def vertex_normals(self) -> Tensor:
         """[V, 3] unit normals, face normals weighted by area."""
-        a, b, c = self.vertices[self.faces].unbind(1)
-        face = torch.linalg.cross(b - a, c - a)
-        normals = torch.zeros_like(self.vertices)
+        face, normals = self.face_normals(), torch.zeros_like(self.vertices)
         for corner in range(3):
             normals.index_add_(0, self.faces[:, corner], face)
         return F.normalize(normals, dim=-1)

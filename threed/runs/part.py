@@ -100,7 +100,7 @@ def heat_of(mesh: Mesh, backbone: Backbone, prompt: str, word: str) -> Tensor:
     """
     tokens = word_tokens(backbone, prompt, word)
     prompts = Prompts(backbone, prompt, view_words=False)
-    middle, across = mesh.vertices[mesh.faces].mean(1), F.normalize(_normals(mesh), dim=-1)
+    middle, across = mesh.vertices[mesh.faces].mean(1), F.normalize(mesh.face_normals(), dim=-1)
     total, seen = torch.zeros(2, len(mesh.faces))
     generator = Generator().manual_seed(0)
     for elevation, start in RINGS.items():
@@ -120,13 +120,6 @@ def heat_of(mesh: Mesh, backbone: Backbone, prompt: str, word: str) -> Tensor:
     nearest = np.flatnonzero(there)[cKDTree(middle[there]).query(middle)[1]]
     mean: Tensor = total / seen.clamp(min=1e-9)
     return mean[torch.from_numpy(nearest)]
-
-
-def _normals(mesh: Mesh) -> Tensor:
-    """[F, 3] normals of a mesh's faces, as long as the faces have area, twice."""
-    a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    normals: Tensor = torch.linalg.cross(b - a, c - a)
-    return normals
 
 
 def _attention(mesh: Mesh, views: Cameras, prompts: Prompts, generator: Generator) -> Tensor:
