@@ -374,7 +374,9 @@ def test_sigkill_at_any_moment_changes_nothing(tmp_path: Path, folders: dict[str
     process = subprocess.Popen([sys.executable, "-m", "threed.apps.cli.main", *words])
     try:
         deadline = time.monotonic() + 300
-        while not (path / "checkpoint.previous.pt").exists():
+        # both: the second checkpoint is whole (between its two renames only step 0 is there)
+        saves = (path / "checkpoint.previous.pt", path / "checkpoint.pt")
+        while not all(save.exists() for save in saves):
             assert process.poll() is None, "it ended by itself"
             assert time.monotonic() < deadline
             time.sleep(0.02)
