@@ -141,3 +141,26 @@ def test_the_plan_is_printed_and_nothing_is_made(
         assert second.startswith("1: surface\t4 of 256²")
         assert last.endswith("GiB of 3.00 on cpu")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "used"], "used is not empty; choose another --out"),
+        (["--init", "broken.glb"], "broken.glb"),
+    ],
+)
+def test_the_plan_refuses_what_the_run_would(
+    words: list[str], said: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("used").mkdir()
+    Path("used/notes.txt").write_text("mine")
+    Path("broken.glb").write_bytes(b"glTF no more")
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["generate", "a mug", "--plan", "--backbone", model, *words])
+    assert exit_.value.code == 2
+    asked, complaint = capsys.readouterr()
+    assert asked == ""
+    assert said in complaint

@@ -34,8 +34,14 @@ def make_asset(job: Any, out: Path | None, as_json: bool, planned: bool = False)
     job.check()
     if planned:
         from threed.apps.cli.plan import print_plan
+        from threed.runs.folder import refuse_used
         from threed.runs.generate import plan
+        from threed.runs.given import read_given
 
+        if out is not None:
+            refuse_used(out)
+        if job.init is not None:
+            read_given(Path(job.init), job.up, job.front)
         print_plan(plan(job.run(), with_mesh=job.init is not None), as_json)
         return
     from threed.core.files import default_folder
