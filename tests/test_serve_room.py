@@ -64,6 +64,25 @@ def test_what_an_open_job_reads_stays(tmp_path: Path) -> None:
     assert source.exists()
 
 
+def test_what_a_cancelled_job_left_goes_before_any_result(tmp_path: Path) -> None:
+    desk = desk_in(tmp_path)
+    keys = made(desk.queue, 2)
+    desk.queue.add([Entry(Image(prompt="a blue mug")), Entry(Image(prompt="a green mug"))])
+    for worker in ("one", "other"):
+        claim = desk.queue.claim(worker)
+        assert claim is not None
+        desk.queue.prepare(claim)
+        (claim.folder / "checkpoint.pt").write_bytes(bytes(SIZE))
+    stopped, running = desk.queue.tickets("running")
+    desk.queue.cancel([stopped.key])
+    work = desk.queue.path / "work"
+    assert Room(desk.queue, 3.5 * SIZE).make() == []
+    assert len(list(work.iterdir())) == 2
+    assert Room(desk.queue, 2.5 * SIZE).make() == []
+    assert [path.name for path in work.iterdir()] == [running.stem]
+    assert sorted(os.listdir(desk.queue.path / "results")) == sorted(keys)
+
+
 def test_a_server_removes_nothing_unless_it_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -256,6 +256,12 @@ class Queue:
             if ticket is not None and ticket.key == key:
                 yield ticket.attempts, self.work_of(ticket)
 
+    def leftovers(self) -> list[Path]:
+        """The folders of attempts at jobs that failed or were cancelled, in the jobs' order."""
+        closed = {ticket.key for state in ("failed", "cancelled") for ticket in self.tickets(state)}
+        works = map(Ticket.parse, sorted(os.listdir(self.path / "work")))
+        return [self.work_of(ticket) for ticket in works if ticket and ticket.key in closed]
+
     def discard(self, key: str) -> None:
         """Remove what attempts at a job have left."""
         for _, path in self._works(key):

@@ -12,7 +12,7 @@ from threed.queue.ticket import Ticket
 
 @dataclass
 class Room:
-    """The room that results have."""
+    """The room that results have, and what was made before jobs failed or were cancelled."""
 
     queue: Queue
     most: float  # bytes
@@ -21,11 +21,19 @@ class Room:
     def make(self) -> list[str]:
         """Remove the oldest results until the others fit, but none that an open job reads.
 
-        Returns the keys of those jobs. Each is cancelled then, and can be done anew.
+        What jobs left that failed or were cancelled goes before: they begin anew if asked to go on.
+        Returns the keys of jobs without their results now. Each is cancelled then, and can be done
+        anew.
         """
         done = sorted(self.queue.tickets("done"), key=self._finished)
         self._sizes = {ticket.key: self._size(ticket.key) for ticket in done}
-        over, open_, gone = sum(self._sizes.values()) - self.most, "", list[str]()
+        left = {path: _bytes(path) for path in self.queue.leftovers()}
+        over = sum(self._sizes.values()) + sum(left.values()) - self.most
+        for path, size in left.items():
+            if over > 0:
+                self.queue.throw_away(path)
+                over -= size
+        open_, gone = "", list[str]()
         for ticket in done:
             if over <= 0:
                 break
@@ -42,8 +50,7 @@ class Room:
 
     def _size(self, key: str) -> int:
         if key not in self._sizes:
-            files = [path for path in self.queue.result(key).rglob("*") if path.is_file()]
-            self._sizes[key] = sum(path.stat().st_size for path in files)
+            self._sizes[key] = _bytes(self.queue.result(key))
         return self._sizes[key]
 
     def _open_jobs(self) -> str:
@@ -54,3 +61,12 @@ class Room:
                 with suppress(OSError):
                     texts.append(Path(self.queue.file(state, ticket)).read_text("utf-8", "replace"))
         return "\n".join(texts) or "none"
+
+
+def _bytes(folder: Path) -> int:
+    """What the files of a folder take; some may go meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
