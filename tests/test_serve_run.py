@@ -26,7 +26,7 @@ from threed.apps.serve import compat, run, v1
 from threed.apps.serve.desk import Desk
 from threed.apps.serve.options import Serve
 from threed.core.errors import InputError
-from threed.queue import work, worker
+from threed.queue import Queue, work, worker
 from threed.runs.do import Result
 from threed.runs.job import Job
 from threed.runs.progress import Listener
@@ -221,6 +221,27 @@ def test_mcp_has_what_a_model_needs(tmp_path: Path) -> None:
     for text, said in zip(refused, ("the job is done", "no such job", "is no file here", "job",
                                     "must be base64")):  # fmt: skip
         assert said in text
+
+
+def test_mcp_is_spoken_over_standard_input(tmp_path: Path) -> None:
+    from mcp import Client, StdioServerParameters
+
+    words = ["-m", "threed.apps.cli.main", "serve", str(tmp_path / "queue"), "--mcp"]
+    server = StdioServerParameters(command=sys.executable, args=[*words, "--workers", "0"],
+                                   env=dict(os.environ))  # fmt: skip
+
+    async def act() -> list[Any]:
+        async with Client(server) as client:
+            asked = {"job": "image", "fields": {"prompt": "a red mug"}}
+            begun = (await client.call_tool("submit", asked)).structured_content
+            assert begun is not None
+            gone = await client.call_tool("cancel", {"id": begun["id"]})
+            return [begun["state"], gone.structured_content]
+
+    begun, gone = asyncio.run(act())
+    assert (begun, gone["state"]) == ("waiting", "cancelled")
+    (ticket,) = Queue.open(tmp_path / "queue").tickets("cancelled")
+    assert ticket.attempts == 0
 
 
 def test_mcp_is_spoken_over_http_too(tmp_path: Path) -> None:
