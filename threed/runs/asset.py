@@ -17,6 +17,7 @@ from exporters.bake import SurfaceColor, bake, bake_gloss, bake_part
 from exporters.budget import fit_budget
 from exporters.clean import FLOATER, SPECK, Repairs, clean, repair, smooth
 from exporters.colliders import convex_parts
+from exporters.fair import fair
 from exporters.glb import name_of
 from exporters.mended import Mended
 from exporters.normals import bake_normals
@@ -109,7 +110,7 @@ class Shape:
     def fewer(self, faces: int, views: Views) -> Mesh:
         """The dense surface with at most about so many faces, whole."""
         mesh = clean(simplify(self.dense.mesh, faces), floater=self.debris)
-        return mesh if self.threshold is None else settle(mesh, views)
+        return mesh if self.threshold is None else settle(fair(mesh), views)
 
 
 def build_asset(
@@ -177,7 +178,7 @@ def shape(scene: Radiance | Solid, views: Views, settings: AssetSettings) -> Sha
     else:
         cut = isosurface(scene, views, resolution=settings.resolution)
         mesh, repairs = repair(replace(cut.mesh, colors=None))
-        dense = Skin(smooth(mesh))
+        dense = Skin(fair(smooth(mesh)))
         found = Shape(mesh, surface_color(scene), dense, repairs, cut.threshold)
     return replace(found, mesh=found.fewer(settings.faces, views))
 
