@@ -145,7 +145,7 @@ def mapped(bench: Bench, one: Shown) -> dict[str, float]:
 
         score = guided(base, half(f"a {one.subject.kind}", seen), half("", nothing[None]), 5.0)
         made = paint(base, Ready(score), n=EACH, steps=12, seed=1)
-    found = [follows_edges(some[None], goal) for some in made]
+    found = [follows_edges(some[None], hint) for some in made]
     return {"edges": float(np.mean(found)),
             "sameness": float(bench.same.likeness(made, one.held).mean())}  # fmt: skip
 

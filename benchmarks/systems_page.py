@@ -47,7 +47,9 @@ EXAMPLES |= {
     name: f'threed image "a <toy> on a red cube" --system {name} --weights my-toy -n 4'
     for name in ("textual_inversion", "dreambooth", "lora", "dco")
 }
-EXAMPLES["ip_adapter"] = f'threed image "a toy" --system ip_adapter --image {DRAWN} -n 4'
+EXAMPLES["ip_adapter"] = (
+    f'threed image "a mug on a pink background" --system ip_adapter --image {DRAWN} -n 4'
+)
 EXAMPLES["ms_diffusion"] = (
     f'threed image "a mug and a hat" --system ms_diffusion --image {DRAWN} --subject '
     '"0,0.2,0.5,0.9:a mug" --image hat.png --subject "0.5,0.2,1,0.9:a hat" -n 4'

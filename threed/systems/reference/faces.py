@@ -16,12 +16,8 @@ if TYPE_CHECKING:
     from threed.learning.data import Examples, Row
     from threed.systems.system import Request
 
-RECOGNISER = Input(
-    "recogniser",
-    WEIGHTS,
-    "a folder with insightface's models, such as antelopev2, which find the face in --image; for "
-    "toybox what threed toybox train faces made",
-)
+RECOGNISER = Input("recogniser", WEIGHTS, "a folder with insightface's models, such as antelopev2, "
+                   "which find the face in --image; toybox has its own")  # fmt: skip
 
 
 def face_input(about: str, *, many: bool = False) -> Input:
@@ -42,8 +38,7 @@ def finder(base: StableDiffusion, models: Path | None) -> FaceEncoder:
             return SmallFaces(own)
         raise InputError("these weights need --face, a .npy file with a face's embedding, such as "
                          "insightface's, or --recogniser, a folder with insightface's models, "
-                         "which find it in --image; threed toybox train faces makes one for "
-                         "toybox's persons")  # fmt: skip
+                         "which find it in --image")  # fmt: skip
     return InsightFace(models.expanduser())
 
 

@@ -65,8 +65,8 @@ class Options(Settings):
 
     recogniser: str | None = Field(
         None,
-        description="a folder with insightface's models, for examples without face; for toybox "
-        "what threed toybox train faces made",
+        description="a folder with insightface's models, for examples without face; toybox has its "
+        "own",
     )
 
 

@@ -17,7 +17,8 @@ TRAINING, SCORES, CARD = "training.json", "scores.json", "README.md"
 TEMPLATE = Path(__file__).with_suffix(".md")
 OPTIONS = ("kind", "part")  # of a system's training that the card tells
 SYSTEMS = """\
-Image systems whose nets lie beside it; `docs/control.md` says what they reach:
+Image systems whose nets lie beside it; `docs/control.md` and `docs/image-prompts.md` say how good
+they are:
 
 | `threed train` | steps | batch | went on from |
 |---|---|---|---|
