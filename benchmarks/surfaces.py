@@ -19,9 +19,12 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.common import head, row
 from exporters import load
+from exporters.clean import weld
+from exporters.fair import neighbours
 from exporters.simplify import simplify
 from threed.core.mesh import Mesh
 from threed.scenes.paint import Spots, colors_of
@@ -72,14 +75,9 @@ def _nearest(parts: draw.Array, points: draw.Array) -> tuple[draw.Array, Any]:
 
 def bend_deg(mesh: Mesh) -> float:
     """The median angle between neighbouring faces, in degrees."""
-    corners = mesh.vertices.double()[mesh.faces]
-    normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normal = normal / normal.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    edges = mesh.faces[:, [0, 1, 1, 2, 2, 0]].view(-1, 2).sort(1).values
-    order = (edges[:, 0] * len(mesh.vertices) + edges[:, 1]).argsort(stable=True)
-    edges, face = edges[order], order // 3
-    twice = (edges[1:] == edges[:-1]).all(1)
-    cosine = (normal[face[1:][twice]] * normal[face[:-1][twice]]).sum(1)
+    normal = F.normalize(mesh.face_normals().double(), dim=-1)
+    one, other = neighbours(mesh)
+    cosine = (normal[one] * normal[other]).sum(1)
     return float(cosine.clamp(-1, 1).arccos().rad2deg().median())
 
 
@@ -103,18 +101,9 @@ def measure(run: Path) -> tuple[str, float, float, float, float]:
     assert colors is not None  # an asset has a texture
     toys = [random_toy(np.random.default_rng(i), kind, color, "plain") for i in range(TOYS)]
     real = [real_toy(toy, len(mesh.faces)) for toy in toys]
-    bends, spreads = ([f(one) for one in real] for f in (_bend, lambda r: spread(r[1], color)))
-    return prompt, bend_deg(_welded(mesh)), median(bends), spread(colors, color), median(spreads)
-
-
-def _bend(real: tuple[Mesh, Tensor]) -> float:
-    return bend_deg(real[0])
-
-
-def _welded(mesh: Mesh) -> Mesh:
-    from exporters.clean import weld
-
-    return weld(Mesh(mesh.vertices, mesh.faces))
+    bends, spreads = zip(*((bend_deg(one), spread(own, color)) for one, own in real))
+    bend = bend_deg(weld(Mesh(mesh.vertices, mesh.faces)))
+    return prompt, bend, median(bends), spread(colors, color), median(spreads)
 
 
 def table(runs: list[Path]) -> Iterator[str]:

@@ -30,7 +30,7 @@ def fair(mesh: Mesh) -> Mesh:
     whose faces are larger than lumps stays as it is.
     """
     faces, places = mesh.faces.numpy(), mesh.vertices.double().numpy()
-    neighbours, times = _neighbours(mesh), _averages(places, faces)
+    beside, times = neighbours(mesh), _averages(places, faces)
     if times == 0:
         return mesh
     count, corners = len(faces), faces.T.ravel()
@@ -38,7 +38,7 @@ def fair(mesh: Mesh) -> Mesh:
                         shape=(len(places), count))  # fmt: skip
     shared = np.maximum(np.asarray(around.sum(1)), 1)
     for _ in range(ROUNDS):
-        wanted = _averaged(places, faces, neighbours, times)
+        wanted = _averaged(places, faces, beside, times)
         square = (wanted[:, :, None] * wanted[:, None]).reshape(count, 9)
         own = (around @ square).reshape(-1, 3, 3)
         for _ in range(FOLLOWED):
@@ -54,8 +54,8 @@ def _averages(places: Rows, faces: Indices) -> int:
     return min(round((REACH / max(edge, 1e-9)) ** 2), MOST)
 
 
-def _neighbours(mesh: Mesh) -> tuple[Indices, Indices]:
-    """The faces on both sides of each edge that has two."""
+def neighbours(mesh: Mesh) -> tuple[Indices, Indices]:
+    """The faces [E] on one side and [E] on the other of each edge that has two."""
     edges = topology.edges(mesh.faces)
     order = edges.of_face.ravel().argsort(stable=True)
     owner, edge = order // 3, edges.of_face.ravel()[order]
@@ -63,15 +63,13 @@ def _neighbours(mesh: Mesh) -> tuple[Indices, Indices]:
     return owner[:-1][twice].numpy(), owner[1:][twice].numpy()
 
 
-def _averaged(
-    places: Rows, faces: Indices, neighbours: tuple[Indices, Indices], times: int
-) -> Rows:
+def _averaged(places: Rows, faces: Indices, beside: tuple[Indices, Indices], times: int) -> Rows:
     """The unit normals [F, 3] of faces, averaged so often with those of their neighbours."""
     a, b, c = (places[faces[:, corner]] for corner in range(3))
     cross = np.cross(b - a, c - a)
     area = np.linalg.norm(cross, axis=1)
     normals: Rows = cross / np.maximum(area, 1e-30)[:, None]
-    rows, columns = np.concatenate(neighbours), np.concatenate(neighbours[::-1])
+    rows, columns = np.concatenate(beside), np.concatenate(beside[::-1])
     for _ in range(times):
         apart = ((normals[rows] - normals[columns]) ** 2).sum(1)
         weight = np.exp(-apart / (2 * ALIKE**2)) * area[columns]

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 import trimesh
-from torch import Tensor
 from torch.nn import functional as F
 
 from exporters import topology
@@ -34,14 +33,10 @@ def rough(mesh: Mesh) -> Mesh:
     return replace(mesh, vertices=mesh.vertices + noise, colors=None)
 
 
-def normals(mesh: Mesh) -> Tensor:
-    a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    return F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
-
-
 def off_deg(mesh: Mesh, like: Mesh) -> float:
     """The mean angle between the faces of two meshes."""
-    cosine = (normals(mesh) * normals(like)).sum(-1).clamp(-1, 1)
+    one, other = (F.normalize(each.face_normals(), dim=-1) for each in (mesh, like))
+    cosine = (one * other).sum(-1).clamp(-1, 1)
     return float(cosine.arccos().rad2deg().mean())
 
 
