@@ -37,6 +37,7 @@ from threed.diffusion.parts.warping import (
     beside,
     lattice,
     load_warper,
+    resized,
     thin_plates,
     unevenness,
 )
@@ -398,3 +399,12 @@ def test_looks_are_compared_at_five_depths_of_vgg(tmp_path: Path) -> None:
     one.requires_grad_()
     net(one, two).backward()
     assert float(one.grad.abs().max()) > 0
+
+
+def test_half_precision_learns_through_a_resize_on_a_cpu() -> None:
+    picture = torch.rand(1, 3, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+    small = resized(picture, (4, 4))
+    assert small.dtype == torch.bfloat16
+    small.float().sum().backward()  # type: ignore[no-untyped-call]
+    assert picture.grad is not None
+    assert float(picture.grad.float().sum()) == pytest.approx(3 * 16, rel=0.02)

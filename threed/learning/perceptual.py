@@ -50,7 +50,8 @@ class Perceptual(nn.Module):
         """[B, C, h, w] what is seen first at each level of pictures [B, 3, H, W] in [-1, 1]."""
         scale = SIDE / min(pictures.shape[-2:])
         size = [round(side * scale) for side in pictures.shape[-2:]]
-        x = F.interpolate(pictures, size, mode="bilinear", antialias=True) / 2 + 0.5
+        # in single precision: a CPU has no gradient of it in half
+        x = F.interpolate(pictures.float(), size, mode="bilinear", antialias=True) / 2 + 0.5
         mean, std = (x.new_tensor(values)[:, None, None] for values in (MEAN, STD))
         x, found = (x - mean) / std, list[Tensor]()
         for number, layer in enumerate(self.layers):

@@ -112,7 +112,8 @@ class Tps(nn.Module):
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     """[B, C, H, W] at another (height, width), as the published code resizes."""
-    return F.interpolate(x, size, mode="bilinear", antialias=True)
+    # a CPU has no gradient of it in half precision
+    return F.interpolate(x.float(), size, mode="bilinear", antialias=True).to(x.dtype)
 
 
 def lattice() -> Tensor:
