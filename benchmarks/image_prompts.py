@@ -38,7 +38,7 @@ from threed.diffusion.parts.image_adapter import ImageTokens, block_scales
 from threed.diffusion.score import guided
 from threed.runs.generate import generate
 from threed.settings.base import replace as changed
-from threed.settings.presets import load_run
+from threed.settings.presets import load_run, preset_for
 from threed.settings.run import SystemSettings
 from threed.systems.control import controlnet
 from threed.systems.reference import ip_adapter as adapter
@@ -261,7 +261,9 @@ def asset(bench: Bench, one: Shown, place: Path) -> dict[str, float]:
     """Make an asset of a subject's picture; whether it is the same, and its kind from its shape."""
     told = SystemSettings(name="ip_adapter", inputs={"image": (str(one.image),)})
     if not (place / "asset.glb").is_file():
-        generate("a toy", changed(load_run(), backbone=bench.base.name, system=told), out=place)
+        name = bench.base.name
+        run = changed(load_run(preset_for(name)), backbone=name, system=told)
+        generate("a toy", run, out=place)
     mesh = load(place / "asset.glb")
     seen, clay = (render_mesh(mesh, orbit(8, 64), look=look, antialias_factor=3).rgb.movedim(-1, 1)
                   for look in LOOKS)  # fmt: skip

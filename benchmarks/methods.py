@@ -57,7 +57,10 @@ FALLING = "{{0: 0.98, {steps}: 0.2}}"  # the levels of toybox-dreamflow and of t
 STRONG = ("rescale=0", "t_min={0: 0.5, 200: 0.02}", "t_max={0: 0.98, 200: 0.3}")
 # preset, and what is changed in it
 METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "mvdream": ("toybox-mvdream", ()),
+    "mvdream": (  # the guidance alone, without what toybox-mvdream paints after it
+        "toybox-sds",
+        ("backbone=toybox-multiview", "guidance=mvdream", "random_background=0.5"),
+    ),
     "sds": ("toybox-sds", ()),
     "sds-100": ("toybox-vsd", ("guidance=sds", "guidance_scale=100", *STRONG)),
     "vsd-7.5": ("toybox-vsd", ("guidance_scale=7.5", *STRONG)),

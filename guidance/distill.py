@@ -28,11 +28,11 @@ WEIGHTS: dict[Weighting, Callable[[Tensor, Tensor], Tensor]] = {
 class Pull:
     """How a guidance pulls, whatever its formula."""
 
-    guidance_scale: float
+    guidance_scale: Schedule  # by step
     weighting: Weighting
     t_min: Schedule  # by step, as fractions of the 1000 noise levels
     t_max: Schedule
-    rescale: float  # 0 is plain CFG, 1 gives x0 the contrast that the text alone gives it
+    rescale: Schedule  # by step; 0 is plain CFG, 1 gives x0 the contrast of the text alone
     grad_clip: Schedule | None = None  # by step, the largest entry of the latents' gradient
 
     def draw_t(self, n: int, views: int, step: int, generator: Generator) -> Tensor:

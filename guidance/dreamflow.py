@@ -52,7 +52,7 @@ class DreamFlow(Contrast):
         z = encode_render(backbone, image)
         t = pair[:1].expand(len(z))
         seen = diffuse(z, t, draw_noise(z, generator), backbone.alphas_cumprod)
-        gradient = self.pull.clipped((here - there) * self.difference(seen, cameras), step)
+        gradient = self.pull.clipped((here - there) * self.difference(seen, cameras, step), step)
         for _ in range(self.updates):
             loss = self.critic.learn(z.detach(), t, cameras, step, generator)
         return {"dreamflow": inject(z, gradient), "critic": loss}

@@ -40,6 +40,6 @@ class MultiView(Frozen):
     ) -> dict[str, Tensor]:
         """{"mvdream": loss} for image [B, H, W, 3] in [0, 1], B in groups of backbone.views."""
         t = draw_t(1, self.pull.t_min(step), self.pull.t_max(step), generator).expand(len(image))
-        difference = error(self.prompts, self.pull, cameras)
+        difference = error(self.prompts, self.pull, cameras, step)
         backbone = self.prompts.backbone
         return {"mvdream": distill(backbone, self.pull, image, step, generator, difference, t)}

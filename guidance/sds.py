@@ -28,13 +28,13 @@ class SDS(Frozen):
         self, image: Tensor, cameras: Cameras, step: int, generator: Generator
     ) -> dict[str, Tensor]:
         """{"sds": loss} for image [B, H, W, 3] in [0, 1]."""
-        difference = error(self.prompts, self.pull, cameras)
+        difference = error(self.prompts, self.pull, cameras, step)
         backbone = self.prompts.backbone
         return {"sds": distill(backbone, self.pull, image, step, generator, difference)}
 
 
-def error(prompts: Prompts, pull: Pull, cameras: Cameras) -> Callable[[Noised], Tensor]:
+def error(prompts: Prompts, pull: Pull, cameras: Cameras, step: int) -> Callable[[Noised], Tensor]:
     """The guided estimate of the noise less the noise, or its control variate, [B, C, h, w]."""
-    guided = prompts.score(cameras, pull.guidance_scale, pull.rescale)
-    less = prompts.less(cameras, pull.guidance_scale)
+    guided = prompts.score(cameras, pull.guidance_scale(step), pull.rescale(step))
+    less = prompts.less(cameras, pull.guidance_scale(step))
     return lambda seen: guided(seen.x, seen.t) - less(seen)

@@ -41,7 +41,7 @@ class Classifier(Frozen):
 
         def added(noises: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:
             text, other = noises
-            return self.pull.guidance_scale * (text - other)
+            return self.pull.guidance_scale(step) * (text - other)
 
         texts = [self.prompts.text(cameras), self.prompts.same(self.prompts.negative, cameras)]
         estimate = score(self.prompts.backbone, texts, added)
@@ -67,7 +67,7 @@ class NoiseFree(Frozen):
         def denoised(noises: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:
             text, empty, bad = noises
             noise = torch.where((t < LATE)[:, None, None, None], empty, empty - bad)
-            return self.pull.guidance_scale * (text - empty) + noise
+            return self.pull.guidance_scale(step) * (text - empty) + noise
 
         texts = [self.prompts.text(cameras), self.prompts.same("", cameras),
                  self.prompts.same(self.prompts.negative, cameras)]  # fmt: skip
@@ -95,7 +95,7 @@ class Interval(Frozen):
         z = encode_render(backbone, image)
         t = max(INTERVAL, int(pull.draw_t(1, 1, step, generator)))
         s = t - INTERVAL
-        guided = prompts.score(cameras, pull.guidance_scale, pull.rescale)
+        guided = prompts.score(cameras, pull.guidance_scale(step), pull.rescale(step))
         empty = score(backbone, [prompts.same("", cameras)], plain())
 
         def at(t: int) -> Tensor:

@@ -36,10 +36,11 @@ class Contrast:
     critic: Critic
     updates: int  # steps of the critic a step of the scene
 
-    def difference(self, seen: Noised, cameras: Cameras) -> Tensor:
+    def difference(self, seen: Noised, cameras: Cameras, step: int) -> Tensor:
         """The noise that the prompt sees in x less the one that the critic does, [B, C, h, w]."""
         with torch.no_grad():
-            guided = self.prompts.score(cameras, self.pull.guidance_scale, self.pull.rescale)
+            scale, rescale = self.pull.guidance_scale(step), self.pull.rescale(step)
+            guided = self.prompts.score(cameras, scale, rescale)
             return guided(seen.x, seen.t) - self.critic.noise(seen.x, seen.t, cameras)
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class VSD(Contrast):
         t = pull.draw_t(len(z), backbone.views, step, generator)
         seen = diffuse(z, t, draw_noise(z, generator), backbone.alphas_cumprod)
         weight = WEIGHTS[pull.weighting](seen.alpha, seen.sigma)
-        gradient = pull.clipped(weight * self.difference(seen, cameras), step)
+        gradient = pull.clipped(weight * self.difference(seen, cameras, step), step)
         for _ in range(self.updates):
             t = draw_t(len(z) // backbone.views, 0.0, 1.0, generator)
             t = t.repeat_interleave(backbone.views)

@@ -21,6 +21,7 @@ RAYS = 2**17  # marched at once: what bounds the memory of the samples' position
 BUDGET = 2**20  # samples whose colours are held at once, with everything their gradient needs
 SEEN = 0.02  # weight from which a sample's normal is worth its four density look-ups
 LIT = 0.001  # the same where a lamp needs it for the sample's brightness
+GREY = 0.5  # sRGB: dark and bright things both stand out before it
 TETRAHEDRON = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
 Density = Callable[[Tensor], Tensor]  # points [M, 3] to [M]
 Background = Tensor | Callable[[Tensor], Tensor]  # [3], [B, 3], or unit directions [N, 3] to [N, 3]

@@ -91,7 +91,7 @@ def test_generate_takes_settings_options_and_answers_in_json(
     assert str(folder / "report.json") in said["files"]
     run = RunFolder.open(folder).run
     stage = run.stages[0]
-    assert (run.seed, run.device, stage.steps, stage.guidance_scale) == (5, "cpu", 3, 7.0)
+    assert (run.seed, run.device, stage.steps, stage.guidance_scale(0)) == (5, "cpu", 3, 7.0)
 
 
 def test_resuming_a_finished_run_changes_nothing(
@@ -220,12 +220,14 @@ def test_prompts_that_cannot_be_meant(
         (("--preset", "toybox-mvdrem"), ("no preset 'toybox-mvdrem'", "'toybox-mvdream'")),
         (("--backbone", "toybocs"), ("no backbone 'toybocs'", "'toybox'")),
         (("--backbone", "./nowhere/x"), ("no backbone folder at ./nowhere/x",)),
+        (("--draft", "--preset", "toybox-sds"), ("leave draft out, or preset",)),
+        (("--draft", "--backbone", "sd15"), ("no draft by backbone 'sd15'",)),
         (("stpes=3",), ("stpes: no such setting", "'steps'")),
         (("steps=three",), ("stages.0.steps must be a whole number in", "got 'three'")),
         (("steps=-3",), ("steps must be in 1..", "got -3")),
         (("--seed", "-1"), ("seed must be in 0..", "got -1")),
         (("--device", "gpu"), ("device must be auto, cpu, cuda", "got 'gpu'")),
-        (("resolution=32",), ("stages.0.resolution or asset.resolution",)),
+        (("resolution=32",), ("stages.2.resolution or asset.resolution",)),
     ],
 )
 def test_settings_that_cannot_be_meant(

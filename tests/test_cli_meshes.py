@@ -125,7 +125,7 @@ def test_words_that_do_not_fit_are_refused(
     assert_refused(threed("texture", box, " ", *words), "the prompt is empty")
     answer = threed("texture", box, "a mug", "--keep-uv", *words)
     assert_refused(answer, "no texture coordinates that could be kept", "leave --keep-uv out")
-    answer = threed("generate", "a mug", "--init", box, "--preset", "toybox-mvdream", "--out", out)
+    answer = threed("generate", "a mug", "--init", box, "--preset", "toybox-sds", "--out", out)
     assert_refused(answer, "a field cannot begin with a mesh", "--preset toybox-magic3d or magic3d")
     answer = threed("generate", "a mug", *words)
     assert_refused(answer, "a textured stage paints a mesh", "--init", "threed texture")

@@ -136,8 +136,8 @@ def test_a_flow_drives_score_distillation_of_a_field(flow: Backbone) -> None:
     red = torch.tensor([0.8, 0.1, 0.1]).expand(1, 32, 32, 3)
     goal = encode_render(flow, red).detach()
     flow.transformer = Knows(goal)
-    pull = Pull(guidance_scale=1.0, weighting="sigma2", t_min=constant(0.2), t_max=constant(0.6),
-                rescale=0.0)  # fmt: skip
+    pull = Pull(guidance_scale=constant(1.0), weighting="sigma2", t_min=constant(0.2),
+                t_max=constant(0.6), rescale=constant(0.0))  # fmt: skip
     guide = SDS(Prompts(flow, "a red mug"), pull)
     scene = Field(replace(SMALL, blob_radius=0.8), seed=0)
     optimizer = torch.optim.Adam(scene.param_groups(0.02), eps=1e-15)

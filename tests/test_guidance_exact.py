@@ -34,11 +34,11 @@ def constant(value: float) -> Schedule:
 
 
 PULL = Pull(
-    guidance_scale=1.0,
+    guidance_scale=constant(1.0),
     weighting="sigma2",
     t_min=constant(0.02),
     t_max=constant(0.98),
-    rescale=0.0,
+    rescale=constant(0.0),
 )
 
 
@@ -96,7 +96,8 @@ def test_sds_vanishes_at_the_mode_in_expectation_and_leads_there() -> None:
 def test_mvdream_is_sds_at_the_weight_of_x0() -> None:
     model = Mixture(WORLDS, views=4)
     prompts, z = Prompts(model, "a hat"), latents(4)
-    mvdream = gradient(MultiView(prompts, at(0.6, weighting="x0", guidance_scale=7.0)), z, seed=5)
+    pull = at(0.6, weighting="x0", guidance_scale=constant(7.0))
+    mvdream = gradient(MultiView(prompts, pull), z, seed=5)
     t, draws = torch.full((4,), 600), torch.Generator().manual_seed(5)
     torch.randint(0, 1, (1,), generator=draws)
     noise = draw_noise(z, draws)
@@ -117,7 +118,7 @@ SCENE = gaussian(-0.1, 0.2)
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 def test_vsd_with_an_exact_critic_is_the_difference_of_the_scores(scale: float) -> None:
     prompts, z = Prompts(Mixture(WORLDS), "a hat"), latents(4)
-    guide = VSD(prompts, at(0.4, guidance_scale=scale), Exact(SCENE), updates=1)
+    guide = VSD(prompts, at(0.4, guidance_scale=constant(scale)), Exact(SCENE), updates=1)
     result = gradient(guide, z, seed=7)
     draws = torch.Generator().manual_seed(7)
     torch.randint(0, 1, (4,), generator=draws)
@@ -274,7 +275,7 @@ BAD = {**WORLDS, "blurry": gaussian(0.0, 0.6)}
 
 def test_csd_is_what_guidance_adds() -> None:
     prompts, z = Prompts(Mixture(BAD), "a hat", negative="blurry"), latents(4)
-    result = gradient(Classifier(prompts, at(0.4, guidance_scale=3.0)), z, seed=7)
+    result = gradient(Classifier(prompts, at(0.4, guidance_scale=constant(3.0))), z, seed=7)
     x, t = noised(z, 400, 7)
     added = 3 * (BAD["a hat"].noise(x, t) - BAD["blurry"].noise(x, t))
     torch.testing.assert_close(result, (1 - ALPHAS[400]) * added)
@@ -283,7 +284,7 @@ def test_csd_is_what_guidance_adds() -> None:
 @pytest.mark.parametrize("level", [100, 199, 200, 700])
 def test_nfsd_keeps_the_empty_estimate_only_where_it_denoises(level: int) -> None:
     prompts, z = Prompts(Mixture(BAD), "a hat", negative="blurry"), latents(4)
-    result = gradient(NoiseFree(prompts, at(level / 1000, guidance_scale=7.5)), z, seed=7)
+    result = gradient(NoiseFree(prompts, at(level / 1000, guidance_scale=constant(7.5))), z, seed=7)
     x, t = noised(z, level, 7)
     text, empty, bad = (BAD[name].noise(x, t) for name in ("a hat", "", "blurry"))
     domain = empty if level < 200 else empty - bad
@@ -294,7 +295,7 @@ def test_nfsd_keeps_the_empty_estimate_only_where_it_denoises(level: int) -> Non
 @pytest.mark.parametrize("level", [50, 170, 640])
 def test_ism_compares_two_ends_of_an_inverted_interval(level: int) -> None:
     prompts, z = Prompts(Mixture(WORLDS), "a hat"), latents(4)
-    guide = Interval(prompts, at(level / 1000, guidance_scale=7.5, weighting="uniform"))
+    guide = Interval(prompts, at(level / 1000, guidance_scale=constant(7.5), weighting="uniform"))
     result = gradient(guide, z, seed=1)
     torch.testing.assert_close(result, gradient(guide, z, seed=2))  # no chance in it
     ratio = ((1 - ALPHAS) / ALPHAS).sqrt()
@@ -316,7 +317,7 @@ def test_guidance_scales_mean_the_same_everywhere(kind: str) -> None:
     prompts, z = Prompts(model, "a hat"), latents(4)
 
     def pulled(scale: float, prompts: Prompts = prompts) -> Tensor:
-        pull = replace(PULL, guidance_scale=scale)
+        pull = replace(PULL, guidance_scale=constant(scale))
         guides: dict[str, Guidance] = {
             "sds": SDS(prompts, pull),
             "vsd": VSD(prompts, pull, Exact(SCENE), 1),

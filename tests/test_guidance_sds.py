@@ -26,7 +26,7 @@ from guidance.vsd import VSD
 from tests.tiny import tiny_folder
 from threed.core.cameras import Cameras, random_views
 from threed.core.errors import InputError
-from threed.core.schedule import Schedule
+from threed.core.schedule import Schedule, constant
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.condition import Condition
@@ -35,18 +35,18 @@ from threed.diffusion.noise import alpha_sigma, diffuse
 
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
 SETTINGS = Pull(
-    guidance_scale=7.0,
+    guidance_scale=constant(7.0),
     weighting="sigma2",
     t_min=Schedule(((0, 0.02),)),
     t_max=Schedule(((0, 0.98),)),
-    rescale=0.0,
+    rescale=constant(0.0),
 )
 VIEWS = Pull(
-    guidance_scale=7.0,
+    guidance_scale=constant(7.0),
     weighting="x0",
     t_min=Schedule(((0, 0.98), (100, 0.02))),
     t_max=Schedule(((0, 0.98), (100, 0.50))),
-    rescale=0.0,
+    rescale=constant(0.0),
 )
 
 
@@ -127,7 +127,7 @@ def test_the_x0_form_is_the_distance_to_the_models_x0() -> None:
     prompts = Prompts(Analytic(), "a hat", view_words=False)
     for level in (0.03, 0.5, 0.97):
         at = Schedule(((0, level),))
-        pull = replace(SETTINGS, weighting="x0", guidance_scale=1.0, t_min=at, t_max=at)
+        pull = replace(SETTINGS, weighting="x0", guidance_scale=constant(1.0), t_min=at, t_max=at)
         image = torch.rand(4, 8, 8, 3, requires_grad=True)
         loss = SDS(prompts, pull)(image, views(), 0, generator())["sds"]
         (gradient,) = torch.autograd.grad(loss, image)
@@ -247,7 +247,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 @pytest.mark.parametrize("name", ["sds", "mvdream"])
 def test_a_real_backbone_pulls_every_view_and_a_seed_decides_all(real: Backbone, name: str) -> None:
     prompts = Prompts(real, "a red mug")
-    settings = replace(SETTINGS, rescale=0.5), replace(VIEWS, rescale=0.5)
+    settings = replace(SETTINGS, rescale=constant(0.5)), replace(VIEWS, rescale=constant(0.5))
     guidance = SDS(prompts, settings[0]) if name == "sds" else MultiView(prompts, settings[1])
     assert guidance.state_dict() == {}
 
@@ -303,7 +303,7 @@ def test_sds_is_threestudios_formula_at_a_scale_one_less(single: Backbone) -> No
     # stable_diffusion_guidance.py: text + s (text - uncond), w = 1 - abar, nan_to_num, mean over
     # the batch
     image = torch.rand(4, 32, 32, 3)
-    pull = replace(SETTINGS, guidance_scale=101.0, t_min=AT_600, t_max=AT_600)
+    pull = replace(SETTINGS, guidance_scale=constant(101.0), t_min=AT_600, t_max=AT_600)
     ours = pulled(SDS(Prompts(single, "a red mug", view_words=False), pull), image, single)
     _, x, noise = seen_by(single, image, 4)
     text, uncond = noises_of(single, x, torch.full((4,), 600), views())
@@ -316,7 +316,8 @@ def test_mvdream_is_mvdream_threestudios_formula_with_its_rescaling(real: Backbo
     # multiview_diffusion_guidance.py: x0 by CFG 50, scaled to the text's deviation over all views,
     # half of that and half as it was, and half the squared distance to it with no weight
     image, t = torch.rand(4, 32, 32, 3), torch.full((4,), 600)
-    pull = replace(VIEWS, guidance_scale=50.0, rescale=0.5, t_min=AT_600, t_max=AT_600)
+    half = replace(VIEWS, guidance_scale=constant(50.0), rescale=constant(0.5))
+    pull = replace(half, t_min=AT_600, t_max=AT_600)
     ours = pulled(MultiView(Prompts(real, "a red mug", view_words=False), pull), image, real)
     z, x, _ = seen_by(real, image, 1)
     text, uncond = noises_of(real, x, t, views(4, 4))
@@ -340,7 +341,7 @@ def test_vsd_is_threestudios_formula(single: Backbone) -> None:
     critic = LoraCritic(prompts, single, rank=2, learning_rate=1e-2, warmup=0, dropout=0.0, seed=0)
     for step in range(3):
         critic.learn(torch.randn(4, 4, 8, 8), t, views(), step, generator(step))
-    pull = replace(SETTINGS, guidance_scale=7.5, t_min=AT_600, t_max=AT_600)
+    pull = replace(SETTINGS, guidance_scale=constant(7.5), t_min=AT_600, t_max=AT_600)
     _, x, _ = seen_by(single, image, 4)
     text, uncond = noises_of(single, x, t, views())
     weight = 1 - single.alphas_cumprod[600]

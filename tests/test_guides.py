@@ -71,7 +71,7 @@ def test_settings_reach_the_guidance(folders: dict[str, str], kind: str) -> None
     guide = make_guide(run.stages[0], backbone, run, "a red mug")
     assert isinstance(guide, VSD)
     assert guide.updates == 2
-    assert (guide.pull.guidance_scale, guide.prompts.blend) == (7.5, "perp_neg")
+    assert (guide.pull.guidance_scale(0), guide.prompts.blend) == (7.5, "perp_neg")
     assert guide.prompts.front_deg == 30
     made = make_critic(run.stages[0], guide.prompts, run)
     assert (made.learning_rate, made.warmup, made.dropout) == (2e-3, 7, 0.3)
@@ -174,7 +174,11 @@ def test_a_run_with_a_critic_goes_on_as_if_never_cut(
         ),
         ("toybox-vsd", "arXiv:2305.16213", ["field by vsd"]),
         ("toybox-dreamflow", "arXiv:2403.14966", ["field by dreamflow"]),
-        ("toybox-mvdream", None, ["field by mvdream"]),
+        (
+            "toybox-mvdream",
+            None,
+            ["field by mvdream", "textured by mvdream", "textured by denoise"],
+        ),
     ],
 )
 def test_presets_say_what_they_are_made_of(name: str, paper: str | None, stages: list[str]) -> None:

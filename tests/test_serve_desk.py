@@ -114,7 +114,7 @@ NAMED: list[tuple[dict[str, Any], str]] = [
     ({**TEAPOT, "settings": ["system.name=rpg", "system.inputs={planner: [http://x/v1#m]}"]},
      "must be said as inputs"),
     ({**TEAPOT, "settings": ["steps=1000000"]}, "at most 20,000 are taken"),
-    ({**TEAPOT, "settings": ["steps=900"], "best_of": 64}, "57,600 steps; at most 20,000"),
+    ({**TEAPOT, "settings": ["steps=900"], "best_of": 64}, "172,800 steps; at most 20,000"),
     ({**TEAPOT, "system": "rpg", "inputs": {"planner": ["http://10.0.0.1/v1#m"]}}, "not offered"),
     ({**TEAPOT, "system": "rpg", "inputs": {"learned": [f"{SECRET}:2"]}}, "weights: '/etc/passwd'"),
     ({**CONTROL, "inputs": {"control": [f"edges:{SECRET}"]}}, "is no file here"),

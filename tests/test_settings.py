@@ -49,7 +49,8 @@ def test_presets_hold_only_what_differs(tmp_path: Path) -> None:
         ("zoom=[1, 2]", "stages.0.cameras.zoom", (1.0, 2.0)),
         ("field.levels=4", "field.levels", 4),
         ("occupancy=16", "field.occupancy", 16),
-        ("losses.sparsity=0.5", "stages.0.losses.sparsity", Schedule(((0, 0.5),))),
+        ("losses.opaque=0.5", "stages.0.losses.opaque", Schedule(((0, 0.5),))),
+        ("stages.0.losses.sparsity=0.5", "stages.0.losses.sparsity", Schedule(((0, 0.5),))),
         ("grad_clip=null", "stages.0.grad_clip", None),
         ("view_words=false", "stages.0.view_words", False),
         ("negative=007", "negative", "007"),
@@ -84,7 +85,7 @@ def test_later_words_win() -> None:
         ("stpes=7", r"stpes: no such setting; did you mean 'steps'\?"),
         ("guidence_scale=7", "did you mean 'guidance_scale'"),
         ("stages.0.step=7", "did you mean 'stages.0.steps'"),
-        ("stages.1.steps=7", "no such setting"),
+        ("stages.3.steps=7", "no such setting"),
         ("steps", "'steps' is not a setting: write name=value"),
         ("=7", "write name=value"),
         ("steps=many", r"stages.0.steps must be a whole number in 1..1,000,000, got 'many'$"),
@@ -115,8 +116,8 @@ def test_later_words_win() -> None:
         ("field.levels=0", "field.levels must be at least 1, got 0"),
         ("view_words=maybe", "view_words must be true or false, got 'maybe'"),
         (
-            "losses.sparsity=much",
-            "losses.sparsity must be a number, or such numbers by step .*, got 'much'",
+            "losses.opaque=much",
+            "losses.opaque must be a number, or such numbers by step .*, got 'much'",
         ),
         ("stages=[]", "stages"),
         ("seed=[1", "seed: not YAML"),
@@ -127,12 +128,19 @@ def test_words_that_are_wrong_say_how(word: str, message: str) -> None:
         load_run(overrides=[word])
 
 
-def test_a_name_that_means_two_settings_is_asked_about(tmp_path: Path) -> None:
+def test_a_name_that_means_two_settings_is_asked_about() -> None:
+    message = r"which one\? Write stages.0.resolution or .*asset.resolution"
+    with pytest.raises(InputError, match=message):
+        load_run(overrides=["resolution=32"])
+
+
+def test_a_name_that_all_stages_have_is_of_each_of_them(tmp_path: Path) -> None:
     path = tmp_path / "two.yaml"
     path.write_text("stages: [{steps: 5}, {steps: 6}]\n")
-    with pytest.raises(InputError, match=r"which one\? Write stages.0.steps or stages.1.steps"):
-        load_run(path, ["steps=7"])
+    assert [s.steps for s in load_run(path, ["steps=7"]).stages] == [7, 7]
     assert [s.steps for s in load_run(path, ["stages.1.steps=7"]).stages] == [5, 7]
+    edited = load_run(path, ["losses.opaque=3"]).stages
+    assert [s.losses["opaque"](0) for s in edited] == [3, 3]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +196,7 @@ def test_python_callers_are_checked_too() -> None:
         Stage(batch=0)
     with pytest.raises(InputError, match=r"fov_y_deg.1 must be in 5..120, got 200$"):
         CameraSettings(fov_y_deg=(40.0, 200.0))
-    with pytest.raises(InputError, match=r"guidance_scale must be a number in 0..1,000, got nan"):
+    with pytest.raises(InputError, match=r"guidance_scale must be .* in 0..1,000, .*, got nan"):
         Stage(guidance_scale=math.nan)
     with pytest.raises(InputError, match=r"stages must be a list of at least 1, .*, got \[\]"):
         Run(stages=())
@@ -208,6 +216,17 @@ def test_presets_are_chosen_by_backbone(tmp_path: Path) -> None:
     (unet / "config.json").write_text("[]")
     with pytest.raises(InputError, match="is not the configuration of a UNet"):
         preset_for(str(tmp_path))
+
+
+def test_a_draft_is_of_toybox_in_four_views() -> None:
+    draft, whole = load_run(preset_for("toybox-multiview", "draft")), load_run()
+    assert [s.guidance for s in draft.stages] == [s.guidance for s in whole.stages]
+    assert 2 * sum(s.steps for s in draft.stages) < sum(s.steps for s in whole.stages)
+    for name in ("toybox", "someone/MVDream-sd21"):
+        with pytest.raises(
+            InputError, match=f"no draft by backbone .{name}., .* steps=200"
+        ):
+            preset_for(name, "draft")
 
 
 def test_settings_that_fit_each_other_need_not_fit_the_preset() -> None:

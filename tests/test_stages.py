@@ -387,13 +387,12 @@ def test_the_order_of_scenes_and_the_names_of_losses_are_checked() -> None:
     assert [s.scene for s in for_mesh(load_run("magic3d")).stages] == ["surface"]
 
 
-def test_the_coarse_stage_of_toybox_is_its_own_preset() -> None:
-    fine, coarse = load_run("toybox-magic3d"), load_run("toybox-mvdream")
-    assert fine.stages[0] == coarse.stages[0]
-    assert replace(fine, stages=coarse.stages, surface=coarse.surface) == coarse
-    assert [stage.scene for stage in fine.stages] == ["field", "surface"]
-    painted = load_run("toybox-texture")
-    assert replace(painted, stages=coarse.stages, field=coarse.field, asset=coarse.asset) == coarse
+def test_toybox_paints_meshes_as_it_paints_its_own() -> None:
+    whole, painted = load_run("toybox-mvdream"), load_run("toybox-texture")
+    assert painted.stages == whole.stages[1:]
+    assert [stage.scene for stage in whole.stages] == ["field", "textured", "textured"]
+    assert replace(painted, stages=whole.stages, field=whole.field, asset=whole.asset) == whole
+    assert [s.scene for s in load_run("toybox-magic3d").stages] == ["field", "surface"]
     for name in ("magic3d", "texture"):
         refined = load_run(name).stages[-1]
         assert (refined.resolution(0), refined.weighting) == (512, "sigma2")

@@ -45,6 +45,8 @@ def check_run(
             _check_edit(run, stage, known, mesh=mesh, editor=editor)
         else:
             _check_guidance(stage, known)
+            if stage.guidance == "denoise":
+                _check_background(run, stage)
             _check_system(run, stage, known)
         if stage.guidance in WITH_CRITIC:
             _check_critic(stage, known, *others)
@@ -115,6 +117,19 @@ def _check_guidance(stage: Stage, known: Facts) -> None:
         if batch % known.views:
             raise InputError(f"batch must be a multiple of the {known.views} views of "
                              f"{known.name!r}, got {batch:g}")  # fmt: skip
+
+
+def _check_background(run: Run, stage: Stage) -> None:
+    """InputError for pictures that are kept, with a background or a light that changes."""
+    grey = {share for _, share in stage.grey_background.points}
+    if any(share for _, share in stage.random_background.points) or grey not in ({0}, {1}):
+        raise InputError("guidance=denoise keeps pictures, so that they need one background: "
+                         "random_background 0, and grey_background 0 or 1, got "
+                         f"{stage.random_background.plain()} and "
+                         f"{stage.grey_background.plain()}")  # fmt: skip
+    if (shading := run.shading_of(stage)) > 0:
+        raise InputError("guidance=denoise keeps pictures, so that no lamp may change: "
+                         f"{stage.scene}.shading must be 0, got {shading:g}")  # fmt: skip
 
 
 def _check_system(run: Run, stage: Stage, known: Facts) -> None:

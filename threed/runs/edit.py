@@ -114,7 +114,7 @@ def _asked(
     if system.name == instruct_pix2pix.NAME and not told.knobs:
         knobs = instruct_pix2pix.Knobs(image_scale=stage.edit.image_scale)
         request = changed(request, knobs=knobs)
-    guide = Guide(stage.guidance_scale, run.negative)
+    guide = Guide(stage.guidance_scale(0), run.negative)
     request = changed(request, guide=guide, size=backbone.image_size)
     return system, request, system.equipped(backbone, request)
 

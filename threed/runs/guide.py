@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from guidance import Guidance
 from guidance.critic import LoraCritic
+from guidance.denoise import Denoise
 from guidance.distill import Pull
 from guidance.dreamflow import DreamFlow
 from guidance.edits import Edit
@@ -56,6 +57,9 @@ def make_guide(
     guide: Guidance
     if stage.guidance in FROZEN:
         guide = FROZEN[stage.guidance](prompts, pull)
+    elif stage.guidance == "denoise":
+        how = stage.denoise
+        guide = Denoise(prompts, pull, every=how.every, passes=how.passes)
     else:
         critic, updates = make_critic(stage, prompts, run, judge), stage.critic.updates
         if stage.guidance == "vsd":
@@ -74,7 +78,7 @@ def make_prompts(stage: Stage, backbone: Backbone, run: Run, prompt: str) -> Pro
             blend=stage.view_blend, front_deg=stage.front_deg,
         )  # fmt: skip
     return Steered(
-        backbone, prompt, run.system, scale=stage.guidance_scale, negative=run.negative,
+        backbone, prompt, run.system, scale=stage.guidance_scale(0), negative=run.negative,
         view_words=stage.view_words, front_deg=stage.front_deg,
     )  # fmt: skip
 

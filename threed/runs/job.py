@@ -23,7 +23,7 @@ from threed.core.profile import Target, check_target, given, limits, stature
 from threed.core.words import check_prompt
 from threed.diffusion.guide import Guide
 from threed.settings.base import Device, Seed, Settings, replace
-from threed.settings.presets import load_run, preset_for
+from threed.settings.presets import Task, load_run, preset_for
 from threed.settings.run import DEFAULT_BACKBONE, Run, SystemSettings
 from threed.systems.system import Request, System
 from threed.systems.table import find_system
@@ -36,7 +36,6 @@ PROFILE = "what it is for: sets budget and copies, adds colliders, or makes a so
 BACKBONE = "a name of `threed list backbones`, a hub id, or a folder"
 Words = tuple[str, ...]
 Inputs = Mapping[str, Words]
-Task = Literal["make", "refine", "texture", "edit"]
 
 
 class Job(Settings):
@@ -157,6 +156,7 @@ class Generate(Faced):
         None, ge=1, le=64, description="begin so many seeds; the best of them goes on"
     )
     preview: bool = Field(False, description="sample four views of it first: views.png")
+    draft: bool = Field(False, description="a first look at it, in a third of the time")
 
     def run(self) -> Run:
         """All settings of the run."""
@@ -169,7 +169,11 @@ class Generate(Faced):
             words += (f"asset.lods={self.lods}",)
         if self.height is not None:
             words += (f"asset.height={read_length(self.height)}",)
-        task: Task = "make" if self.init is None else "refine"
+        task: Task = "draft" if self.draft else "make" if self.init is None else "refine"
+        if self.draft and (self.preset is not None or self.init is not None):
+            other = "preset" if self.preset is not None else "init"
+            raise InputError("draft is a quick run of its own, from nothing: leave draft out, or "
+                             f"{other}")  # fmt: skip
         run = self.to_run(task, words, best_of=self.best_of)
         if not (self.system or self.inputs or self.knob):
             return run

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from guidance import Guidance, Posed
-from renderers.volume import random_background
+from renderers.volume import GREY, random_background
 from threed.core import cameras
 from threed.core.cameras import Cameras
 from threed.core.errors import InputError
@@ -170,8 +170,12 @@ def random_cameras(stage: Stage, step: int, views: int, generator: torch.Generat
 def look(part: StageRun, step: int, views: Cameras, generator: torch.Generator) -> RenderOutput:
     """The scene as the guide sees it in a step."""
     stage, background = part.stage, None
-    if float(torch.rand((), generator=generator)) < stage.random_background(step):
+    colored, grey = stage.random_background(step), stage.grey_background(step)
+    chance = float(torch.rand((), generator=generator))
+    if chance < colored:
         background = random_background(len(views), generator)
+    elif chance < colored + grey:
+        background = torch.full((3,), GREY)
     lamp = draw_lamp(stage.lamp, part.folder.run.shading_of(stage), views, step, generator)
     normals = any(name in stage.losses and stage.losses[name](step) > 0 for name in NEED_NORMALS)
     return part.scene.render(

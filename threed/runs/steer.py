@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from guidance import Guidance
+from guidance import Guidance, Posed
 from guidance.prompts import Prompts
 from threed.core.cameras import Cameras, orbit, view_name
 from threed.core.errors import InputError
@@ -139,7 +139,8 @@ class Steered(Prompts):
         request = replace(request, guide=Guide(scale, negative), size=backbone.image_size)
         self.request = self.system.settle(request)
         self.weights = self.system.load(backbone, self.request)
-        self._readies: dict[tuple[str, float], Ready | None] = {}
+        self._readies: dict[str, Ready | None] = {}
+        self._scale = scale  # of those
         self._ready(PICTURED, scale)  # mistakes show before any step
 
     @property
@@ -199,16 +200,18 @@ class Steered(Prompts):
 
     def _ready(self, view: str, scale: float) -> Ready | None:
         """What the system makes of one view, or None if it says nothing about it."""
-        if (view, scale) not in self._readies:
+        if scale != self._scale:  # one that changes with the step
+            self._readies.clear()
+            self._scale = scale
+        if view not in self._readies:
             words = "front" if view == PICTURED else view
             tail = f", {words} view" if self.view_words else ""
             asked = self.system.of_view(self.request, View(view, tail))
-            self._readies[view, scale] = None
+            self._readies[view] = None
             if asked is not None:
                 asked = replace(asked, guide=replace(asked.guide, scale=scale))
-                ready = self.system.prepare(self.backbone, asked, self.weights)
-                self._readies[view, scale] = ready
-        return self._readies[view, scale]
+                self._readies[view] = self.system.prepare(self.backbone, asked, self.weights)
+        return self._readies[view]
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,8 @@ class Pictured:
         """The cameras that chance has drawn, the first in the place of the reference."""
         there = reference(drawn.height).to(drawn.c2w.device)
         c2w = torch.cat([there.c2w, drawn.c2w[1:]])
-        return replace(drawn, c2w=c2w, fov_y=torch.cat([there.fov_y, drawn.fov_y[1:]]))
+        posed = replace(drawn, c2w=c2w, fov_y=torch.cat([there.fov_y, drawn.fov_y[1:]]))
+        return self.guide.cameras(step, posed) if isinstance(self.guide, Posed) else posed
 
     def __call__(
         self, image: Tensor, cameras: Cameras, step: int, generator: Generator

@@ -205,7 +205,7 @@ class Keeper:
             raise InputError(
                 f"{failure} near step {step} of stage {self.index}, and {RETRIES} other seeds "
                 f"did not help; try a smaller lr (now {self.stage.lr(step):g}) or "
-                f"guidance_scale (now {self.stage.guidance_scale:g}), or smaller losses.*"
+                f"guidance_scale (now {self.stage.guidance_scale(step):g}), or smaller losses.*"
             ) from failure
         self.attempt += 1
         self._pending.clear()

@@ -183,8 +183,9 @@ def read_words(kind: type[S], words: Sequence[str], where: str = "") -> S:
 def override(instance: S, words: Sequence[str]) -> S:
     """Return the same settings with name=value applied; names may lack what is obvious.
 
-    A name is a dotted path, or the end of one where only one path ends so. InputError as `read`,
-    of what comes out in the end: two settings may fit each other and neither the preset.
+    A name is a dotted path, or the end of one where only one path ends so; one that all items of a
+    list have, such as all stages, is of each of them. InputError as `read`, of what comes out in
+    the end: two settings may fit each other and neither the preset.
     """
     if not words:
         return instance
@@ -193,11 +194,11 @@ def override(instance: S, words: Sequence[str]) -> S:
         name, equals, text = (part.strip() for part in word.partition("="))
         if not equals or not name:
             raise InputError(f"{word!r} is not a setting: write name=value, such as steps=200")
-        *owners, last = place = _resolve(instance, name)
-        owner = data
-        for step in owners:
-            owner = owner[int(step)] if isinstance(owner, list) else owner[step]
-        owner[last] = _read_word(text, inside(root, place)[1], name)
+        for *owners, last in (places := _resolve(instance, name)):
+            owner = data
+            for step in owners:
+                owner = owner[int(step)] if isinstance(owner, list) else owner[step]
+            owner[last] = _read_word(text, inside(root, places[0])[1], name)
         with suppress(InputError):  # the next word may mend it
             instance = read(type(instance), data)
     return read(type(instance), data)
@@ -331,17 +332,17 @@ def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
             yield from (((*place, key), item) for key, item in value.items())
 
 
-def _resolve(instance: Settings, name: str) -> Place:
-    """Return the whole place of a name that may lack what is obvious."""
+def _resolve(instance: Settings, name: str) -> list[Place]:
+    """Return the whole places of a name that may lack what is obvious."""
     parts, leaves = tuple(name.split(".")), dict(_leaves(instance))
     if parts in leaves:
-        return parts
+        return [parts]
     found = [leaf for leaf in leaves if leaf[-len(parts) :] == parts]
     if not found:  # an entry that a mapping does not have yet, such as losses.sparsity
         mappings = [leaf for leaf, value in leaves.items() if isinstance(value, Mapping)]
         found = [(*leaf, parts[-1]) for leaf in mappings if leaf[1 - len(parts) :] == parts[:-1]]
-    if len(found) == 1:
-        return found[0]
+    if len({tuple("" if part.isdigit() else part for part in leaf) for leaf in found}) == 1:
+        return found
     dotted = [".".join(leaf) for leaf in found or leaves]
     if found:
         raise InputError(f"{name}: which one? Write {' or '.join(dotted)}")

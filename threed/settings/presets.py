@@ -35,10 +35,14 @@ def parse_run(text: str, where: str) -> Run:
     return read(Run, {} if data is None else data, where)
 
 
-def preset_for(backbone: str, task: Literal["make", "refine", "texture", "edit"] = "make") -> str:
+Task = Literal["make", "draft", "refine", "texture", "edit"]
+
+
+def preset_for(backbone: str, task: Task = "make") -> str:
     """The preset that suits a backbone, judged by its name, or by the files of a local folder.
 
-    The task is to make something of nothing, to refine a mesh, to paint one, or to edit one.
+    The task is to make something of nothing, to do so in a hurry, to refine a mesh, to paint one,
+    or to edit one. InputError for a draft by a backbone that has none.
     """
     small = backbone.startswith("toybox")
     several = any(word in backbone.lower() for word in ("multiview", "mvdream"))
@@ -52,6 +56,9 @@ def preset_for(backbone: str, task: Literal["make", "refine", "texture", "edit"]
             several = unet.get("class_embed_type") == "projection"
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{config} is not the configuration of a UNet") from error
+    if task == "draft" and not (small and several):
+        raise InputError(f"there is no draft by backbone {backbone!r}, only by toybox-multiview: "
+                         "ask for fewer steps, such as steps=200")  # fmt: skip
     return PRESETS[(task, small, several) if task == "make" else (task, small)]
 
 
@@ -61,6 +68,7 @@ PRESETS: dict[tuple[str, bool] | tuple[str, bool, bool], str] = {
     ("make", True, False): "toybox-sds",
     ("make", False, True): "mvdream",
     ("make", False, False): "dreamfusion",
+    ("draft", True): "toybox-draft",
     ("refine", True): "toybox-magic3d",
     ("refine", False): "magic3d",
     ("texture", True): "toybox-texture",

@@ -17,7 +17,9 @@ Elevation = Annotated[float, Field(ge=-89, le=89)]
 Angle = Annotated[float, Field(ge=5, le=120)]
 Shares = Annotated[Schedule, Within(0, 1)]
 Zoom = Annotated[float, Field(ge=0.5, le=4)]
-GuidanceName = Literal["sds", "mvdream", "vsd", "dreamflow", "csd", "nfsd", "ism", "edit"]
+GuidanceName = Literal[
+    "sds", "mvdream", "vsd", "dreamflow", "csd", "nfsd", "ism", "denoise", "edit"
+]
 WITH_CRITIC = ("vsd", "dreamflow")  # guidances that train a net of their own
 NEED_NORMALS = ("orientation", "smoothness")  # losses that a field has only with normals
 # what weights can be given to, besides the guidance's own, by the scene of a stage
@@ -84,6 +86,13 @@ class CriticSettings(Settings):
     )
 
 
+class DenoiseSettings(Settings):
+    """How renders are denoised, for the guidance denoise."""
+
+    every: int = Field(10, ge=1, description="steps from a group of pictures to the next")
+    passes: int = Field(8, ge=1, le=1000, description="steps of DDIM for each")
+
+
 class EditSettings(Settings):
     """How pictures of an asset are edited, for the guidance edit."""
 
@@ -96,7 +105,7 @@ class EditSettings(Settings):
 class Stage(Settings):
     """One optimisation of one scene."""
 
-    ADDED: ClassVar = frozenset({"optimizer", "front_deg", "lamp"})
+    ADDED: ClassVar = frozenset({"optimizer", "front_deg", "lamp", "grey_background", "denoise"})
 
     scene: Literal["field", "surface", "textured"] = Field("field", description="what is optimised")
     backbone: str | None = Field(None, description="what guides; null: the run's own backbone")
@@ -118,12 +127,14 @@ class Stage(Settings):
     look: Literal["colours", "normals"] = Field(
         "colours", description="what the guidance is shown; only a surface has normals to show"
     )
-    guidance_scale: float = Field(
-        10.0, ge=0, le=1000, description="guidance towards the prompt; 1 is unguided"
+    guidance_scale: Annotated[Schedule, Within(0, 1000)] = Field(
+        constant(10.0), description="guidance towards the prompt, by step; 1 is unguided"
     )
     t_min: Shares = Field(constant(0.02), description="least noise level, by step")
     t_max: Shares = Field(constant(0.98), description="greatest noise level, by step")
-    rescale: Share = Field(0.5, description="how far to give x0 its unguided spread")
+    rescale: Shares = Field(
+        constant(0.5), description="how far to give x0 its unguided spread, by step"
+    )
     weighting: Literal["sigma2", "uniform", "x0"] = Field(
         "x0", description="weight of each noise level, but for dreamflow"
     )
@@ -132,6 +143,7 @@ class Stage(Settings):
     )
     noise_levels: int = Field(100, ge=1, le=1000, description="how many, for dreamflow alone")
     critic: CriticSettings = Field(CriticSettings(), description="what learns how renders look")
+    denoise: DenoiseSettings = Field(DenoiseSettings(), description="how renders are denoised")
     edit: EditSettings = Field(EditSettings(), description="how pictures are edited")
     view_words: bool = Field(True, description='add "front view" and the like to the prompt')
     view_blend: Literal["nearest", "linear", "perp_neg"] = Field(
@@ -142,6 +154,9 @@ class Stage(Settings):
     )
     random_background: Shares = Field(
         constant(0.5), description="share of steps before a random colour, by step"
+    )
+    grey_background: Shares = Field(
+        constant(0.0), description="share of steps before a middle grey, by step"
     )
     lamp: LampSettings = Field(LampSettings(), description="when a lamp lights the scene")
     losses: Mapping[str, Schedule] = Field({}, description="weights of losses, by name")
