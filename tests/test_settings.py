@@ -223,9 +223,7 @@ def test_a_draft_is_of_toybox_in_four_views() -> None:
     assert [s.guidance for s in draft.stages] == [s.guidance for s in whole.stages]
     assert 2 * sum(s.steps for s in draft.stages) < sum(s.steps for s in whole.stages)
     for name in ("toybox", "someone/MVDream-sd21"):
-        with pytest.raises(
-            InputError, match=f"no draft by backbone .{name}., .* steps=200"
-        ):
+        with pytest.raises(InputError, match=f"no draft by backbone .{name}., .* steps=200"):
             preset_for(name, "draft")
 
 
