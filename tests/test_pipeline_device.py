@@ -44,7 +44,7 @@ def test_a_model_in_half_precision_draws_a_finite_picture(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("preset", "stages"),
-    [("toybox-mvdream", 1), ("toybox-vsd", 1), ("toybox-magic3d", 2), ("toybox-dreamflow", 1)],
+    [("toybox-mvdream", 3), ("toybox-vsd", 1), ("toybox-magic3d", 4), ("toybox-dreamflow", 1)],
 )
 def test_a_short_run_makes_a_mesh(
     preset: str, stages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,7 +31,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     [
         ("toybox-dreamflow", [1136748918], [1024], [798504515]),
         ("toybox-edit", [751355295], [1024], [738495903]),
-        ("toybox-magic3d", [1075982710, 1128331343], [32768, 1024], [778858214, 909721679]),
+        (
+            "toybox-magic3d",
+            [1075982710, 1113860994, 746209490, 746209490],
+            [32768, 1024, 2**20, 2**20],
+            [778858214, 904860546, 746209490, 746209490],
+        ),
         (
             "toybox-mvdream",
             [1075982710, 746209490, 746209490],
@@ -137,13 +142,15 @@ def test_the_plan_is_printed_and_nothing_is_made(
     out = capsys.readouterr().out
     if as_json:
         said = json.loads(out)
-        assert [stage["name"] for stage in said["stages"]] == ["0: field", "1: surface"]
+        names = ["0: field", "1: surface", "2: textured", "3: textured"]
+        assert [stage["name"] for stage in said["stages"]] == names
         assert said["limit"] == 3 * GIB
         assert said["peak"] == max(stage["peak"] for stage in said["stages"])
     else:
-        first, second, last = out.splitlines()
+        first, second, *painted, last = out.splitlines()
         assert first.startswith("0: field\t4 of 64²")
         assert second.startswith("1: surface\t4 of 256²")
+        assert [line.split()[1] for line in painted] == ["textured", "textured"]
         assert last.endswith("GiB of 3.00 on cpu")
     assert list(tmp_path.iterdir()) == []
 
