@@ -64,9 +64,7 @@ class Denoise:
         self.seen = list(zip(cameras, state["pictures"], strict=True))
 
     @torch.no_grad()
-    def denoised(
-        self, image: Tensor, cameras: Cameras, step: int, generator: Generator
-    ) -> Tensor:  # fmt: skip
+    def denoised(self, image: Tensor, cameras: Cameras, step: int, generator: Generator) -> Tensor:
         """What the model makes of pictures [B, H, W, 3], as many pixels."""
         backbone, pull = self.prompts.backbone, self.pull
         low, high = pull.t_min(step), pull.t_max(step)
@@ -76,7 +74,7 @@ class Denoise:
             self.prompts.score(cameras, pull.guidance_scale(step), pull.rescale(step)),
             make_scheduler("ddim", backbone.scheduler_config),
             draw_noise(clean, generator),
-            steps=max(self.passes, round(self.passes / level)),
+            steps=min(round(self.passes / level), len(backbone.alphas_cumprod)),
             clean=clean,
             strength=level,
         )

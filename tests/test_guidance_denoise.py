@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +23,10 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.sampler import make_scheduler
 from threed.runs.check import check_run
+from threed.runs.optimise import look
+from threed.runs.steer import Pictured, reference
 from threed.settings.presets import load_run
+from threed.settings.stage import Stage
 
 PROMPT, LEVEL = "a red mug", 0.5
 
@@ -88,6 +94,26 @@ def test_pictures_are_new_every_so_many_steps_and_shown_again_between(backbone: 
     assert shown[9::2] == [0, 1], "between them those before, by turns"
 
 
+def test_under_a_system_the_first_view_is_the_reference_and_old_pictures_keep_theirs(
+    backbone: Backbone,
+) -> None:
+    guide = make(backbone, every=2)
+    posed = Pictured(guide)
+    first = posed.cameras(0, views(0))
+    torch.testing.assert_close(first.c2w[:1], reference(32).c2w)
+    assert torch.equal(first.c2w[1:], views(0).c2w[1:])
+    posed(image(), first, 0, chance())
+    assert posed.cameras(1, views(1)) is first
+
+
+def test_more_steps_than_there_are_levels_are_not_asked_for(backbone: Backbone) -> None:
+    guide = make(backbone, passes=1000)
+    guide.pull = replace(guide.pull, t_min=constant(0.002), t_max=constant(0.002))
+    made = guide.denoised(image(), views(0), 0, chance())
+    assert made.shape == image().shape
+    assert bool(made.isfinite().all())
+
+
 def test_only_the_last_pictures_are_kept(backbone: Backbone) -> None:
     guide = make(backbone, every=1, passes=1)
     for step in range(KEPT + 2):
@@ -149,3 +175,19 @@ def test_light_goes_and_patterns_and_colours_stay() -> None:
 def test_a_background_or_a_light_that_changes_is_refused(word: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_run(load_run("toybox-mvdream", [word]), "a red mug", mesh=False)
+
+
+def test_a_step_stands_before_a_colour_a_middle_grey_or_white() -> None:
+    seen: list[Tensor | None] = []
+    scene = SimpleNamespace(render=lambda *_, background, **__: seen.append(background))
+    folder = SimpleNamespace(run=SimpleNamespace(shading_of=lambda _: 0.0))
+    stage = Stage(random_background=0.2, grey_background=0.3)
+    part: Any = SimpleNamespace(stage=stage, folder=folder, scene=scene,
+                                chunk=SimpleNamespace(size=1))  # fmt: skip
+    for step in range(400):
+        look(part, step, views(0), chance(step))
+    grey = [b is not None and b.shape == (3,) and bool((b == 0.5).all()) for b in seen]
+    white = [b is None for b in seen]
+    assert sum(grey) / 400 == pytest.approx(0.3, abs=0.06)
+    assert sum(white) / 400 == pytest.approx(0.5, abs=0.06)
+    assert all(b is None or b.shape in {(3,), (2, 3)} for b in seen)

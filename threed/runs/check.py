@@ -97,9 +97,14 @@ def _check_edit(run: Run, stage: Stage, known: Facts, *, mesh: bool, editor: boo
     """InputError unless the pictures of a mesh can be edited."""
     if not mesh:
         raise InputError("guidance=edit changes an asset: use threed edit3d, or give one by --init")
-    if any(share for _, share in stage.random_background.points):
-        raise InputError("random_background must be 0 with guidance=edit, whose pictures are over "
-                         f"white, got {stage.random_background.plain()}")  # fmt: skip
+    for name in ("random_background", "grey_background"):
+        shares = getattr(stage, name)
+        if any(share for _, share in shares.points):
+            raise InputError(f"{name} must be 0 with guidance=edit, whose pictures are over "
+                             f"white, got {shares.plain()}")  # fmt: skip
+    if len({scale for _, scale in stage.guidance_scale.points}) > 1:
+        raise InputError("guidance_scale must be one number with guidance=edit, which is told it "
+                         f"once, got {stage.guidance_scale.plain()}")  # fmt: skip
     if not editor:
         known.require_unet("guidance=edit")
         if (told := run.system).name is not None:

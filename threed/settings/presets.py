@@ -18,6 +18,7 @@ from threed.settings.base import override, read, read_yaml
 from threed.settings.run import Run
 
 DEFAULT_PRESET = "toybox-mvdream"
+Task = Literal["make", "draft", "refine", "texture", "edit"]
 
 
 def load_run(preset: str | Path = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Run:
@@ -33,9 +34,6 @@ def parse_run(text: str, where: str) -> Run:
     """A run from the text of a preset; `where` begins the errors."""
     data = read_yaml(text, where)
     return read(Run, {} if data is None else data, where)
-
-
-Task = Literal["make", "draft", "refine", "texture", "edit"]
 
 
 def preset_for(backbone: str, task: Task = "make") -> str:
