@@ -35,7 +35,7 @@ MISTAKES: list[tuple[dict[str, object], str | None, str]] = [
     ({"backbone": "single"}, None, "is single-view, but guidance is 'mvdream'"),
     ({"stages.0.batch": 6}, None, "batch must be a multiple of the 4 views"),
     ({**UNET, "stages.0.guidance": "csd", "system.name": "rpg"}, None, "takes prompts apart"),
-    ({"system.name": "rpg"}, None, "a system guides one view at a time"),
+    ({"system.name": "rpg"}, None, "system 'rpg' sees one view at a time"),
     ({**UNET, "backbone": "flow", "system.name": "rpg"}, None, "needs a backbone with a UNet"),
     ({"stages.0.guidance": "vsd", "stages.0.critic.model": "single"}, None,
      "cannot judge the latents of .*: views is 1, not 4"),

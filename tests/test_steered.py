@@ -376,10 +376,13 @@ def test_mistakes_show_before_any_step(
     assert not (tmp_path / "out").exists()
 
 
-def test_several_views_at_once_cannot_be_steered(tmp_path: Path) -> None:
+def test_several_views_at_once_cannot_be_steered_by_every_system(tmp_path: Path) -> None:
     several = facts(str(tiny.tiny_folder(tmp_path / "m", "multiview")))
-    with pytest.raises(InputError, match=r"guides one view at a time.* --backbone toybox"):
-        SYSTEMS["rpg"].check_backbone(several)
+    with pytest.raises(InputError, match=r"'rpg' sees one view at a time.* --backbone toybox"):
+        SYSTEMS["rpg"].check_backbone(several, scene=True)
+    with pytest.raises(InputError, match=r"'lora' makes one picture at a time"):
+        SYSTEMS["lora"].check_backbone(several)
+    SYSTEMS["lora"].check_backbone(several, scene=True)
 
 
 def test_a_system_without_a_name_is_none() -> None:

@@ -24,10 +24,11 @@ Outputs = tuple[Sequence[Tensor], Tensor]
 class Residuals(Protocol):
     """A net beside the UNet (ControlNet and its kin) whose outputs are added to its skips."""
 
-    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs:
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs | None:
         """One tensor for each skip connection, in order, and one for the middle block.
 
         x is [B, C, h, w], t [B]. The condition's B items hold text, channels and cameras only.
+        None is nothing to add.
         """
         ...
 
@@ -117,12 +118,12 @@ def residuals_of(
 ) -> Outputs | None:
     """Add up all nets' outputs for x [B, C, h, w] and t [B], as Residuals gives them.
 
-    None without nets.
+    None if there is nothing to add.
     """
-    if not nets:
-        return None
     told = replace(condition, attention=(), residuals=(), skips=(), norms=(), adapters={})
-    outputs = [net(x, t, told) for net in nets]
+    outputs = [out for net in nets if (out := net(x, t, told)) is not None]
+    if not outputs:
+        return None
     skips = tuple(sum(s[1:], s[0]) for s in zip(*(skips for skips, _ in outputs)))
     middles = [middle for _, middle in outputs]
     return skips, sum(middles[1:], middles[0])
@@ -131,13 +132,15 @@ def residuals_of(
 class ResidualsApart(Apart[Residuals]):
     """Nets beside the UNet, each for its own rows; where there are none, the rest sees zeros."""
 
-    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs:
-        """The outputs for all rows."""
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs | None:
+        """The outputs for all rows, if any has some."""
         rows = torch.arange(len(x), device=x.device).split(self.counts)
         pairs = zip(self.each, rows)
         each = [residuals_of(nets, x[i], t[i], condition.select(i)) for nets, i in pairs]
         flat = [None if out is None else (*out[0], out[1]) for out in each]
-        some = next(out for out in flat if out is not None)
+        some = next((out for out in flat if out is not None), None)
+        if some is None:
+            return None
         empty = [[v.new_zeros(n, *v.shape[1:]) for v in some] for n in self.counts]
         *skips, middle = map(torch.cat, zip(*(out or zero for out, zero in zip(flat, empty))))
         return skips, middle

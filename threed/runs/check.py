@@ -144,7 +144,8 @@ def _check_system(run: Run, stage: Stage, known: Facts) -> None:
     if stage.guidance in ("csd", "nfsd"):
         raise InputError(f"guidance={stage.guidance} takes prompts apart and cannot follow a "
                          "system: use sds, ism, vsd or dreamflow")  # fmt: skip
-    read_steering(run.system, "")[0].check_backbone(known)
+    scene = stage.guidance != "edit"
+    read_steering(run.system, "")[0].check_backbone(known, scene=scene)
 
 
 def all_prompts(run: Run, prompt: str) -> dict[str, str]:

@@ -67,7 +67,8 @@ def make_guide(
         else:
             levels, steps = stage.noise_levels, stage.steps
             guide = DreamFlow(prompts, pull, critic, updates, levels=levels, steps=steps)
-    return Pictured(guide) if isinstance(prompts, Steered) and prompts.pictured else guide
+    pictured = isinstance(prompts, Steered) and prompts.pictured
+    return Pictured(guide, backbone.views) if pictured else guide
 
 
 def make_prompts(stage: Stage, backbone: Backbone, run: Run, prompt: str) -> Prompts:

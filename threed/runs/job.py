@@ -95,12 +95,18 @@ class Asset(Told):
 
     def to_run(self, task: Task, settings: Words, **named: Any) -> Run:
         """The run of the preset that is named or suits the task, changed by NAME=VALUE words."""
-        backbone = self.backbone or (SINGLE if self.system and not self.preset else None)
+        backbone = self.backbone or (SINGLE if self._sees_one(task) else None)
         named = {"backbone": backbone, "seed": self.seed, "device": self.device, **named}
         said = {name: value for name, value in named.items() if value is not None}
         words = [f"{name}={json.dumps(value)}" for name, value in said.items()]
         preset = self.preset or preset_for(backbone or DEFAULT_BACKBONE, task)
         return load_run(preset, [*settings, *words])
+
+    def _sees_one(self, task: Task) -> bool:
+        """Whether what is asked for can be guided one view at a time alone."""
+        if self.preset or not self.system:
+            return False
+        return task == "edit" or not find_system(self.system).several
 
 
 class Start(Asset):

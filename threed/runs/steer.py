@@ -23,9 +23,11 @@ from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import facts
 from threed.diffusion.guide import Guide
 from threed.diffusion.learned.names import spoken
+from threed.diffusion.models.multiview import MultiViewDiffusion
 from threed.diffusion.noise import Noised
 from threed.diffusion.paint import Ready
 from threed.diffusion.score import Score, plain, rescaled, score
+from threed.diffusion.several import OneView, together
 from threed.runs.check import own_words, read_steering
 from threed.settings import base as settings
 from threed.settings.run import Run, SystemSettings
@@ -115,8 +117,8 @@ def equipped(backbone: Backbone, said: SystemSettings, prompt: str) -> Backbone:
 class Steered(Prompts):
     """The views of one prompt, and the Score that a system makes for them.
 
-    InputError for what the system cannot be told. The backbone sees one view at a time
-    (`System.check_backbone`).
+    InputError for what the system cannot be told. What it makes of a view knows no other, also
+    where the backbone sees several at once (`threed.diffusion.several`).
     """
 
     def __init__(
@@ -133,12 +135,16 @@ class Steered(Prompts):
         backbone = equipped(backbone, said, prompt)
         self.system, request = read_steering(said, backbone.reads(prompt))
         plain_prompt = spoken(prompt, dict.fromkeys(self.system.marks(request), ""))
-        super().__init__(
-            backbone, plain_prompt, negative=negative, view_words=view_words, front_deg=front_deg
-        )
+        said_so: dict[str, Any] = {"negative": negative, "view_words": view_words,
+                                   "front_deg": front_deg}  # fmt: skip
+        super().__init__(backbone, plain_prompt, **said_so)
+        self._one = backbone  # as one view knows it
+        if isinstance(backbone, MultiViewDiffusion):
+            self._one = OneView(backbone)
+        self._plain = Prompts(self._one, plain_prompt, **said_so)
         request = replace(request, guide=Guide(scale, negative), size=backbone.image_size)
         self.request = self.system.settle(request)
-        self.weights = self.system.load(backbone, self.request)
+        self.weights = self.system.load(self._one, self.request)
         self._readies: dict[str, Ready | None] = {}
         self._scale = scale  # of those
         self._ready(PICTURED, scale)  # mistakes show before any step
@@ -153,41 +159,53 @@ class Steered(Prompts):
 
         Rescaled, its x0 has the contrast that the prompt alone gives it.
         """
-        cameras, words = cameras.to(self.backbone.device), super().score
-        parts = [(rows, ready.alone() if ready else words(cameras[rows], scale))
-                 for rows, ready in self._parts(cameras, scale)]  # fmt: skip
-
-        def steered(x: Tensor, t: Tensor) -> Tensor:
-            out = torch.empty_like(x)
-            for rows, part in parts:
-                out[rows] = part(x[rows], t[rows])
-            return out
-
+        cameras, backbone = cameras.to(self.backbone.device), self.backbone
+        steered = self._each(cameras, scale, lambda ready: ready.alone())
         if not rescale:
             return steered
-        text = score(self.backbone, [self.text(cameras)], plain())
-        blend = rescaled(lambda noises, x, t: noises[1], rescale, self.backbone.alphas_cumprod)
+        text = score(backbone, [self.text(cameras)], plain())
+        blend = rescaled(lambda noises, x, t: noises[1], rescale, backbone.alphas_cumprod,
+                         backbone.views)  # fmt: skip
         return lambda x, t: blend([text(x, t), steered(x, t)], x, t)
 
     def less(self, cameras: Cameras, scale: float) -> Callable[[Noised], Tensor]:
         """What distillation subtracts, [B, C, h, w]: a system's control variate, or the noise."""
-        parts = self._parts(cameras, scale)
+        cameras = cameras.to(self.backbone.device)
+        readies = [self._ready(name, scale) for name in self.views(cameras)]
+        if all(ready is None or ready.against is None for ready in readies):
+            return lambda seen: seen.noise
+        own = torch.tensor([ready is not None and ready.against is not None for ready in readies])
+        against = self._each(cameras, scale, lambda ready: ready.against or ready.alone())
 
         def subtracted(seen: Noised) -> Tensor:
-            out = seen.noise.clone()
-            for rows, ready in parts:
-                if ready is not None and ready.against is not None:
-                    out[rows] = ready.against(seen.x[rows], seen.t[rows])
-            return out
+            there = own.to(seen.noise.device)[:, None, None, None]
+            return torch.where(there, against(seen.x, seen.t), seen.noise)
 
         return subtracted
 
-    def _parts(self, cameras: Cameras, scale: float) -> list[tuple[Tensor, Ready | None]]:
-        """What the system makes of each view of cameras, before it which of them have that view."""
-        names, device = self.views(cameras), self.backbone.device
-        rows = {name: [i for i, other in enumerate(names) if other == name] for name in names}
-        return [(torch.tensor(same, device=device), self._ready(name, scale))
-                for name, same in rows.items()]  # fmt: skip
+    def _each(self, cameras: Cameras, scale: float, of: Callable[[Ready], Score]) -> Score:
+        """One Score of B views: of what the system makes of each, or of the prompt alone."""
+
+        def made(name: str, posed: Cameras) -> Score:
+            ready = self._ready(name, scale)
+            return self._plain.score(posed, scale) if ready is None else of(ready)
+
+        names = self.views(cameras)
+        if isinstance(self._one, OneView):
+            each = [made(name, cameras[i : i + 1]) for i, name in enumerate(names)]
+            return together(self._one, each, cameras)
+        device = self.backbone.device
+        rows = {name: torch.tensor([i for i, other in enumerate(names) if other == name],
+                                   device=device) for name in names}  # fmt: skip
+        parts = [(here, made(name, cameras[here])) for name, here in rows.items()]
+
+        def apart(x: Tensor, t: Tensor) -> Tensor:
+            out = torch.empty_like(x)
+            for here, part in parts:
+                out[here] = part(x[here], t[here])
+            return out
+
+        return apart
 
     def views(self, cameras: Cameras) -> list[str]:
         """What the views of cameras are called, PICTURED where one stands as the reference does."""
@@ -210,22 +228,32 @@ class Steered(Prompts):
             self._readies[view] = None
             if asked is not None:
                 asked = replace(asked, guide=replace(asked.guide, scale=scale))
-                self._readies[view] = self.system.prepare(self.backbone, asked, self.weights)
+                self._readies[view] = self.system.prepare(self._one, asked, self.weights)
         return self._readies[view]
 
 
 @dataclass(frozen=True)
 class Pictured:
-    """A guidance whose first view of every step is the one that the given pictures show."""
+    """A guidance that is shown, in every step, the view that the given pictures show.
+
+    It is the first. Of views that a model sees together the others then stand as it wants them; so
+    half of the steps, also of any that are evenly apart, have views as chance has drawn them.
+    """
 
     guide: Guidance
+    together: int = 1  # views that the model sees at once
 
     def cameras(self, step: int, drawn: Cameras) -> Cameras:
         """The cameras that chance has drawn, the first in the place of the reference."""
-        there = reference(drawn.height).to(drawn.c2w.device)
-        c2w = torch.cat([there.c2w, drawn.c2w[1:]])
-        posed = replace(drawn, c2w=c2w, fov_y=torch.cat([there.fov_y, drawn.fov_y[1:]]))
-        return self.guide.cameras(step, posed) if isinstance(self.guide, Posed) else posed
+        if self.together > 1 and step.bit_count() % 2:
+            return self._posed(step, drawn)
+        there = orbit(self.together, drawn.height).to(drawn.c2w.device)
+        c2w = torch.cat([there.c2w, drawn.c2w[self.together :]])
+        fov_y = torch.cat([there.fov_y, drawn.fov_y[self.together :]])
+        return self._posed(step, replace(drawn, c2w=c2w, fov_y=fov_y))
+
+    def _posed(self, step: int, cameras: Cameras) -> Cameras:
+        return self.guide.cameras(step, cameras) if isinstance(self.guide, Posed) else cameras
 
     def __call__(
         self, image: Tensor, cameras: Cameras, step: int, generator: Generator

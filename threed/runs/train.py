@@ -121,8 +121,8 @@ def _lesson(
     if training.read is not None:
         examples = training.read(folder, size, options)
     else:
-        examples = read_examples(folder, size, pictures=roles, texts=training.texts,
-                                 found=found_for(roles))  # fmt: skip
+        texts = (*training.texts, *training.names)
+        examples = read_examples(folder, size, pictures=roles, texts=texts, found=found_for(roles))
     about = {"system": job.system, "backbone": known.name, "data": job.data}
     about |= {"size": str(examples.size)} | ({"weights": job.weights} if job.weights else {})
     about |= {name: str(value) for name, value in plain(options).items()}

@@ -70,13 +70,14 @@ class Training:
     """How a system learns weights of its own."""
 
     data: str | None  # of toybox.family.examples.SETS, what it is taught with there, if anything
-    texts: tuple[str, ...]  # of an example
+    texts: tuple[str, ...]  # of an example: its prompts
     paper: Recipe  # for a backbone like Stable Diffusion
     small: Recipe  # for toybox on a CPU
     learn: Callable[[Backbone, Lesson], Task]
     load: Callable[[Backbone, Path, Any], nn.Module]  # a trained net to go on from, by its options
     pictures: Callable[[Any], tuple[str, ...]]  # the roles of an example's pictures, by the options
     options: type[Settings] = NoKnobs
+    names: tuple[str, ...] = ()  # other texts of an example, that no model reads
     read: Callable[[Path, Size, Any], Examples] | None = None  # its own kind of folder, by options
     folder: Callable[[Any], str] = lambda options: "."  # where in --out it writes
     stages: tuple[str, ...] = ()  # what its task trains first, each in a folder of this name
@@ -102,6 +103,9 @@ class System:
     trains: str = "nothing"  # which nets have to be trained
     training: Training | None = None
     needs: Literal["unet", "anything"] = "unet"  # of the backbone
+    several: bool = True
+    """Whether a multi-view model can guide a scene under it (`threed.diffusion.several`): its Score
+    asks for noises of one picture alone, of that model's UNet, and for no gradients of them."""
     shows: bool = False  # its pictures say what is to be seen, so that words need not
     check: Callable[[Request], None] = lambda request: None  # InputError for what does not fit
     marks: Callable[[Request], tuple[str, ...]] = lambda request: ()
@@ -160,14 +164,18 @@ class System:
             return None
         return replace(request, prompt=request.prompt + view.tail, inputs=told)
 
-    def check_backbone(self, known: Facts) -> None:
-        """InputError if a backbone lacks what the system needs, or sees several views at once."""
+    def check_backbone(self, known: Facts, *, scene: bool = False) -> None:
+        """InputError if a backbone lacks what the system needs, or sees several views at once.
+
+        scene: for a scene, which many systems can guide by several views at once.
+        """
         if self.needs == "unet":
             known.require_unet(f"system {self.name!r}")
-        if known.views > 1:
+        if known.views > 1 and not (scene and self.several):
+            one = "sees one view" if scene else "makes one picture"
             raise InputError(
-                f"a system guides one view at a time, and {known.name!r} sees "
-                f"{known.views}: use --backbone toybox, or another single-view one"
+                f"system {self.name!r} {one} at a time, and {known.name!r} sees {known.views}: use "
+                "--backbone toybox, or another single-view one"
             )
 
     def learned(self, request: Request) -> tuple[Learned, ...]:

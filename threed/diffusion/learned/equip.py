@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -113,20 +113,32 @@ def _net(base: StableDiffusion, name: str) -> Any:
 
 @torch.no_grad()
 def _moved(base: StableDiffusion, name: str, folders: Sequence[tuple[Path, float]]) -> nn.Module:
-    """The model's net, moved by the weighted differences that nets in folders have to it.
+    """The model's net, moved by the weighted differences that nets in folders have to their origin.
 
     One that counts once is taken as it is. In float32 on the CPU.
     """
-    net = _net(base, name)
-    others = [(_load(net, folder), weight) for folder, weight in folders]
-    if len(others) == 1 and others[0][1] == 1:
+    net, origin = _net(base, name), _origin(base, name)
+    others = [(_load(origin, folder), weight) for folder, weight in folders]
+    if net is origin and len(others) == 1 and others[0][1] == 1:
         return others[0][0]
     moved: nn.Module = copy.deepcopy(net).to("cpu", torch.float32)
-    for key, value in moved.named_parameters():
-        start = value.clone()
+    for key, start in origin.named_parameters():
+        value, start = moved.get_parameter(key), start.to("cpu", torch.float32, copy=True)
         for other, weight in others:
             value.add_(other.get_parameter(key) - start, alpha=weight)
     return moved
+
+
+def _origin(base: StableDiffusion, name: str) -> nn.Module:
+    """The net with which whole nets began to learn: of a multi-view model the UNet beside its own.
+
+    That makes single pictures, and of it the multi-view one was made.
+    """
+    place, net = base.folder / "unet", _net(base, name)
+    if name != "unet" or base.views == 1 or not (place / "config.json").is_file():
+        return cast("nn.Module", net)
+    loaded: nn.Module = load_net(type(net), place, device=torch.device("cpu"), dtype=torch.float32)
+    return loaded
 
 
 def _load(like: nn.Module, folder: Path) -> nn.Module:

@@ -71,8 +71,11 @@ class Apart(Generic[P]):
     each: tuple[tuple[P, ...], ...]
 
     def select(self, index: Tensor) -> Any:
-        """Refuse an index [N]: what shares a call is not taken apart again."""
-        raise ValueError("conditions that share a call cannot be selected from")
+        """The rows of index ([N] int64), each on its own."""
+        where = [(part, row) for part, n in enumerate(self.counts) for row in range(n)]
+        chosen = [where[place] for place in index.tolist()]
+        each = [select_parts(self.each[part], index.new_tensor([row])) for part, row in chosen]
+        return type(self)((1,) * len(chosen), tuple(each))
 
     def join(self, others: Sequence[Any]) -> None:
         """Nothing: it stays apart."""

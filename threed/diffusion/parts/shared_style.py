@@ -101,9 +101,12 @@ class Spared:
         nets = join_parts([(one.net,) for one in (self, *others)], lambda each: None)
         return None if nets[0] is None else replace(self, net=nets[0])
 
-    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs:
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Outputs | None:
         """The net's outputs, zero for the first of each group."""
-        skips, middle = self.net(x, t, condition)
+        outputs = self.net(x, t, condition)
+        if outputs is None:
+            return None
+        skips, middle = outputs
         others = torch.arange(len(x), device=x.device) % self.rows > 0
         *skips, middle = (v * others[:, None, None, None] for v in (*skips, middle))
         return skips, middle

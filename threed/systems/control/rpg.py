@@ -118,6 +118,7 @@ SYSTEM = System(
         BESIDE,
     ),
     knobs=Knobs,
+    several=False,
     seams=("attention", "blend"),
     prepare=prepare,
     settle=settle,

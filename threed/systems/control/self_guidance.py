@@ -151,6 +151,7 @@ SYSTEM = System(
         BESIDE,
     ),
     knobs=Knobs,
+    several=False,
     seams=("attention", "norms", "step"),
     prepare=prepare,
     check=check,

@@ -207,6 +207,7 @@ SYSTEM = System(
     knobs=Knobs,
     trains="a UNet that is shown the picture",
     training=TRAINING,
+    several=False,
     seams=("channels", "blend"),
     load=load,
     prepare=prepare,

@@ -184,6 +184,7 @@ SYSTEM = System(
         BESIDE,
     ),
     knobs=Knobs,
+    several=False,
     seams=("attention", "blend"),
     prepare=prepare,
 )

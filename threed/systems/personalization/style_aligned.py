@@ -149,6 +149,7 @@ SYSTEM = System(
         BESIDE,
     ),
     knobs=Knobs,
+    several=False,
     seams=("attention", "norms", "results"),
     prepare=prepare,
 )

@@ -277,7 +277,8 @@ def load_trained(backbone: Backbone, path: Path, options: Options) -> nn.Module:
 TRAINING = Training(
     data="persons",
     pictures=lambda options: ("image",),
-    texts=("text", "person"),
+    texts=("text",),
+    names=("person",),
     # 48: 6 × 8 GPUs; how many steps is not published (two weeks of 8 A100)
     paper=Recipe(steps=100_000, batch=6, lr=1e-5, accumulate=8),
     small=Recipe(steps=900, batch=64, lr=1e-3, cooldown=0.4, muon=True),

@@ -342,6 +342,7 @@ SYSTEM = System(
     trains="an inpainting UNet, and tokens of the garment's picture in every layer",
     training=TRAINING,
     shows=True,
+    several=False,
     seams=("channels", "attention", "decoding"),
     load=load,
     prepare=prepare,

@@ -390,6 +390,7 @@ SYSTEM = System(
     trains="a net that bends the garment, skips past the VAE, words, and a UNet",
     training=TRAINING,
     shows=True,
+    several=False,
     seams=("words", "channels", "decoding", "step"),
     load=load,
     prepare=prepare,

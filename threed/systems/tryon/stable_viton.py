@@ -357,6 +357,7 @@ SYSTEM = System(
     trains="an encoder of the garment, cross-attention to it, and a UNet that paints",
     training=TRAINING,
     shows=True,
+    several=False,
     seams=("tokens", "channels", "skips", "decoding"),
     load=load,
     prepare=prepare,
