@@ -38,7 +38,7 @@ from threed.diffusion.parts.image_adapter import ImageTokens, block_scales
 from threed.diffusion.score import guided
 from threed.runs.generate import generate
 from threed.settings.base import replace as changed
-from threed.settings.presets import load_run, preset_for
+from threed.settings.presets import load_run
 from threed.settings.run import SystemSettings
 from threed.systems.control import controlnet
 from threed.systems.reference import ip_adapter as adapter
@@ -253,17 +253,18 @@ def assets(bench: Bench, _: Path | None) -> None:
     """Image to 3D: subjects that were shown once, as assets."""
     for number in range(ASSETS):
         one = Shown.of(bench, 100 + number)
-        about = {"part": "assets", "number": number, "method": "ip_adapter"}
-        bench.measure(about, partial(asset, bench, one, bench.out / f"asset{number}"))
+        for method, said in (("kind", a(one.subject.kind)), ("no kind", "a toy")):
+            about = {"part": "assets", "number": number, "method": method}
+            place = bench.out / f"asset{number}-{method.replace(' ', '-')}"
+            bench.measure(about, partial(asset, bench, one, said, place))
 
 
-def asset(bench: Bench, one: Shown, place: Path) -> dict[str, float]:
+def asset(bench: Bench, one: Shown, prompt: str, place: Path) -> dict[str, float]:
     """Make an asset of a subject's picture; whether it is the same, and its kind from its shape."""
     told = SystemSettings(name="ip_adapter", inputs={"image": (str(one.image),)})
     if not (place / "asset.glb").is_file():
-        name = bench.base.name
-        run = changed(load_run(preset_for(name)), backbone=name, system=told)
-        generate("a toy", run, out=place)
+        model = str(bench.base.folder / "unet_multiview")
+        generate(prompt, changed(load_run(), backbone=model, system=told), out=place)
     mesh = load(place / "asset.glb")
     seen, clay = (render_mesh(mesh, orbit(8, 64), look=look, antialias_factor=3).rgb.movedim(-1, 1)
                   for look in LOOKS)  # fmt: skip

@@ -28,7 +28,7 @@ from threed.settings.run import DEFAULT_BACKBONE, Run, SystemSettings
 from threed.systems.system import Request, System
 from threed.systems.table import find_system
 
-SINGLE = "toybox"  # the backbone of systems, which guide single views, if none is said
+SINGLE = "toybox"  # of pictures, and of what guides single views, if none is said
 FIRST: dict[str, Any] = {"argument": 1}  # fields that are typed without their names
 SECOND: dict[str, Any] = {"argument": 2}
 LAST: dict[str, Any] = {"argument": 9}
@@ -144,7 +144,7 @@ class Faced(Start):
 class Generate(Faced):
     """Make a 3D asset of a prompt: GLB, OBJ, turntable, preview, report.
 
-    With a system, one of `threed list systems` guides, in single views.
+    With a system, one of `threed list systems` guides.
     """
 
     kind: ClassVar[str] = "generate"

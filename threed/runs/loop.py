@@ -23,6 +23,7 @@ from threed.core.cameras import orbit, view_name
 from threed.core.errors import InputError
 from threed.core.files import write
 from threed.diffusion.backbone import Backbone
+from threed.diffusion.catalog import facts as model_facts
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, make_images, save_image
 from threed.diffusion.learned.names import unsaid
@@ -216,9 +217,11 @@ def _judge(work: Work, scene: Scene) -> None:
         found = choice.check_fronts(each(scene)[0], seen_by, said, folder.path)
         facts["fronts"] = found.count
         if (found.count or 0) > 1:
+            seen_whole = model_facts(folder.run.backbone_of(folder.run.stages[0])).views > 1
+            other = "another --seed" if seen_whole else "a multi-view backbone"
             warnings.warn(f"the asset looks as if it had {found.count} fronts: see "
-                          f"{folder.path / choice.PICTURE}. Try --best-of 4, or a multi-view "
-                          "backbone", RunWarning, stacklevel=2)  # fmt: skip
+                          f"{folder.path / choice.PICTURE}. Try --best-of 4, or {other}",
+                          RunWarning, stacklevel=2)  # fmt: skip
     choice.note(folder.path, facts)
 
 

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 NAME = "kosmos_g"
 LANGUAGE, ALIGNMENT = STAGES = ("language", "alignment")  # before it learns through the UNet
-SHARES = {LANGUAGE: 0.5, ALIGNMENT: 1.5}  # of the steps on toybox: they take less time there
+SHARES = {LANGUAGE: 0.5, ALIGNMENT: 5.0}  # of the steps on toybox: they take less time there
+CAPTIONS = "captions"  # of an example: further texts without pictures, a line each
 UNTOLD = 0.1  # so often nothing is said
 NAMED = 0.5  # so often a picture comes behind the name of what it shows, else in its place
 SHOWN_EXAMPLES = 6  # of a sheet
@@ -275,6 +276,15 @@ class School:
         seen = gathered(known, self.seen(indices).unbind())
         return self.reader.language_loss(known, seen)
 
+    def captions(self, n: int, generator: torch.Generator) -> list[str]:
+        """Texts without pictures: the examples' own captions, or those that come with them."""
+        import torch
+
+        rows = [self.examples.rows[i] for i in self.examples.draw(n, generator)]
+        each = [row.get(CAPTIONS, row["text"]).splitlines() or [""] for row in rows]
+        places = torch.rand(n, generator=generator).tolist()
+        return [texts[int(place * len(texts))] for texts, place in zip(each, places)]
+
     def alignment_loss(self, net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
         """[] be where the text encoder is, of captions alone, and lose nothing on the way."""
         import torch
@@ -282,7 +292,7 @@ class School:
         from threed.diffusion.parts.aligner import alignment_loss
         from threed.diffusion.parts.reader import interleaved
 
-        texts = self.examples.texts("text", self.examples.draw(n, generator))
+        texts = self.captions(n, generator)
         known = interleaved(self.base, texts, self.reader)
         with torch.no_grad():
             states = self.reader.states(known, None)
@@ -292,7 +302,12 @@ class School:
         return alignment_loss(aligned, text, rebuilt, states, known.there)
 
     def loss(self, net: nn.Module, n: int, generator: torch.Generator) -> Tensor:
-        """[] through the UNet: what interleaved prompts say is what the picture shows."""
+        """[] through the UNet: what interleaved prompts say is what the picture shows.
+
+        And words alone stay where the text encoder has them.
+        """
+        from torch.nn import functional as F
+
         from threed.learning.losses import chosen, denoising_loss
 
         indices = self.examples.draw(n, generator)
@@ -301,8 +316,11 @@ class School:
         texts = ["" if none else text for text, none in zip(prompts, untold)]
         tokens = read(self.base, self.reader, texts, self.seen(indices).unbind())
         condition = replace(self.base.encode_text([""] * n), tokens=tokens)
-        return denoising_loss(self.base, self.latents(indices), condition, generator,
-                              debias=self.lesson.debias)  # fmt: skip
+        error = denoising_loss(self.base, self.latents(indices), condition, generator,
+                               debias=self.lesson.debias)  # fmt: skip
+        words = self.captions(n, generator)
+        said = self.base.encode_text(words).tokens
+        return error + F.mse_loss(read(self.base, self.reader, words, ()).float(), said.float())
 
     def sheet(self, net: nn.Module) -> Tensor:
         """[3, H, W] the first examples, and what is made of their prompts."""
@@ -362,7 +380,7 @@ TRAINING = Training(
     paper=Recipe(  # of the last stage, on 64 GPUs
         steps=200_000, batch=48, lr=1e-3, accumulate=64, warmup=375, cooldown=1.0, beta2=0.98
     ),
-    small=Recipe(steps=600, batch=64, lr=1e-3, cooldown=0.4, muon=True),
+    small=Recipe(steps=900, batch=64, lr=1e-3, cooldown=0.4, muon=True),
     learn=learn,
     load=load_trained,
     options=Options,

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from threed.core.cameras import VIEWS
 from threed.core.errors import InputError
 from threed.diffusion.bodies import cut_out
 from threed.diffusion.images import save_image
@@ -25,7 +26,7 @@ from threed.learning.data import METADATA, Row, write_examples
 from threed.toybox.family.prompts import PERSONS, SITTINGS, prompted, shown, sitting
 from threed.toybox.family.shelf import chunks
 from threed.toybox.family.spread import spread
-from threed.toybox.world.captions import a
+from threed.toybox.world.captions import BACKGROUNDS, Label, a, caption
 from threed.toybox.world.chance import Rng
 from threed.toybox.world.conditions import CONDITIONS, condition_map
 from threed.toybox.world.dressed import (
@@ -41,6 +42,7 @@ from threed.toybox.world.edits import random_edit
 from threed.toybox.world.garments import laid_flat
 from threed.toybox.world.mix import random_scene
 from threed.toybox.world.pairs import Pair
+from threed.toybox.world.phrases import reworded
 from threed.toybox.world.scenes import draw_scene, random_camera, staged
 from threed.toybox.world.subjects import (
     Keepsake,
@@ -48,7 +50,7 @@ from threed.toybox.world.subjects import (
     random_subject_pair,
     random_subject_scene,
 )
-from threed.toybox.world.toys import COLORS, KINDS, view_words
+from threed.toybox.world.toys import COLORS, FINISHES, KINDS, view_words
 
 SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
 TURNED = 0.3  # of those who try something on, seen from anywhere: assets are dressed all around
@@ -131,8 +133,8 @@ def edit(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
 def subjects(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
     """Draw one subject, or two together, and each alone, seen from another side.
 
-    Texts: text, the same with <1> and <2> where the subjects are named, and the subjects' boxes and
-    kinds.
+    Texts: text, the same with <1> and <2> where the subjects are named, the subjects' boxes and
+    kinds, and captions of other things, a line each: no words say what colours a subject has.
     """
     alone = rng.uniform() < 0.3
     made: Pair | Keepsake = random_subject(rng) if alone else random_subject_pair(rng)
@@ -147,7 +149,16 @@ def subjects(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
         pictures[f"subject{number}"] = shown(draw_scene(other))
         pointed = re.sub(rf"\b{a(one.kind)}\b", f"<{number}>", pointed, count=1)
         places.append(f"{','.join(f'{side:.4g}' for side in box)}:{one.kind}")
-    return {"text": text, "pointed": pointed, "subjects": "; ".join(places)}, pictures
+    texts = {"text": text, "pointed": pointed, "subjects": "; ".join(places)}
+    return texts | {"captions": "\n".join(other_captions(rng))}, pictures
+
+
+def other_captions(rng: Rng) -> list[str]:
+    """Captions as the family has learned them: of two toys, with a view's word, and of a scene."""
+    known = (KINDS, COLORS, FINISHES, BACKGROUNDS)
+    labels = [Label(*(int(rng.integers(len(names))) for names in known)) for _ in range(2)]
+    toys = [caption(rng, label, str(rng.choice(VIEWS))) for label in labels]
+    return [reworded(rng, text) for text in (*toys, random_scene(rng).caption(rng))]
 
 
 def tryon(rng: Rng) -> tuple[Row, dict[str, Tensor]]:
