@@ -238,11 +238,14 @@ def test_edits_of_weights_keep_to_their_rows_in_a_shared_call(
     shares_a_call(backbone, x, [changed, told], monkeypatch)
     assert {len(weights) for weights in record.kept.values()} == {8}, "twice four, not all sixteen"
     shared = stack([changed, told])
-    with pytest.raises(ValueError, match="share a call cannot be selected from"):
-        shared.select(torch.tensor([0]))
+    twice, both = x.repeat(2, 1, 1, 1), T.repeat(2)
+    rows = torch.tensor([5, 0, 0, 7, 2])
+    torch.testing.assert_close(backbone.predict_noise(twice[rows], both[rows], shared.select(rows)),
+                               backbone.predict_noise(twice, both, shared)[rows],
+                               atol=1e-5, rtol=1e-4)  # fmt: skip
     around = replace(shared, attention=(record, *shared.attention))
     with pytest.raises(ValueError, match="edits around those of several conditions"):
-        backbone.predict_noise(x.repeat(2, 1, 1, 1), T.repeat(2), around)
+        backbone.predict_noise(twice, both, around)
 
 
 def test_equal_edits_are_one_edit_of_all_rows(told: Condition) -> None:

@@ -48,8 +48,11 @@ from threed.runs.steer import Steered
 from threed.runs.train import train
 from threed.settings.run import SystemSettings
 from threed.systems.inputs import View
-from threed.systems.reference import kosmos_g, shown
-from threed.systems.reference.kosmos_g import SYSTEM, Knobs, Options, build, read, with_names
+from threed.systems.reference import kosmos_school, shown
+from threed.systems.reference.interleaved import read
+from threed.systems.reference.kosmos_g import SYSTEM, Knobs, build
+from threed.systems.reference.kosmos_school import Options, School, with_names
+from threed.systems.system import Lesson
 
 CPU = torch.device("cpu")
 PROMPT = "<1> to the left of <2>"
@@ -414,7 +417,7 @@ def test_three_stages_are_one_training(
     backbone: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each trains its own part, goes on where it was cut, and what is done stays as it is."""
-    monkeypatch.setattr(kosmos_g, "SHOWN_EXAMPLES", 1)
+    monkeypatch.setattr(kosmos_school, "SHOWN_EXAMPLES", 1)
     data = examples_folder(tmp_path / "data")
     torch.save(published(stirred(Aligner(replace(SIZES, layers=1)))), tmp_path / "aligner.pt")
     told: dict[str, Any] = {
@@ -441,7 +444,7 @@ def test_three_stages_are_one_training(
     train("kosmos_g", data, cut, steps=3, resume=True, **told)
     steps = {stage: json.loads((cut / stage / "settings.json").read_text())["steps"]
              for stage in ("language", "alignment", ".")}  # fmt: skip
-    assert steps == {"language": 1, "alignment": 3, ".": 3}  # shares of 2, and all of 3
+    assert steps == {"language": 1, "alignment": 10, ".": 3}  # shares of 2, and all of 3
     with pytest.raises(InputError, match="holds a training already"):
         train("kosmos_g", data, cut, steps=2, **told)
     with pytest.raises(InputError, match="holds no training to resume"):
@@ -451,6 +454,22 @@ def test_three_stages_are_one_training(
     assert not (further / "language").exists()
     with pytest.raises(InputError, match="reads states of 64 numbers: train with width=64"):
         train("kosmos_g", data, tmp_path / "wide", steps=1, **told | {"width": 128})
+
+
+def test_words_alone_are_learned_of_captions_where_there_are_some(
+    backbone: StableDiffusion, tmp_path: Path
+) -> None:
+    row = {"text": "a bar", "image": "0.png", "subject1": "0.png", "subjects": "0,0,1,1:bar",
+           "pointed": "<1>"}  # fmt: skip
+    folder = examples_folder(tmp_path / "data")
+    said = {}
+    for name, captions in (("own", {}), ("more", {"captions": "a red mug\na hat"})):
+        write_examples(folder, [row | captions])
+        lesson = Lesson(shown.read_pointed(folder, 32, Options()), {},
+                        Options(slots=SLOTS, width=STATES, layers=2))  # fmt: skip
+        generator = torch.Generator().manual_seed(0)
+        said[name] = set(School(backbone, lesson).captions(20, generator))
+    assert said == {"own": {"a bar"}, "more": {"a red mug", "a hat"}}
 
 
 def test_examples_point_at_their_own_subjects(tmp_path: Path) -> None:

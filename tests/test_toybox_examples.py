@@ -108,6 +108,8 @@ def test_subjects_are_in_their_boxes_and_alone_in_pictures_of_their_own(
                 assert float(edge.min()) < 1  # it is no larger than what is in it
         assert text == row["text"]
         assert float(pictures["image"][:, free].min()) > 1 - 1e-6
+        assert len(row["captions"].splitlines()) == 3  # of other things
+        assert any(color in row["captions"] for color in COLORS)
     assert counts == {1, 2}
 
 

@@ -35,11 +35,11 @@ class Turn:
     wants: Wants | None = None
 
     def begin(self, told: Sequence[Tensor] | None) -> None:
-        """It is the turn of who has been told these; of nobody, if None."""
+        """It is the turn of who has been told these noises [B, C, h, w]; of nobody, if None."""
         self.told, self.asked = told, 0
 
     def ask(self, told: Sequence[Tensor], x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The next noise of those that it was told."""
+        """The next of the noises [B, C, h, w] that it was told."""
         if self.asked == len(told):
             self.wants = x, t, condition
             raise _WaitsError

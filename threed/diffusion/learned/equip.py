@@ -122,8 +122,8 @@ def _moved(base: StableDiffusion, name: str, folders: Sequence[tuple[Path, float
     if net is origin and len(others) == 1 and others[0][1] == 1:
         return others[0][0]
     moved: nn.Module = copy.deepcopy(net).to("cpu", torch.float32)
-    for key, start in origin.named_parameters():
-        value, start = moved.get_parameter(key), start.to("cpu", torch.float32, copy=True)
+    for key, before in origin.named_parameters():
+        value, start = moved.get_parameter(key), before.to("cpu", torch.float32, copy=True)
         for other, weight in others:
             value.add_(other.get_parameter(key) - start, alpha=weight)
     return moved

@@ -394,8 +394,6 @@ SYSTEM = System(
     seams=("words", "channels", "decoding", "step"),
     load=load,
     prepare=prepare,
-    dress=lambda backbone, request, nets, sight: dressed(
-        backbone, request, nets, sight.wearing(request)
-    ),
+    dress=lambda base, request, nets, sight: dressed(base, request, nets, sight.wearing(request)),
     check=wear.check,
 )
