@@ -251,9 +251,10 @@ def named(bench: Bench, system: str | None, color: str, kind: str) -> dict[str, 
 
 def assets(bench: Bench, _: Path | None) -> None:
     """Image to 3D: subjects that were shown once, as assets."""
-    for number in range(ASSETS):
-        one = Shown.of(bench, 100 + number)
-        for method, said in (("kind", a(one.subject.kind)), ("no kind", "a toy")):
+    for method in ("kind", "no kind"):
+        for number in range(ASSETS):
+            one = Shown.of(bench, 100 + number)
+            said = a(one.subject.kind) if method == "kind" else "a toy"
             about = {"part": "assets", "number": number, "method": method}
             place = bench.out / f"asset{number}-{method.replace(' ', '-')}"
             bench.measure(about, partial(asset, bench, one, said, place))

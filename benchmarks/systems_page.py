@@ -25,7 +25,8 @@ from threed.systems.table import SYSTEMS
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "systems.md"
 FOLDER = "docs/pictures/systems"
-DRAWN = f"{FOLDER}/drawn.png"  # a mug that no model made
+DRAWN, HAT = f"{FOLDER}/drawn.png", f"{FOLDER}/drawn-hat.png"  # a mug and a hat that no model made
+FACES = f"{FOLDER}/drawn-face1.png", f"{FOLDER}/drawn-face2.png"  # somebody, twice
 
 EXAMPLES = {
     "prompt_to_prompt": 'threed image "a blue chair" --system prompt_to_prompt --source "a pink '
@@ -52,17 +53,18 @@ EXAMPLES["ip_adapter"] = (
 )
 EXAMPLES["ms_diffusion"] = (
     f'threed image "a mug and a hat" --system ms_diffusion --image {DRAWN} --subject '
-    '"0,0.2,0.5,0.9:a mug" --image hat.png --subject "0.5,0.2,1,0.9:a hat" -n 4'
+    f'"0,0.2,0.5,0.9:a mug" --image {HAT} --subject "0.5,0.2,1,0.9:a hat" -n 4'
 )
 EXAMPLES["kosmos_g"] = (
-    f'threed image "<1> to the left of <2>" --system kosmos_g --image {DRAWN} --image hat.png -n 4'
+    f'threed image "<1> to the left of <2>" --system kosmos_g --image {DRAWN} --image {HAT} -n 4'
 )
 EXAMPLES["photo_maker"] = (
-    'threed image "a portrait of a person img in a red hat" --system photo_maker '
-    "--image me1.png --image me2.png -n 4"
+    'threed image "a portrait of a person img in a red cap" --system photo_maker '
+    f"--image {FACES[0]} --image {FACES[1]} -n 4"
 )
 EXAMPLES["instant_id"] = (
-    'threed image "a portrait in a red hat" --system instant_id --image me.png -n 4'
+    'threed image "a portrait of a person in a red cap" --system instant_id '
+    f"--image {FACES[0]} -n 4"
 )
 FITTING = "--person me.png --garment sweater.png --mask mask.png --category upper"
 EXAMPLES["ladi_vton"] = (
@@ -222,14 +224,23 @@ def scores() -> str:
 
 
 def draw_input() -> None:
-    """The picture that examples start from, drawn by toybox."""
+    """The pictures that examples start from, drawn by toybox."""
     from threed.core.cameras import orbit
+    from threed.toybox.judge.alike import draw_face
     from threed.toybox.world.draw import Light
+    from threed.toybox.world.faces import random_face
     from threed.toybox.world.toys import draw_set, random_toy
 
-    toy = random_toy(np.random.default_rng(3), "mug", "red", "plain")
-    drawn = draw_set(toy, orbit(1, 64, start_deg=40), Light(), np.ones((2, 3), np.float32))
-    save_image(torch.from_numpy(drawn.pictures[0].rgb).permute(2, 0, 1), ROOT / DRAWN)
+    drawn = {}
+    for place, look in ((DRAWN, ("mug", "red", "plain")), (HAT, ("hat", "green", "striped"))):
+        toy = random_toy(np.random.default_rng(3), *look)
+        seen = draw_set(toy, orbit(1, 64, start_deg=40), Light(), np.ones((2, 3), np.float32))
+        drawn[place] = seen.pictures[0].rgb
+    rng = np.random.default_rng([9002, 8])  # nobody that anything was taught with
+    face = random_face(rng)
+    drawn |= {place: draw_face(rng, face) for place in FACES}
+    for place, rgb in drawn.items():
+        save_image(torch.from_numpy(np.asarray(rgb)).permute(2, 0, 1), ROOT / place)
 
 
 def run(name: str, line: str) -> None:
