@@ -64,6 +64,7 @@ CALLS = {
     "queue cancel": ["--queue", "{here}/empty"],
     "toybox world": ["--out", "{here}/new.png"],
     "toybox subject": ["--out", "{here}/new"],
+    "toybox fitting": ["--out", "{here}/new"],
     "toybox sample": ["a red mug", "--out", "{here}/new.png"],
     "toybox train": ["vae", "--work", "{here}/new", "--weights", "{here}/new", "--sets", "1"],
     "toybox evaluate": ["--weights", "{here}/empty", "--sets", "1"],

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from threed.core.errors import InputError
 from threed.diffusion.bodies import GREY, NAMES, REGIONS
 from threed.learning.data import Examples
+from threed.systems.system import Request
 from threed.systems.tryon.outfits import ROLES, read_fittings
-from threed.toybox.family.examples import draw_examples
+from threed.systems.tryon.wear import INPUTS, worn
+from threed.toybox.family.examples import draw_examples, draw_fitting
+from threed.toybox.world.dressed import said
 
 SIZE = (48, 64)
+NO_CLIP: Any = SimpleNamespace(folder=Path("nowhere"))
 WHOLE = ("image", "garment", "garment_mask", "agnostic", "mask", "pose", "parse", "warped")
 
 
@@ -97,6 +104,20 @@ def test_toyboxs_folder_has_all_roles_and_they_are_what_was_drawn(tmp_path: Path
                  ) < 0.05  # fmt: skip
     cut = read_fittings(folder, SIZE, ("image", "mask"))
     assert np.array_equal(cut.pictures("image", [0]), pictures["image"][:1, ..., 8:56])
+
+
+@pytest.mark.parametrize("category", ["upper", "lower", "dress"])
+def test_toybox_draws_somebody_to_dress(category: str, tmp_path: Path) -> None:
+    made = draw_fitting(tmp_path, 3, category)
+    assert made.category == category
+    assert (tmp_path / "garment.txt").read_text() == said(made.other) + "\n"
+    inputs = {item.name: item.read([str(tmp_path / f"{item.name}.png")])
+              for item in INPUTS if item.name not in ("category", "garment_text")}  # fmt: skip
+    known = worn(Request("a person", inputs=inputs | {"category": (category,)}), NO_CLIP)
+    truth = torch.from_numpy(np.array(Image.open(tmp_path / "truth.png"))).permute(2, 0, 1) / 255
+    changed = ((truth - known.person[0]).abs() > 0.02).any(0)
+    assert float(changed.float().mean()) > 0.01  # another garment is seen
+    assert float((changed & (known.mask[0, 0] == 0)).sum() / changed.sum()) < 0.05
 
 
 def test_viton_hd_is_read_as_published(tmp_path: Path) -> None:
@@ -199,11 +220,11 @@ def test_labels_and_keypoints_that_are_none_are_told(tmp_path: Path) -> None:
 def test_our_own_folder_must_say_a_category_and_what_is_needed(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.full((64, 48, 3), 9))
     row = {"image": "a.png", "garment": "a.png", "text": "a", "garment_text": "b"}
-    for change, said in (
+    for change, told in (
         ({"category": "hat"}, "the category of a.png is 'hat', and must be one of upper, lower"),
         ({"category": "upper"}, "metadata.jsonl: a.png, has no picture 'mask': it is not said"),
         ({}, "line 1, says no category"),
     ):
         (tmp_path / "metadata.jsonl").write_text(json.dumps(row | change))
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=told):
             read_fittings(tmp_path, SIZE, ("mask",))

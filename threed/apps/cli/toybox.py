@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import click
 from pydantic import Field
@@ -43,6 +44,16 @@ class Subject(Settings):
     out: Path = Field(description="a new folder")
     pictures: int = Field(5, ge=1, le=1000, description="of it, each from another side")
     seed: Seed = Field(0, description="decides which toy it is")
+
+
+class Worn(Settings):
+    """Draw a person and a garment that it does not wear, with all that try-on is told of them."""
+
+    out: Path = Field(description="a new folder")
+    category: Literal["upper", "lower", "dress"] | None = Field(
+        None, description="of the garment; any if not given"
+    )
+    seed: Seed = Field(0, description="decides who it is, and what it tries on")
 
 
 class Family(Settings):
@@ -133,6 +144,22 @@ def draw_thing(job: Subject) -> None:
              f'--data {job.out} --out taught name="<toy>" kind={drawn.kind}', "toybox")  # fmt: skip
 
 
+def draw_worn(job: Worn) -> None:
+    """Draw who tries something on, and say how it goes on."""
+    from threed.core.files import check_out
+    from threed.toybox.family.examples import draw_fitting
+    from threed.toybox.world.dressed import said
+
+    check_out(job.out, folder=True)
+    made = draw_fitting(job.out, job.seed, job.category)
+    say(str(job.out))
+    told = " ".join(f"--{role} {job.out / role}.png"
+                    for role in ("person", "garment", "mask", "dense"))  # fmt: skip
+    complain(f'put it on: threed image "{said(made.other)}" --system idm_vton {told} '
+             f"--category {made.category} --out dressed.png; truth.png is how it looks", "toybox"
+             )  # fmt: skip
+
+
 def sample(job: Sample) -> None:
     """Write a sheet of what both UNets make of a prompt."""
     import torch
@@ -203,6 +230,7 @@ TOYBOX = click.Group(
     commands=[
         Command("world", World, draw),
         Command("subject", Subject, draw_thing),
+        Command("fitting", Worn, draw_worn),
         Command("sample", Sample, sample),
         Command("train", Train, train),
         Command("evaluate", Evaluate, measure),

@@ -31,6 +31,7 @@ from threed.toybox.world.chance import Rng
 from threed.toybox.world.conditions import CONDITIONS, condition_map
 from threed.toybox.world.dressed import (
     Dressed,
+    Fitting,
     category_of,
     fitting_pictures,
     on_white,
@@ -211,6 +212,26 @@ def draw_subject(folder: Path, count: int, seed: int, kind: str | None = None) -
         text = f"a {{}} on {view.scene.ground.words()}, {side} view\n"
         (folder / f"{index:02d}.txt").write_text(text, encoding="utf-8")
     return subject
+
+
+def draw_fitting(folder: Path, seed: int, category: str | None = None) -> Fitting:
+    """Draw one person who tries on another garment: person.png, garment.png, and all between.
+
+    mask, pose, dense and parse are of the person, as systems take them; worn.png is what it wears,
+    cut out on white; truth.png is the same person in the garment. garment.txt is what it is called.
+    """
+    made = random_fitting(np.random.default_rng([seed, len(SETS)]), category)
+    view, flat = draw_scene(made.scene), draw_scene(laid_flat(made.other))
+    known = fitting_pictures(view, made.garment, flat)
+    cut, seen = on_white(view, made.garment)
+    pictures: dict[str, NDArray[Any]] = {"person": view.picture.rgb, "garment": flat.picture.rgb}
+    pictures |= {role: known[role] for role in ("mask", "pose", "dense", "parse")}
+    pictures["worn"] = cut_out((cut * 255).round().astype(np.uint8), seen) / 255
+    pictures["truth"] = draw_scene(made.changed()).picture.rgb
+    for role, colors in pictures.items():
+        save_image(_picture(colors), folder / f"{role}.png")
+    (folder / "garment.txt").write_text(f"{said(made.other)}\n", encoding="utf-8")
+    return made
 
 
 def edit_triples(count: int, seed: int) -> list[tuple[str, str, str]]:
