@@ -27,6 +27,7 @@ PAGE = ROOT / "docs" / "systems.md"
 FOLDER = "docs/pictures/systems"
 DRAWN, HAT = f"{FOLDER}/drawn.png", f"{FOLDER}/drawn-hat.png"  # a mug and a hat that no model made
 FACES = f"{FOLDER}/drawn-face1.png", f"{FOLDER}/drawn-face2.png"  # somebody, twice
+FITTING = f"{FOLDER}/fitting"  # somebody, another shirt, and all that is told of both
 
 EXAMPLES = {
     "prompt_to_prompt": 'threed image "a blue chair" --system prompt_to_prompt --source "a pink '
@@ -66,20 +67,17 @@ EXAMPLES["instant_id"] = (
     'threed image "a portrait of a person in a red cap" --system instant_id '
     f"--image {FACES[0]} -n 4"
 )
-FITTING = "--person me.png --garment sweater.png --mask mask.png --category upper"
-EXAMPLES["ladi_vton"] = (
-    f'threed image "a person in a sweater" --system ladi_vton {FITTING} --pose pose.png -n 4'
-)
-EXAMPLES["stable_viton"] = (
-    f'threed image "a person in a sweater" --system stable_viton {FITTING} --dense dense.png -n 4'
-)
-EXAMPLES["idm_vton"] = (
-    'threed image "a striped red shirt" --system idm_vton --person me.png --garment shirt.png '
-    "--mask mask.png --dense dense.png -n 4"
-)
+DRESSED = {
+    name: f'threed image "a striped pink shirt" --system {name} --person {FITTING}/person.png '
+    f"--garment {FITTING}/garment.png --mask {FITTING}/mask.png {more} -n 4"
+    for name, more in (("ladi_vton", f"--pose {FITTING}/pose.png"),
+                       ("stable_viton", f"--dense {FITTING}/dense.png"),
+                       ("idm_vton", f"--dense {FITTING}/dense.png"))
+}  # fmt: skip
+EXAMPLES |= DRESSED
 EXAMPLES["bootcomp"] = (
-    'threed image "a person on a green background" --system bootcomp --garment shirt:shirt.png '
-    "--garment skirt:skirt.png -n 4"
+    'threed image "a person on a green background" --system bootcomp '
+    f"--garment shirt:{FITTING}/garment.png -n 4"
 )
 REAL = (f'threed image "a blue mug" --system prompt_to_prompt --source "a red mug" --image {DRAWN} '
         "--blend mug --steps 8")  # fmt: skip
@@ -226,6 +224,7 @@ def scores() -> str:
 def draw_input() -> None:
     """The pictures that examples start from, drawn by toybox."""
     from threed.core.cameras import orbit
+    from threed.toybox.family.examples import draw_fitting
     from threed.toybox.judge.alike import draw_face
     from threed.toybox.world.draw import Light
     from threed.toybox.world.faces import random_face
@@ -241,6 +240,7 @@ def draw_input() -> None:
     drawn |= {place: draw_face(rng, face) for place in FACES}
     for place, rgb in drawn.items():
         save_image(torch.from_numpy(np.asarray(rgb)).permute(2, 0, 1), ROOT / place)
+    draw_fitting(ROOT / FITTING, 3, "upper")
 
 
 def run(name: str, line: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import Answer
 from tests.tiny import eye_folder, tiny_folder
@@ -117,6 +117,21 @@ def test_packed_weights_are_half_as_large_and_the_same(
         run("pack", tmp_path / "out", "--small", "--out", tmp_path / "none")
     with pytest.raises(InputError, match="data holds no weights to pack"):
         run("pack", data, "--out", tmp_path / "none")
+
+
+def test_what_a_stage_made_is_packed_unless_the_last_made_it_anew(tmp_path: Path) -> None:
+    out, net = tmp_path / "out", {"w": torch.ones(2)}
+    for stage in ("", "language", "warping"):
+        (out / stage).mkdir(parents=True)
+        told = {"stage": stage} if stage else {}
+        (out / stage / "settings.json").write_text(json.dumps(told))
+        save_file(
+            net, out / stage / ("net.safetensors" if stage == "warping" else "all.safetensors")
+        )
+    run("pack", out, "--out", tmp_path / "packed")
+    kept = sorted(str(p.relative_to(tmp_path / "packed"))
+                  for p in (tmp_path / "packed").rglob("*") if p.is_file())  # fmt: skip
+    assert kept == ["all.safetensors", "settings.json", "warping/net.safetensors"]
 
 
 def test_a_training_goes_on_only_as_it_began(backbone: Path, data: Path, tmp_path: Path) -> None:

@@ -121,9 +121,9 @@ def pack(source: Path, out: Path, bits: Literal[16, 8] = 16) -> Path:
     """Copy what a training made, in 16 or 8 bits, without its checkpoint: what there is to keep.
 
     Configs, safetensors and the settings of the training, of the folder and those in it, as they
-    lie there; stages before the last are left out. In 8 bits they are differences from the UNet of
-    the backbone in whose folder `out` lies. InputError if there are no weights, if `out` exists, or
-    lies elsewhere.
+    lie there; what the last stage wrote anew is left out of those before it. In 8 bits they are
+    differences from the UNet of the backbone in whose folder `out` lies. InputError if there are no
+    weights, if `out` exists, or lies elsewhere.
     """
     check_out(out, folder=True)
 
@@ -133,7 +133,10 @@ def pack(source: Path, out: Path, bits: Literal[16, 8] = 16) -> Path:
     stages = [path.parent for path in found(SETTINGS) if "stage" in read_json(path)]
 
     def kept(pattern: str) -> list[Path]:
-        return [path for path in found(pattern) if not any(map(path.is_relative_to, stages))]
+        return [path for path in found(pattern) if not any(
+            path.is_relative_to(stage) and (source / path.relative_to(stage)).exists()
+            for stage in stages
+        )]  # fmt: skip
 
     files = kept("*.safetensors")
     if not files:

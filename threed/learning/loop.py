@@ -319,7 +319,8 @@ def _loop(
             now = time.monotonic()
             if run.step == first + TIMED and run.step < last:
                 left = (now - began) / TIMED * (last - run.step)
-                say(f"about {_duration(left)} to go; {out / SHEET} will show what it makes")
+                shown = f"; {out / SHEET} will show what it makes" if run.task.sheet else ""
+                say(f"about {_duration(left)} to go{shown}")
             done = run.step == last or (minutes is not None and now - began > 60 * minutes)
             looking = run.step % sheet_every == 0 or done
             saving = looking or now - saved > SAVE_SECONDS
