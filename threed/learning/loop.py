@@ -309,7 +309,7 @@ class _Run:
 def _loop(
     run: _Run, out: Path, minutes: float | None, sheet_every: int, say: Callable[[str], None]
 ) -> None:
-    began = saved = time.monotonic()
+    began = saved = ready = time.monotonic()
     first, last = run.step, run.recipe.steps
     smooth, batches = torch.zeros((), device=run.device), run.batches()
     with _bar(run) as show, (out / LOG).open("a", encoding="utf-8") as log:
@@ -317,8 +317,10 @@ def _loop(
             value = run.advance(batches)
             smooth = value if run.step == first + 1 else smooth.lerp(value, 0.02)
             now = time.monotonic()
+            if run.step == first + 1:
+                ready = now  # the first step may make what all need
             if run.step == first + TIMED and run.step < last:
-                left = (now - began) / TIMED * (last - run.step)
+                left = (now - ready) / (TIMED - 1) * (last - run.step)
                 shown = f"; {out / SHEET} will show what it makes" if run.task.sheet else ""
                 say(f"about {_duration(left)} to go{shown}")
             done = run.step == last or (minutes is not None and now - began > 60 * minutes)
