@@ -68,7 +68,7 @@ EXAMPLES["instant_id"] = (
     f"--image {FACES[0]} -n 4"
 )
 DRESSED = {
-    name: f'threed image "a striped pink shirt" --system {name} --person {FITTING}/person.png '
+    name: f'threed image "a striped red shirt" --system {name} --person {FITTING}/person.png '
     f"--garment {FITTING}/garment.png --mask {FITTING}/mask.png {more} -n 4"
     for name, more in (("ladi_vton", f"--pose {FITTING}/pose.png"),
                        ("stable_viton", f"--dense {FITTING}/dense.png"),
@@ -240,7 +240,7 @@ def draw_input() -> None:
     drawn |= {place: draw_face(rng, face) for place in FACES}
     for place, rgb in drawn.items():
         save_image(torch.from_numpy(np.asarray(rgb)).permute(2, 0, 1), ROOT / place)
-    draw_fitting(ROOT / FITTING, 3, "upper")
+    draw_fitting(ROOT / FITTING, 4, "upper")
 
 
 def run(name: str, line: str) -> None:

@@ -9,7 +9,7 @@
 Persons and garments are of seeds that nothing was trained on, and nobody wears the garment that is
 given. What is read, and by what: benchmarks/try_on_cases.py. Results are in DIR/results.jsonl; cut,
 it goes on. At the end DIR/try_on.md has the tables, and DIR/try_on.png has a row for each of the
-first persons: person, garment, the four systems, truth.
+first persons: person, garment, the backbone told by words, the systems, truth.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ from benchmarks.try_on_ways import (
     free,
     idm,
     ladi,
+    lossy,
     masked_words,
     stable,
+    through,
 )
 from threed.apps.cli.show import complain, say
 from threed.diffusion.catalog import load_backbone
@@ -68,6 +70,7 @@ class Way:
 
 
 WAYS = {
+    "truth, by the VAE": Way(lossy),
     "words": Way(masked_words),
     "ladi_vton": Way(ladi, "ladi_vton"),
     "ladi_vton, no warping": Way(partial(ladi, warping=False), "ladi_vton"),
@@ -91,6 +94,7 @@ class Bench:
         self.out, self.results, self.only = out, out / "results.jsonl", only
         self.base: Any = load_backbone(backbone)
         self.judge = load_judge(self.base.folder / "judge")
+        self.eye = partial(through, self.base)  # what is read is compared as the VAE shows it
         self.weights = weights or self.base.folder
         self.done = {key(line) for line in read(self.results)}
 
@@ -152,7 +156,8 @@ def pairs(bench: Bench) -> None:
     """A person and a garment that it does not wear: each system, its ablations, words alone."""
     for name, way in WAYS.items():
         if bench.asked("pairs") or bench.asked(name):
-            bench.run("pairs", name, way, fitting_case, PAIRS, bench.found)
+            case = partial(fitting_case, eye=bench.eye)
+            bench.run("pairs", name, way, case, PAIRS, bench.found)
 
 
 def looking(bench: Bench) -> None:
@@ -176,7 +181,7 @@ def outfits(bench: Bench) -> None:
     for count in (1, 2, 3):
         for name, weights in (("bootcomp", "bootcomp"), ("no filter", "bootcomp-all")):
             about = f"{name}, {count} garment{'s' * (count > 1)}"
-            case = partial(outfit_case, count=count)
+            case = partial(outfit_case, count=count, eye=bench.eye)
             way = Way(bootcomp, weights)
             bench.run("outfits", about, way, case, OUTFITS, bench.found)
             bench.run("outfits", f"{about}, free", Way(free, weights), case, OUTFITS, bench.judged)
@@ -236,8 +241,12 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def sheet(pictures: Path) -> Tensor | None:
-    """[3, H, W] a row for each person of whom all is there; None if there is none."""
-    names = ("person", "garment", *FOUR, "truth")
+    """[3, H, W] a row for each person of whom all is there; None if there is none.
+
+    Systems that have drawn nobody are left out.
+    """
+    drew = [name for name in ("words", *FOUR) if any(pictures.glob(f"* {name}.png"))]
+    names = ("person", "garment", *drew, "truth")
     rows = [[pictures / f"{number} {name}.png" for name in names] for number in range(SHOWN)]
     whole = [torch.cat([load_image(path, 64) for path in paths])
              for paths in rows if all(path.is_file() for path in paths)]  # fmt: skip

@@ -3,11 +3,12 @@
 What a garment is like is read by the world itself, with no net: the same person in the same pose,
 light and place is drawn in the garment in every colour and pattern, with every other emblem or
 length, and in every other pose. What is painted is read as the nearest of these inside the mask.
+A case's `eye` is what drawings pass before they are compared: a VAE, where what is painted did.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -47,6 +48,14 @@ SAME = 0.05  # of squared differences, up to which nobody could tell two picture
 WINDOW = 7  # pixels a side, over which structures are compared
 
 
+Eye = Callable[[Tensor], Tensor]  # [N, 3, H, W] pictures -> as they are seen
+
+
+def plainly(pictures: Tensor) -> Tensor:
+    """[N, 3, H, W] as they are."""
+    return pictures
+
+
 class Unrepainted(Wear):
     """What is worn, whose pictures are left as they are made: outside the mask, too."""
 
@@ -62,6 +71,7 @@ class Case:
     number: int
     scene: Scene  # of the person as it is
     garments: tuple[Garment, ...]
+    eye: Eye = plainly
 
     @cached_property
     def view(self) -> View:
@@ -117,10 +127,19 @@ class Case:
         return replace(self.scene, subject=person)
 
     @cached_property
+    def goal(self) -> Tensor:
+        """[3, N] the pixels of the mask in the truth, as the eye sees it."""
+        return self.seen([self.truth])[0]
+
+    @cached_property
     def dyed(self) -> list[list[tuple[Garment, Tensor]]]:
         """For each garment, it in every colour and pattern, and the pixels of the mask [3, N]."""
-        return [[(dyed, self.inside(self.dressed(*self.beside(garment), dyed)))
-                 for dyed in dyes(garment)] for garment in self.garments]  # fmt: skip
+        found = []
+        for garment in self.garments:
+            every, beside = dyes(garment), self.beside(garment)
+            seen = self.seen([self.dressed(*beside, one) for one in every])
+            found.append([*zip(every, seen)])
+        return found
 
     @cached_property
     def others(self) -> dict[str, list[list[Tensor]]]:
@@ -147,9 +166,14 @@ class Case:
         """[3, N] the pixels of the mask of a picture [3, H, W]."""
         return picture[:, torch.from_numpy(self.mask)]
 
+    def seen(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+        """[3, N] the pixels of the mask of pictures [3, H, W], as the eye sees them."""
+        return [self.inside(one) for one in self.eye(torch.stack([*pictures]))]
+
     def _apart(self, pictures: Sequence[Tensor]) -> list[Tensor]:
         goal = self.inside(self.truth)
-        return [one for one in map(self.inside, pictures) if away(one, goal) > SAME]
+        apart = [one for one in pictures if away(self.inside(one), goal) > SAME]
+        return self.seen(apart) if apart else []
 
     def read(self, made: Tensor) -> dict[str, float]:
         """The shares of garments of which a picture [3, H, W] is read right, by what is read.
@@ -157,7 +181,7 @@ class Case:
         What is right is as near as anything else.
         """
         pixels = self.inside(made)
-        near, found = away(pixels, self.inside(self.truth)), dict[str, float]()
+        near, found = away(pixels, self.goal), dict[str, float]()
         for what, others in self.others.items():
             right = [all(near <= away(pixels, other) for other in each) for each in others if each]
             found |= {what: float(np.mean(right))} if right else {}
@@ -202,20 +226,20 @@ def variants(garment: Garment) -> dict[str, list[Garment]]:
 
 
 @cache
-def fitting_case(number: int) -> Case:
+def fitting_case(number: int, eye: Eye = plainly) -> Case:
     """The person of a number, and a garment of the category of one that it wears."""
     made = random_fitting(np.random.default_rng([SEED, number]))
-    return Case(number, made.scene, (made.other,))
+    return Case(number, made.scene, (made.other,), eye)
 
 
 @cache
-def outfit_case(number: int, count: int) -> Case:
+def outfit_case(number: int, count: int, eye: Eye = plainly) -> Case:
     """The person of a number, and an upper garment, a lower one, and a hat: as many as count."""
     rng = np.random.default_rng([SEED, number, 2])
     person = replace(random_dressed(rng, "upper", hat=1.0), near=False)
     scene = staged(rng, person, random_camera(rng, (-18, 18), (-4, 10), (1.03, 1.1)))
     new = [another(rng, person.garment(name)) for name in ("upper", "lower", "hat")]
-    return Case(number, scene, tuple(new[:count]))
+    return Case(number, scene, tuple(new[:count]), eye)
 
 
 def another(rng: Rng, garment: Garment) -> Garment:

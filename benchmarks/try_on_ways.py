@@ -68,6 +68,18 @@ def masked_words(told: Told, cases: Sequence[Case]) -> Tensor:
     return told.paint(Ready(within(base, score, cases)), len(cases))
 
 
+def through(base: Any, pictures: Tensor) -> Tensor:
+    """[N, 3, H, W] pictures as the VAE draws them."""
+    with torch.no_grad():
+        made: Tensor = base.decode_latents(base.encode_image(pictures.to(base.device)))
+    return made.cpu()
+
+
+def lossy(told: Told, cases: Sequence[Case]) -> Tensor:
+    """The truth, as the VAE draws it: what paints by latents comes no nearer."""
+    return through(told.base, torch.stack([case.truth for case in cases]))
+
+
 def within(base: Any, score: Score, cases: Sequence[Case]) -> Score:
     """The Score inside the masks of cases; elsewhere the persons stay as they are."""
     clean = base.encode_image(torch.stack([case.person for case in cases]).to(base.device))

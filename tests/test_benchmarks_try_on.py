@@ -51,6 +51,13 @@ def test_the_truth_is_read_right_and_another_colour_is_not(case: Case) -> None:
     assert gone["outside"] == 0
 
 
+def test_what_is_painted_is_read_as_the_eye_sees_drawings(case: Case) -> None:
+    dark = fitting_case(0, lambda pictures: pictures / 4)
+    found = dark.read(dark.truth / 4)
+    assert set(found.values()) == {1.0}
+    assert case.read(case.truth / 4)["colour"] < found["colour"]
+
+
 def test_what_could_be_read_differs_in_one_thing() -> None:
     shirt = Garment("shirt", "red", "plain", sleeve=0.4, mark=Print("star", "white", 0.12))
     assert {what: len(each) for what, each in variants(shirt).items()} == {
@@ -153,7 +160,7 @@ def test_what_was_cut_goes_on_and_is_merged(
         "## outfits", "", "|  | psnr | cases |", "|---|---|---|", "| free | 2.00 dB | 5 |", "",
     ])  # fmt: skip
     assert not (other / "try_on.png").exists(), "no row of it is whole"
-    names = ("person", "garment", *try_on.FOUR, "truth")
+    names = ("person", "garment", "words", "idm_vton", "truth")
     for name in names:
         save_image(torch.rand(3, 64, 64), other / "pictures" / f"3 {name}.png")
     seen = try_on.sheet(other / "pictures")
