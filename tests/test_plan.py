@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("name", "peaks", "chunks", "tight"),
     [
         ("toybox-dreamflow", [1136748918], [1024], [798504515]),
-        ("toybox-edit", [751355295], [1024], [738495903]),
+        ("toybox-edit", [745928914], [1024], [733634770]),
         (
             "toybox-magic3d",
             [1075982710, 1113860994, 746209490, 746209490],
