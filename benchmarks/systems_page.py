@@ -67,14 +67,13 @@ EXAMPLES["instant_id"] = (
     'threed image "a portrait of a person in a red cap" --system instant_id '
     f"--image {FACES[0]} -n 4"
 )
-DRESSED = {
+EXAMPLES |= {
     name: f'threed image "a striped red shirt" --system {name} --person {FITTING}/person.png '
     f"--garment {FITTING}/garment.png --mask {FITTING}/mask.png {more} -n 4"
     for name, more in (("ladi_vton", f"--pose {FITTING}/pose.png"),
                        ("stable_viton", f"--dense {FITTING}/dense.png"),
                        ("idm_vton", f"--dense {FITTING}/dense.png"))
 }  # fmt: skip
-EXAMPLES |= DRESSED
 EXAMPLES["bootcomp"] = (
     'threed image "a person on a green background" --system bootcomp '
     f"--garment shirt:{FITTING}/garment.png -n 4"

@@ -55,6 +55,7 @@ from threed.toybox.world.toys import COLORS, FINISHES, KINDS, view_words
 
 SCENES: dict[str, float] = {"toy": 0.5, "pair": 0.3, "figure": 0.2}  # the share of each in examples
 TURNED = 0.3  # of those who try something on, seen from anywhere: assets are dressed all around
+TRIED = 6  # tells who tries something on from others of a seed
 LEAST = 12  # pixels that are seen of a garment that is worn
 
 
@@ -220,7 +221,7 @@ def draw_fitting(folder: Path, seed: int, category: str | None = None) -> Fittin
     mask, pose, dense and parse are of the person, as systems take them; worn.png is what it wears,
     cut out on white; truth.png is the same person in the garment. garment.txt is what it is called.
     """
-    made = random_fitting(np.random.default_rng([seed, len(SETS)]), category)
+    made = random_fitting(np.random.default_rng([seed, TRIED]), category)
     view, flat = draw_scene(made.scene), draw_scene(laid_flat(made.other))
     known = fitting_pictures(view, made.garment, flat)
     cut, seen = on_white(view, made.garment)
