@@ -301,6 +301,23 @@ def test_it_is_trained_in_stages_and_then_used(
         prepared(SYSTEM, backbone, telling(asks, dense=None))
 
 
+def test_unlocked_the_way_up_learns_while_the_garment_is_looked_at(
+    backbone: StableDiffusion, eye: ImageEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stable_viton, "SHOWN_EXAMPLES", 1)
+    data, states = fitting_folder(tmp_path / "data"), []
+    for unlocked in (False, True):
+        out = train("stable_viton", data, tmp_path / str(unlocked), steps=1, batch=2, accumulate=1,
+                    lr=1e-2, backbone=str(backbone.folder), device="cpu", size=32,
+                    encoder=str(eye.folder), unlocked=unlocked)  # fmt: skip
+        states.append(read_nets(backbone, out, eye).unet.state_dict())
+    locked, free = states
+    moved = {name for name in locked if not torch.equal(locked[name], free[name])}
+    assert moved
+    assert all(name.startswith(("up_blocks.", "conv_out.")) for name in moved)
+    assert any(".resnets.0.conv1" in name for name in moved)
+
+
 @pytest.mark.parametrize("augment", [False, True])
 def test_the_last_stage_counts_the_variation(
     backbone: StableDiffusion, eye: ImageEncoder, tmp_path: Path, augment: bool
@@ -313,5 +330,6 @@ def test_the_last_stage_counts_the_variation(
         torch.manual_seed(0)
         school = stable_viton.School(backbone, Lesson(examples, {}, options))
         stirred(school.nets.garment, 0.05)
+        school.hold()
         losses.append(school.loss(school.nets.garment, 3, torch.Generator().manual_seed(0)))
     assert float(losses[1] - losses[0]) > 0.01

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.try_on_cases import Case, fitting_case, measured
-from benchmarks.try_on_ways import Told, idm, ladi, masked_words, through
+from benchmarks.try_on_ways import Told, idm, ladi, masked_words, stable, through
 from threed.diffusion.catalog import load_backbone
 
 NUMBERS = 0, 1, 2, 3
-WAYS: dict[str, Callable[[Told, Sequence[Case]], Tensor]] = {"ladi_vton": ladi, "idm_vton": idm}
+WAYS: dict[str, Callable[[Told, Sequence[Case]], Tensor]] = {
+    "ladi_vton": ladi, "stable_viton": stable, "idm_vton": idm,
+}  # fmt: skip
 
 
 @cache

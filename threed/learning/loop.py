@@ -60,6 +60,7 @@ class Task:
     rates: Mapping[str, float] = field(default_factory=dict)
     after_step: Callable[[nn.Module], None] | None = None
     batch: Callable[[int, torch.Generator], Batch] | None = None
+    hold: Callable[[], None] | None = None  # says, before a run, which of its weights learn
     start: Callable[[], None] | None = None  # done before the first step, and not when resumed
     first: tuple[Task, ...] = ()  # stages before it, of parts of its net; about says their "stage"
     share: float = 1.0  # of the recipe's steps, how many a stage takes
@@ -86,6 +87,8 @@ def train(
     """
     begin(task, recipe, out, resume=resume)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if task.hold is not None:
+            task.hold()
         if task.start is not None and not resume:
             task.start()
         run = _Run(task, recipe, device)

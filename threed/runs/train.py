@@ -125,7 +125,7 @@ def _lesson(
         examples = read_examples(folder, size, pictures=roles, texts=texts, found=found_for(roles))
     about = {"system": job.system, "backbone": known.name, "data": job.data}
     about |= {"size": str(examples.size)} | ({"weights": job.weights} if job.weights else {})
-    about |= {name: str(value) for name, value in plain(options).items()}
+    about |= {name: str(value) for name, value in plain(options, brief=True).items()}
     return Lesson(examples, about, options, debias=small)
 
 

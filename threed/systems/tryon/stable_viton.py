@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -38,6 +38,7 @@ NAME = "stable_viton"
 STAGES = PAINTING, LOOKING = ("painting", "looking")  # before attention's variation counts, too
 DROP = 0.2  # so often there is no picture in the place of the text
 ROLES = ("image", "garment", "agnostic", "mask", "dense", "warped")
+UNLOCKED = 0.3  # of the rate at which the rest learns, that of the UNet where it does
 SHOWN_EXAMPLES = 6  # of a sheet
 SHIFT = SCALE = 0.2  # persons and garments are moved and scaled by up to so much, each by itself
 WHITE = 0.998  # of which the ground is, where a worn garment is cut out
@@ -56,6 +57,8 @@ class Knobs(Settings):
 class Options(Settings):
     """What is taught, and with what."""
 
+    ADDED: ClassVar = frozenset({"unlocked"})
+
     variation: float = Field(
         0.001, ge=0, description="how much attention's total variation counts in the last stage"
     )
@@ -64,6 +67,9 @@ class Options(Settings):
     )
     layers: int = Field(
         2, ge=1, le=12, description="between the picture and its word; published are 5"
+    )
+    unlocked: bool = Field(
+        False, description="teach the UNet's way up, too, while the garment is looked at"
     )
     encoder: str | None = Field(
         None, description="the image encoder's folder; if not given, the one beside the backbone"
@@ -148,20 +154,22 @@ def learn(backbone: Backbone, lesson: Lesson) -> Task:
     """Train in three stages: to paint by a picture, to look at the garment, and to look evenly.
 
     The first is Paint by Example with a dense pose, all of the UNet; published weights begin from
-    one such. Then the UNet stays as it is, and its encoder's copy learns, with what looks at it and
-    the picture's word. Last the variation of where it looks counts.
+    one such. Then the UNet stays as it is (`unlocked`: up to its middle), and its encoder's copy
+    learns, with what looks at it and the picture's word. Last the variation of where it looks
+    counts.
     """
     from threed.learning.loop import Task
 
     school = School(backbone, lesson)
-    net = school.nets.garment
+    net, rates = school.looker, {"unet.": UNLOCKED} if lesson.options.unlocked else {}
     first = (
         Task(school.painter, school.painting_loss, school.unsaved,
              {**lesson.about, "stage": PAINTING}),
         Task(net, school.looking_loss, school.unsaved, {**lesson.about, "stage": LOOKING},
-             start=lambda: net.begin(school.nets.unet)),
+             rates=rates, hold=school.hold,
+             start=lambda: school.nets.garment.begin(school.nets.unet)),
     )  # fmt: skip
-    return Task(net, school.loss, school.save, lesson.about, school.sheet,
+    return Task(net, school.loss, school.save, lesson.about, school.sheet, rates, hold=school.hold,
                 first=() if lesson.start else first)  # fmt: skip
 
 
@@ -186,6 +194,7 @@ class School:
                      else read_nets(base, lesson.start, eye))  # fmt: skip
         word, self.record = self.nets.garment.word, Record(lambda site: site.layer.cross)
         self.painter = nn.ModuleDict({"unet": self.nets.unet, "word": word})
+        self.looker = nn.ModuleDict({"garment": self.nets.garment, "unet": self.nets.unet})
         self.painting, self.clothed = with_unet(base, self.nets.unet), Clothed(base, self.nets)
         self.watched = Clothed(base, self.nets, self.record)
         self.latents = {role: Latents(base, self.examples, role)
@@ -193,6 +202,13 @@ class School:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def hold(self) -> None:
+        """Let the UNet stay as it is, but for its way up where that is unlocked."""
+        from threed.diffusion.parts.channels import let_learn
+
+        learned = ("up_blocks.", "conv_out.") if self.lesson.options.unlocked else ()
+        let_learn(self.nets.unet, lambda name: name.startswith(learned))
 
     def unsaved(self, net: nn.Module, out: Path) -> None:
         """Write nothing: the last stage writes all nets."""
@@ -251,7 +267,6 @@ class School:
         """[] the noise that it predicts when it looks at the garment."""
         from threed.learning.losses import denoising_loss
 
-        self.nets.unet.requires_grad_(False)
         latents, told, _ = self.told(n, generator)
         return denoising_loss(self.clothed, latents, told, generator, debias=self.lesson.debias)
 
@@ -262,7 +277,6 @@ class School:
         from threed.diffusion.parts.garment_encoder import expected_places, variation
         from threed.learning.losses import denoising_loss
 
-        self.nets.unet.requires_grad_(False)
         latents, told, worn = self.told(n, generator)
         loss = denoising_loss(self.watched, latents, told, generator, debias=self.lesson.debias)
         (weights,) = self.record.kept.values()
@@ -318,7 +332,9 @@ def moved(seen: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tens
 
 
 def load_trained(backbone: Backbone, path: Path, options: Options) -> nn.Module:
-    """Load what was trained beside the UNet, to go on from."""
+    """Load what was trained, to go on from."""
+    from torch import nn
+
     from threed.diffusion.models.stable_diffusion import require_one_text
     from threed.diffusion.parts.garment_encoder import read_nets
     from threed.systems.reference.ip_adapter import find_encoder
@@ -326,7 +342,7 @@ def load_trained(backbone: Backbone, path: Path, options: Options) -> nn.Module:
     base = require_one_text(backbone, NAME)
     given = None if options.encoder is None else Path(options.encoder)
     nets = read_nets(base, path, find_encoder(base, given, path / "garment", NAME))
-    return nets.garment
+    return nn.ModuleDict({"garment": nets.garment, "unet": nets.unet})
 
 
 TRAINING = Training(
