@@ -45,7 +45,7 @@ from benchmarks.try_on_ways import (
 from threed.apps.cli.show import complain, say
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.images import grid, load_image, save_image
-from threed.toybox.judge.net import load_judge
+from threed.toybox.judge.net import Judge, load_judge
 from threed.toybox.judge.truth import truths_of_garment
 
 PAIRS, OUTFITS, LOOKS, CUSTOM, ASSETS = 100, 50, 40, 8, 6  # cases of each part
@@ -141,15 +141,20 @@ class Bench:
         return measured(case, made) | self.judged(case, painted)
 
     def judged(self, case: Case, picture: Tensor) -> dict[str, float]:
-        """The share of garments whose colour, and if upper ones pattern, the judge reads right.
+        """The share of garments that the judge reads right."""
+        return {"judged": judged(self.judge, case, picture)}
 
-        It knows no hats of persons.
-        """
-        verdict = self.judge.read(picture[None])
-        worn = [truths_of_garment(one) for one in case.garments[:2]]
-        right = [all(verdict.names(name) == [value] for name, value in truths.items()
-                     if name.endswith(("color", "finish"))) for truths in worn]  # fmt: skip
-        return {"judged": float(np.mean(right))}
+
+def judged(judge: Judge, case: Case, picture: Tensor) -> float:
+    """The share of garments whose colour, and if upper ones pattern, a judge reads right.
+
+    It knows no hats of persons.
+    """
+    verdict = judge.read(picture[None])
+    worn = [truths_of_garment(one) for one in case.garments[:2]]
+    right = [all(verdict.names(name) == [value] for name, value in truths.items()
+                 if name.endswith(("color", "finish"))) for truths in worn]  # fmt: skip
+    return float(np.mean(right))
 
 
 def pairs(bench: Bench) -> None:
@@ -195,7 +200,7 @@ def assets(bench: Bench) -> None:
             if key(about) in bench.done or (told := bench.told(name, name)) is None:
                 continue
             asked = Asked(name, told.place, bench.base.folder, bench.out / "assets")
-            keep(bench.results, {**about, **asset(asked, asset_case(number))})
+            keep(bench.results, {**about, **asset(asked, asset_case(number), bench.eye)})
 
 
 PARTS = {"pairs": pairs, "looking": looking, "outfits": outfits, "assets": assets}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import exporters
 from benchmarks.edit3d import solid as volume
-from benchmarks.try_on_cases import another, away, dyes, psnr, read_dye
+from benchmarks.try_on_cases import Eye, another, away, dyes, plainly, psnr, read_dye
 from exporters import load
 from renderers.raster import render_mesh
 from tests.toys import solid
@@ -68,11 +68,12 @@ def asset_case(number: int) -> Worn:
     return Worn(number, person, changed(another(rng, person.garment(category)), mark=None))
 
 
-def asset(asked: Asked, case: Worn) -> dict[str, float]:
+def asset(asked: Asked, case: Worn, eye: Eye = plainly) -> dict[str, float]:
     """Dress an asset; what eight views of it show, and what became of the rest.
 
     colour, pattern: whether the world's drawings of the garment that are nearest inside the masks
-    have its own. rest: the psnr of the person outside of the masks. iou: of volumes.
+    have its own. They pass the eye first, as what the asset learned from came out of a VAE.
+    rest: the psnr of the person outside of the masks. iou: of volumes.
     """
     before, after = dress(asked, case)
     cameras = orbit(VIEWS, 64)
@@ -84,7 +85,7 @@ def asset(asked: Asked, case: Worn) -> dict[str, float]:
     rest = torch.stack([torch.from_numpy(view.picture.alpha > 0.5) for view in views])[:, None]
 
     def far(garment: Garment) -> float:
-        return away(pictures[1] * masks, drawn(case, cameras, garment) * masks)
+        return away(pictures[1] * masks, eye(drawn(case, cameras, garment)) * masks)
 
     read = read_dye(case.garment, [(one, far(one)) for one in dyes(case.garment)])
     found = dict(zip(("colour", "pattern"), map(float, read)))

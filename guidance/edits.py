@@ -9,6 +9,7 @@ next edits begin from that.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,20 +38,17 @@ class Album:
     pictures: Tensor  # [N, H, W, 3] in [0, 1], over white
 
 
-class DatasetUpdate:
+class Following(ABC):
     """Guidance that shows a scene the pictures that it is to look like.
 
-    Every `every` steps one view's picture is edited, at a noise level between t_min and t_max; all
-    views have their turn before one has its second. The loss is the mean absolute difference.
-    edits: what edits each view's picture.
+    Every `every` steps one view's picture is renewed; all views have their turn before one has its
+    second. The loss is the mean absolute difference, where each pixel has a weight.
     """
 
-    def __init__(
-        self, album: Album, edits: Sequence[Edit], *, every: int, t_min: Schedule, t_max: Schedule
-    ) -> None:
-        self.album, self.edits, self.every = album, edits, every
-        self.t_min, self.t_max = t_min, t_max
+    def __init__(self, album: Album, every: int) -> None:
+        self.album, self.every = album, every
         self.pictures = album.pictures.clone()
+        self.weights = torch.ones_like(self.pictures[..., :1])  # [N, H, W, 1]
         count = len(album.cameras)
         # a stride that meets every view, neighbours far from each other
         self.stride = next(s for s in range(round(GOLDEN * count) or 1, 2 * count + 1)
@@ -77,7 +75,8 @@ class DatasetUpdate:
         if step % self.every == 0:
             slot = self._slot(step, len(image))
             self._renew(int(where[slot]), image[slot].detach(), step, generator)
-        return {"edit": (image - self.pictures[where].to(image)).abs().mean()}
+        difference = (image - self.pictures[where].to(image)).abs()
+        return {"edit": (difference * self.weights[where].to(image)).mean()}
 
     def state_dict(self) -> dict[str, Any]:
         """The pictures as they are now."""
@@ -87,13 +86,9 @@ class DatasetUpdate:
         """Go on with these pictures."""
         self.pictures = state["pictures"].clone()
 
+    @abstractmethod
     def _renew(self, view: int, now: Tensor, step: int, generator: Generator) -> None:
-        """Edit the picture of a view, which shows [H, W, 3] now."""
-        low, high = self.t_min(step), self.t_max(step)
-        level = low + (high - low) * float(torch.rand((), generator=generator))
-        before, after = (x.movedim(-1, 0)[None] for x in (self.album.pictures[view], now))
-        edited = self.edits[view](before.to(now), after, level, generator)
-        self.pictures[view] = edited[0].movedim(0, -1).clamp(0, 1).to(self.pictures)
+        """Renew the picture of a view, which shows [H, W, 3] now."""
 
     def _views(self, step: int, n: int) -> Tensor:
         """[n] which views a step shows, the one to edit among them."""
@@ -106,3 +101,23 @@ class DatasetUpdate:
     def _slot(self, step: int, n: int) -> int:
         """Whose place the view to edit takes; not always the same, or that one would be missed."""
         return step // self.every % n
+
+
+class DatasetUpdate(Following):
+    """Each turn edits how a view looks now, at a noise level between t_min and t_max.
+
+    edits: what edits each view's picture.
+    """
+
+    def __init__(
+        self, album: Album, edits: Sequence[Edit], *, every: int, t_min: Schedule, t_max: Schedule
+    ) -> None:
+        super().__init__(album, every)
+        self.edits, self.t_min, self.t_max = edits, t_min, t_max
+
+    def _renew(self, view: int, now: Tensor, step: int, generator: Generator) -> None:
+        low, high = self.t_min(step), self.t_max(step)
+        level = low + (high - low) * float(torch.rand((), generator=generator))
+        before, after = (x.movedim(-1, 0)[None] for x in (self.album.pictures[view], now))
+        edited = self.edits[view](before.to(now), after, level, generator)
+        self.pictures[view] = edited[0].movedim(0, -1).clamp(0, 1).to(self.pictures)

@@ -127,7 +127,7 @@ def test_it_goes_on_after_an_interruption_as_if_there_had_been_none(
 
 def test_the_album_is_of_the_given_mesh_from_all_around() -> None:
     mesh = shapes.sphere()
-    book = album(mesh, STAGE)
+    book = album(mesh, around(STAGE, STAGE.cameras))
     assert book.pictures.shape == (6, 16, 16, 3)
     assert book.cameras.azimuth_deg.sort().values.diff().tolist() == pytest.approx(
         [60] * 5, abs=0.1
@@ -136,7 +136,9 @@ def test_the_album_is_of_the_given_mesh_from_all_around() -> None:
     assert book.cameras.elevation_deg.min() >= low
     assert book.cameras.elevation_deg.max() <= high
     assert book.cameras.elevation_deg.diff().abs().min() > 5
-    one = render_mesh(mesh, around(STAGE)[3:4], look="albedo", antialias_factor=2).rgb
+    one = render_mesh(
+        mesh, around(STAGE, STAGE.cameras)[3:4], look="albedo", antialias_factor=2
+    ).rgb
     assert torch.equal(book.pictures[3:4], one)
     assert bool((book.pictures[:, 0, 0] == 1).all()), "over white"
 
@@ -207,7 +209,8 @@ def test_a_trained_editor_changes_an_asset(
     assert made.run.system.inputs == {"weights": (str(trained),)}
     checkpoint = made.latest_checkpoint()
     assert checkpoint is not None
-    first = album(read_given(ball).mesh, run.stages[0]).pictures
+    stage = run.stages[0]
+    first = album(read_given(ball).mesh, around(stage, stage.cameras)).pictures
     changed = (checkpoint.guide["pictures"] != first).flatten(1).any(1)
     assert int(changed.sum()) == 2, "one each second step"
 
@@ -242,4 +245,4 @@ def test_the_presets_fit_the_guidance(name: str) -> None:
     assert (stage.guidance, stage.scene) == ("edit", "textured")
     assert stage.random_background == constant(0)
     assert shaped(stage).scene == "surface"
-    assert len(around(stage)) == stage.edit.views
+    assert len(around(stage, stage.cameras)) == stage.edit.views

@@ -1,4 +1,4 @@
-"""The nets of toybox that dress persons: each paints the garment better than words alone do."""
+"""The nets of toybox that dress persons: the garment is painted better than by words alone."""
 
 from __future__ import annotations
 

@@ -40,10 +40,6 @@ class Knobs(Settings):
         2.0, ge=0, description="guidance of laying flat what is worn, where --worn is given"
     )
     product_steps: int = Field(20, ge=1, le=1000, description="steps of laying it flat")
-    zeros: bool = Field(
-        False, description="tell of no garments by features of zeros, as the published code does; "
-        "attention looks at them, so the generator is not what it is alone"
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +77,11 @@ def build(
     latents = base.encode_image(outfit.flat.to(base.device))
     seen = seen_flat(with_unet(base, unet), latents, outfit.names)
     seen = seen.spread(outfit.there).counting(knobs.strength)
-    absent = (seen.nothing(),) if knobs.zeros else ()
-    conditions = [
-        replace(condition, attention=(*condition.attention, *looks))
-        for condition, looks in ((text, (seen,)), (other, (seen,)), (other, absent))
-    ]
-    return score(base, conditions, dual_cfg(text_scale, knobs.garment_scale))
+    both, only, neither = (
+        replace(condition, attention=(*condition.attention, look))
+        for condition, look in ((text, seen), (other, seen), (other, seen.nothing()))
+    )
+    return score(base, [both, only, neither], dual_cfg(text_scale, knobs.garment_scale))
 
 
 def seen_flat(encoder: StableDiffusion, latents: Tensor, names: Sequence[str]) -> Reference:

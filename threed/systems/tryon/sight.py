@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from threed.systems.tryon.wear import Wear, read_flat
+from threed.systems.tryon.wear import Wear, category_named, read_flat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,7 @@ class Sight:
     regions: Labels  # [H, W] numbers of bodies.REGIONS
     pose: Tensor  # [1, 3, H, W] keypoints, drawn on black
     dense: Tensor  # [1, 3, H, W] dense pose, drawn on black
+    only: Tensor | None = None  # [1, 1, H, W] of 0 and 1: what of a mask is painted, if not all
 
     def mask(self, categories: Sequence[str]) -> Tensor:
         """[1, 1, H, W] 1 where garments of these categories are painted, else 0."""
@@ -32,7 +33,8 @@ class Sight:
         from threed.diffusion.bodies import margin_of, paint_mask
 
         masks = [paint_mask(self.regions, name, margin_of(name)) for name in categories]
-        return torch.from_numpy(np.any(masks, 0))[None, None].to(self.person)
+        mask = torch.from_numpy(np.any(masks, 0))[None, None].to(self.person)
+        return mask if self.only is None else mask * self.only
 
     def wearing(self, request: Request) -> Wear:
         """The person, and the garment that a request puts on it. InputError as of `read_flat`."""
@@ -41,3 +43,10 @@ class Sight:
         text = request.one("garment_text") or request.prompt
         return Wear(self.person, garment, self.mask([category]), category, text, self.pose,
                     self.dense)  # fmt: skip
+
+
+def places_of(request: Request) -> list[str]:
+    """Where the garments of a request are worn, in categories. InputError as `category_named`."""
+    given = (garment for said in ("garment", "worn") for garment in request.all(said))
+    named = [category_named(one[0]) for one in given if isinstance(one, tuple)]
+    return named or [request.one("category") or "upper"]
