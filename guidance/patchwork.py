@@ -125,12 +125,9 @@ class Patchwork(Following):
         """Where a view shows what is painted, [H, W] bool, and its picture [H, W, 3] with that."""
         picture, known = self.pictures[view].clone(), torch.zeros_like(self.masks[view])
         for other in self.order:
-            seen, (rows, columns) = self._from(view, other)
+            seen, there = self.surface.seen_from(view, other)
+            rows, columns = there.unbind(-1)
             taken = self.masks[view] & seen & ~known & self.painted[other][rows, columns]
             picture[taken] = self.pictures[other][rows, columns][taken]
             known |= taken
         return known, picture
-
-    def _from(self, view: int, other: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        seen, there = self.surface.seen_from(view, other)
-        return seen, (there[..., 0], there[..., 1])
