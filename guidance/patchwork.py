@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from guidance.edits import Album, Following
 from threed.core.cameras import Cameras
+from threed.core.errors import InputError
 from threed.core.render import RenderOutput
 
 Painter = Callable[[Tensor, Tensor, Generator], Tensor]
@@ -97,7 +98,10 @@ class Patchwork(Following):
         return super().state_dict() | more
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with it."""
+        """Go on with it. InputError for what another way of dressing has left."""
+        if "painted" not in state:
+            raise InputError("this run was begun when views were painted each by themselves, and "
+                             "cannot be continued: begin it anew, with another --out")  # fmt: skip
         super().load_state_dict(state)
         self.painted, self.weights = state["painted"].clone(), state["weights"].clone()
         self.order = list(state["order"])

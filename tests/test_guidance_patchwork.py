@@ -11,6 +11,7 @@ from guidance.patchwork import ASIDE, WELL, Patchwork, Surface, surface_of
 from renderers.raster import render_mesh
 from tests import shapes
 from threed.core.cameras import orbit
+from threed.core.errors import InputError
 
 N, SIDE = 8, 32
 
@@ -128,3 +129,9 @@ def test_nothing_is_painted_twice_and_a_cut_changes_nothing(surface: Surface) ->
     follow(whole, 0, N)
     assert torch.equal(whole.pictures, again.pictures)
     assert torch.equal(whole.weights, again.weights)
+
+
+def test_what_another_way_of_dressing_left_is_refused(surface: Surface) -> None:
+    guide = patchwork(surface, Painter())
+    with pytest.raises(InputError, match="begun when views were painted each by themselves"):
+        guide.load_state_dict({"pictures": guide.pictures})
