@@ -2,7 +2,7 @@
 
     python benchmarks/personalization.py --out DIR            each subject in each way
     python benchmarks/personalization.py --out DIR --merge    a subject and a style, merged
-    python benchmarks/personalization.py --out DIR --table    what was found
+    python benchmarks/personalization.py --out DIR --table    what was found, and DIR/frontiers.png
 
 Subjects and prompts are of seeds that nothing was trained on. Each method learns a subject from
 five pictures. Pictures of eight prompts are measured by the judge of sameness, against pictures of
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import head, keep, row
+from benchmarks.plots import plot
 from threed.apps.cli.show import say
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
@@ -58,16 +59,18 @@ class Method:
 
     system: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    knobs: Sequence[Mapping[str, float]] = ()
+    uses: Sequence[Mapping[str, float]] = ()
 
 
+SCALE = 5.0  # of the guidance
+SCALES = tuple({"guidance": scale} for scale in (2.5, 8.0))
 METHODS = {
     "textual inversion": Method("textual_inversion"),
     "dreambooth": Method("dreambooth", {"prior": 1.0}),
     "dreambooth, no prior": Method("dreambooth", {"prior": 0.0}),
-    "lora": Method("lora"),
-    "lora, prior": Method("lora", {"prior": 1.0}),
-    "dco": Method("dco", knobs=tuple({"consistency": c} for c in (2.0, 4.0, 7.0))),
+    "lora": Method("lora", uses=SCALES),
+    "lora, prior": Method("lora", {"prior": 1.0}, uses=SCALES),
+    "dco": Method("dco", uses=(*SCALES, *({"consistency": c} for c in (2.0, 4.0, 7.0)))),
 }
 
 
@@ -123,8 +126,8 @@ class Bench:
         for name in methods:
             place = learn(METHODS[name], folder, folder.parent / name.replace(" ", "-"), kind)
             for at in AT:
-                knobs = METHODS[name].knobs if at == AT[-1] else ()
-                for told in ({}, *knobs):
+                uses = METHODS[name].uses if at == AT[-1] else ()
+                for told in ({}, *uses):
                     about = {"subject": number, "method": name, "at": at, **told}
                     self.measure(about, ((place / f"at{at}", 1.0),), kind, held)
 
@@ -155,7 +158,8 @@ class Bench:
         method = METHODS.get(about["method"], METHODS["textual inversion"])
         system = SYSTEMS[method.system]
         knobs = {name: about[name] for name in ("consistency",) if name in about}
-        request = Request(prompt, Guide(5.0), SAMPLING, 64, {"weights": tuple(learned)},
+        guide = Guide(about.get("guidance", SCALE))
+        request = Request(prompt, guide, SAMPLING, 64, {"weights": tuple(learned)},
                           system.knobs(**knobs) if knobs else None)  # fmt: skip
         model = system.equipped(self.base, request)
         with torch.no_grad():
@@ -247,7 +251,8 @@ def stacked(pictures: Sequence[Any]) -> Tensor:
 
 def key(line: Mapping[str, Any]) -> str:
     """What tells a result from others."""
-    return json.dumps([line.get(name) for name in ("subject", "method", "at", "consistency")])
+    names = ("subject", "method", "at", "consistency", "guidance")
+    return json.dumps([line.get(name) for name in names])
 
 
 def means(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -258,14 +263,24 @@ def means(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     plain = {line["subject"]: line["colors"] for line in lines if not line["at"]}
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for line in lines:
-        groups.setdefault((line["method"], line["at"], line.get("consistency")), []).append(line)
-    for (method, at, consistency), group in groups.items():
+        use = (line["method"], line["at"], line.get("consistency"), line.get("guidance"))
+        groups.setdefault(use, []).append(line)
+    for (method, at, consistency, guidance), group in groups.items():
         found = {name: float(np.mean([line[name] for line in group]))
                  for name in ("sameness", "obeyed", "spread", "reads")}  # fmt: skip
         moved = [np.abs(np.subtract(line["colors"], plain[line["subject"]])).sum() / 2
                  for line in group]  # fmt: skip
-        yield {"method": method, "at": at, "consistency": consistency, "subjects": len(group),
-               **found, "drift": float(np.mean(moved))}  # fmt: skip
+        yield {"method": method, "at": at, "consistency": consistency, "guidance": guidance,
+               "subjects": len(group), **found, "drift": float(np.mean(moved))}  # fmt: skip
+
+
+def frontier(points: Iterable[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """Those of a method's points that no other of it beats in sameness and in what is obeyed."""
+    best: list[Mapping[str, float]] = []
+    for one in sorted(points, key=lambda one: (-one["sameness"], -one["obeyed"])):
+        if not best or one["obeyed"] > best[-1]["obeyed"]:
+            best.append(one)
+    return best[::-1]
 
 
 def above(points: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]]) -> float:
@@ -273,7 +288,7 @@ def above(points: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, f
 
     nan where the two have no sameness in common.
     """
-    lines = [np.array(sorted((one["sameness"], one["obeyed"]) for one in some))
+    lines = [np.array([(one["sameness"], one["obeyed"]) for one in frontier(some)])
              for some in (points, others)]  # fmt: skip
     low, high = max(line[0, 0] for line in lines), min(line[-1, 0] for line in lines)
     if low > high:
@@ -283,25 +298,40 @@ def above(points: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, f
     return float((ours - theirs).mean())
 
 
+def label(one: Mapping[str, Any]) -> str:
+    """How a method was used: its steps, if not all, and what its knobs say."""
+    words = [] if one["at"] in (0.0, AT[-1]) else [f"{one['at']:.0%} of the steps"]
+    words += [f"{name} {one[name]:g}" for name in ("guidance", "consistency") if one[name]]
+    return ", ".join(words)
+
+
 def table(results: Path) -> str:
     """The means, the frontiers, and what was merged."""
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     found = [*means([line for line in lines if "merged" not in line["method"]])]
-    rows = [head("method", "of its steps", "sameness", "obeyed", "the kind's spread",
+    rows = [head("method", "used", "sameness", "obeyed", "the kind's spread",
                  "its colours moved", "subjects")]  # fmt: skip
     for one in found:
-        name = one["method"] + (f", consistency {c:g}" if (c := one["consistency"]) else "")
-        values = (f"{one['at']:.0%}", f"{one['sameness']:.3f}", f"{one['obeyed']:.0%}")
-        rows.append(row(name, *values, f"{one['spread']:.3f}", f"{one['drift']:.0%}",
-                        one["subjects"]))  # fmt: skip
+        same, obeys = f"{one['sameness']:.3f}", f"{one['obeyed']:.0%}"
+        kind = f"{one['spread']:.3f}", f"{one['drift']:.0%}"
+        rows.append(row(one["method"], label(one), same, obeys, *kind, one["subjects"]))
+    for path in sorted(results.parent.glob("subject00/*/numbers.json")):
+        rows.append(f"{path.parent.name} learns {int(path.read_text()):,} numbers")
     by = {name: [one for one in found if one["method"] == name] for name in METHODS}
     rows += [f"dco obeys {above(by['dco'], by[name]):+.0%} against {name} at equal sameness"
              for name in ("lora", "lora, prior") if by["dco"] and by[name]]  # fmt: skip
     for system in MERGED:
         group = [line for line in lines if line["method"] == f"{system}, merged"]
         if group:
-            same, look = (np.mean([line[name] for line in group]) for name in ("sameness", "look"))
-            rows.append(f"{system}, merged, {len(group)}: sameness {same:.3f}, style {look:.3f}")
+            both = np.array([(line["sameness"], line["look"]) for line in group])
+            same, look = both.mean(0)
+            rows.append(f"{system}, merged, {len(group)}: sameness {same:.3f}, style {look:.3f}, "
+                        f"the worse of the two {both.min(1).mean():.3f}")  # fmt: skip
+    drawn = {name: [(one["sameness"], one["obeyed"], label(one)) for one in
+                    sorted(some, key=lambda one: one["sameness"])]
+             for name, some in by.items() if some}  # fmt: skip
+    if drawn:
+        plot(results.parent / "frontiers.png", drawn, "sameness", "obeyed")
     return "\n".join(rows)
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import Tensor
 
 from benchmarks.common import lines, measure_parser, share, show
+from benchmarks.plots import plot
 from benchmarks.silhouette import overlap, silhouettes
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
@@ -145,8 +145,8 @@ def instructions(backbone: Backbone, options: Options) -> Scores:
     show_rows(options.sheet, before, made, truth)
     if options.plot is not None:
         points = curve(backbone, unet, edits[: max(8, options.count // 2)])
-        draw_plot(options.plot, points, "likeness of the pictures (CLIP)", "of their change (CLIP)",
-                  [f"s_I {scale:g}" for scale in IMAGE_SCALES])  # fmt: skip
+        named = [(*point, f"s_I {scale:g}") for point, scale in zip(points, IMAGE_SCALES)]
+        plot(options.plot, {"": named}, "likeness of the pictures (CLIP)", "of their change (CLIP)")
     return scores
 
 
@@ -333,38 +333,6 @@ def show_rows(sheet: Path | None, *rows: Tensor) -> None:
     """Write rows of pictures [N, 3, H, W], a dozen columns of them."""
     few = [row[:12].cpu() for row in rows]
     show(torch.cat(few), sheet, columns=len(few[0]))
-
-
-def draw_plot(path: Path, points: Sequence[tuple[float, float]], across: str, up: str,
-              names: Sequence[str]) -> None:  # fmt: skip
-    """A line through named points as a picture."""
-    width, height, edge = 480, 360, 56
-    canvas = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(canvas)
-    x, y = np.array(points).T
-    low, high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
-    room = np.maximum((high - low) * 0.15, 0.005)
-    low, high = low - room, high + room
-
-    def at(a: float, b: float) -> tuple[float, float]:
-        u, v = (np.array([a, b]) - low) / (high - low)
-        return edge + u * (width - 1.5 * edge), height - edge - v * (height - 1.5 * edge)
-
-    pen.line([at(low[0], high[1]), at(*low), at(high[0], low[1])], fill="black")
-    for share_ in np.linspace(0, 1, 5):
-        a, b = low + share_ * (high - low)
-        (u, base), (left, v) = at(a, low[1]), at(low[0], b)
-        pen.text((u, base + 6), f"{a:.3f}", fill="black", anchor="ma")
-        pen.text((left - 4, v), f"{b:.3f}", fill="black", anchor="rm")
-    pen.text((width / 2, height - 18), across, fill="black", anchor="mm")
-    pen.text((8, 10), up, fill="black", anchor="lm")
-    places = [at(a, b) for a, b in zip(x, y)]
-    pen.line(places, fill=(40, 90, 200), width=2)
-    for (u, v), name in zip(places, names):
-        pen.ellipse((u - 3, v - 3, u + 3, v + 3), fill=(40, 90, 200))
-        pen.text((u + 6, v - 8), name, fill="black")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(path)
 
 
 MEASURES: dict[str, tuple[Callable[[Any, Options], Scores], int]] = {  # and of how many scenes

@@ -169,7 +169,10 @@ def test_light_goes_and_patterns_and_colours_stay() -> None:
     [
         ("stages.2.random_background=0.5", "random_background 0, .*, got 0.5 and 1"),
         ("stages.2.grey_background=0.5", "grey_background 0 or 1, got 0.0 and 0.5"),
-        ("textured.shading=0.5", "textured.shading must be 0, got 0.5"),
+        ("stages.2.lamp.place=cone", "with textured.shading=0.3 lamp.place must be even"),
+        ("stages.2.lamp.soft=true", "lamp.soft false; or set it to 0"),
+        ("stages.2.lamp.share=0.5", "no lamp may change"),
+        ("textured.gloss=true", "lamp.place must be cone or normal, got even"),
     ],
 )
 def test_a_background_or_a_light_that_changes_is_refused(word: str, message: str) -> None:

@@ -125,6 +125,17 @@ def test_lamps_stand_around_the_camera(place: str, widest: float) -> None:
     assert float(angles.mean()) == pytest.approx(mean, abs=2)
 
 
+def test_an_even_light_dims_all_alike() -> None:
+    settings, normals = LampSettings(place="even", soft=False), torch.randn(50, 3)
+    lamp = drawn(settings, 0.3)[0]
+    assert lamp is not None
+    assert settings.still
+    assert not replace(settings, soft=True).still
+    assert not LampSettings(soft=False).still
+    albedo = torch.rand(50, 3)
+    torch.testing.assert_close(lamp.light(albedo, normals), 0.7 * albedo)
+
+
 def test_without_shading_no_chance_is_taken() -> None:
     generator = torch.Generator().manual_seed(0)
     assert draw_lamp(LampSettings(), 0.0, orbit(1, 8), 0, generator) is None

@@ -7,11 +7,21 @@ import pytest
 import torch
 
 from threed.core.cameras import Cameras, at, orbit
+from threed.settings.presets import load_run
 from threed.toybox.world import draw
 from threed.toybox.world.draw import Light
 from threed.toybox.world.kinds import FRONTED
 from threed.toybox.world.sheets import passes
-from threed.toybox.world.toys import CLAY, COLORS, FINISHES, KINDS, draw_set, random_set, random_toy
+from threed.toybox.world.toys import (
+    CLAY,
+    COLORS,
+    FINISHES,
+    KINDS,
+    draw_set,
+    random_light,
+    random_set,
+    random_toy,
+)
 
 WHITE = np.ones((2, 3), np.float32)
 
@@ -129,3 +139,18 @@ def test_passes_show_five_rows_of_truth() -> None:
     assert float(shown.max()) <= 1
     alpha = torch.from_numpy(np.stack([p.alpha for p in drawn.pictures]))
     assert torch.equal(shown[4:8, 0], alpha)
+
+
+def test_presets_are_as_dim_as_pictures_of_toys_are() -> None:
+    shown = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        kind = ("mug", "apple", "cube", "ball", "teapot", "bear")[seed % 6]
+        toy = random_toy(rng, kind, "white", "plain")
+        made = draw_set(toy, orbit(4, 64), random_light(rng), 0 * WHITE).pictures
+        rgb = np.stack([picture.rgb for picture in made])
+        white = (np.ptp(rgb, axis=-1) < 0.06) & (rgb.min(-1) > 0.35)
+        shown.append(np.median(rgb[white]) / np.mean(COLORS["white"]))
+    run = load_run("toybox-mvdream")
+    assert 1 - run.textured.shading == pytest.approx(float(np.median(shown)), abs=0.02)
+    assert all(stage.lamp.still for stage in run.stages if stage.scene == "textured")

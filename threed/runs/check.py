@@ -45,6 +45,7 @@ def check_run(
             _check_edit(run, stage, known, mesh=mesh, editor=editor)
         else:
             _check_guidance(stage, known)
+            _check_lamp(run, stage)
             if stage.guidance == "denoise":
                 _check_background(run, stage)
             _check_system(run, stage, known)
@@ -132,9 +133,17 @@ def _check_background(run: Run, stage: Stage) -> None:
                          "random_background 0, and grey_background 0 or 1, got "
                          f"{stage.random_background.plain()} and "
                          f"{stage.grey_background.plain()}")  # fmt: skip
-    if (shading := run.shading_of(stage)) > 0:
-        raise InputError("guidance=denoise keeps pictures, so that no lamp may change: "
-                         f"{stage.scene}.shading must be 0, got {shading:g}")  # fmt: skip
+    if (shading := run.shading_of(stage)) > 0 and not stage.lamp.still:
+        raise InputError("guidance=denoise keeps pictures, so that no lamp may change: with "
+                         f"{stage.scene}.shading={shading:g} lamp.place must be even and lamp.soft "
+                         "false; or set it to 0")  # fmt: skip
+
+
+def _check_lamp(run: Run, stage: Stage) -> None:
+    """InputError for gloss that nothing is to show."""
+    if stage.scene == "textured" and run.textured.gloss and stage.lamp.place == "even":
+        raise InputError("textured.gloss shows under a lamp that stands somewhere: lamp.place must "
+                         "be cone or normal, got even")  # fmt: skip
 
 
 def _check_system(run: Run, stage: Stage, known: Facts) -> None:

@@ -85,7 +85,9 @@ def draw_lamp(
 
     Its direction is as the settings say of the cameras' mean position, and the part of the
     brightness that it decides is shading, or with soft uniform up to that. So a shape learns from
-    all of its pictures, not from their outlines alone. Without shading nothing is drawn.
+    all of its pictures, not from their outlines alone. A light that is even has no direction: all
+    is as dim as the pictures of a model, whose lamps reach a part of what they show, so that
+    colours become no darker than they are. Without shading nothing is drawn.
     """
 
     def chance() -> float:
@@ -95,7 +97,9 @@ def draw_lamp(
         return None
     strength = shading * (chance() if settings.soft else 1.0)
     middle = cameras.position.mean(0).cpu()
-    if settings.place == "cone":
+    if settings.place == "even":
+        direction = torch.zeros(3)
+    elif settings.place == "cone":
         direction = _near(middle, generator)
     else:
         direction = F.normalize(middle + torch.randn(3, generator=generator), dim=0)

@@ -68,9 +68,17 @@ class LampSettings(Settings):
     share: Shares = Field(constant(1.0), description="share of steps with the lamp on, by step")
     textureless: Share = Field(0.0, description="share of those that show white, not the colours")
     soft: bool = Field(True, description="draw its part of the brightness anew, up to shading")
-    place: Literal["cone", "normal"] = Field(
-        "cone", description="within 60 degrees of the cameras, or their place and as much noise"
+    place: Literal["cone", "normal", "even"] = Field(
+        "cone",
+        description="within 60 degrees of the cameras; their place and as much noise; or none, all "
+        "is as dim",
     )
+
+    @property
+    def still(self) -> bool:
+        """Whether it is the same in every step."""
+        always = {share for _, share in self.share.points} == {1.0}
+        return always and self.place == "even" and not self.soft and not self.textureless
 
 
 class CriticSettings(Settings):
