@@ -141,12 +141,12 @@ class Bench:
         plain = self.draw(about, loras, f"a {kind}", PLAIN)
         tag = "-".join(map(str, about.values())).replace(" ", "-").replace(",", "")
         save_image(grid(torch.cat([held[:EACH], pictures]), EACH), self.out / f"{tag}.png")
-        obeyed = [obeyed(self.judge, ask, some) for ask, some in zip(ASKS, pictures.split(EACH))]
+        each = [obeyed(self.judge, ask, some) for ask, some in zip(ASKS, pictures.split(EACH))]
         read = self.judge.read(plain)
         keep(self.results, about | {
             "sameness": float(self.same.likeness(pictures, held).mean()),
-            "obeyed": float(np.mean(obeyed)),
-            "each": obeyed,
+            "obeyed": float(np.mean(each)),
+            "each": each,
             "spread": 1 - float(self.same.likeness(plain, plain).mean()),
             "colors": read.logits["color"].exp().mean(0).tolist(),
             "reads": float(np.mean([name == kind for name in read.names("kind")])),
