@@ -3,7 +3,8 @@
 Each RUN is a folder that `threed generate` or `threed evaluate` made of a toy of one colour
 (`threed evaluate` makes one for every prompt). Real toys of the same words are meshed out of the
 world's own solids, with as many faces. Of both: the median angle between neighbouring faces, and
-how much the colour varies where it is the one that was asked for, of 1.
+how much the colour varies where it is the one that was asked for, of 1. Of the asset: how far its
+colour is from the one that was asked for, in no light, where it is nearest to that.
 """
 
 from __future__ import annotations
@@ -89,8 +90,19 @@ def spread(colors: Tensor, color: str) -> float:
     return float((own - own.mean(0)).square().mean().sqrt()) if len(own) else float("nan")
 
 
-def measure(run: Path) -> tuple[str, float, float, float, float]:
-    """The prompt of a run; angles of its asset and of real toys; the spread of both's colours."""
+def aside(colors: Tensor, color: str) -> float:
+    """How far the median of the nearest 40 % of colours [N, 3] is from the named one, of 1."""
+    named = torch.tensor(COLORS[color])
+    away = (colors - named).norm(dim=1)
+    nearest = colors[away <= away.quantile(0.4)]
+    return float((nearest.median(0).values - named).norm())
+
+
+def measure(run: Path) -> tuple[str, float, float, float, float, float]:
+    """The prompt of a run; angles of its asset and of real toys; the spread of both's colours.
+
+    At last, how far its colour is from the one that was asked for.
+    """
     prompt = (run / "prompt.txt").read_text(encoding="utf-8").strip()
     color, kind = prompt.split()[-2:]
     if color not in COLORS or kind not in KINDS or len(prompt.split()) != 3:
@@ -103,15 +115,18 @@ def measure(run: Path) -> tuple[str, float, float, float, float]:
     real = [real_toy(toy, len(mesh.faces)) for toy in toys]
     bends, spreads = zip(*((bend_deg(one), spread(own, color)) for one, own in real))
     bend = bend_deg(weld(Mesh(mesh.vertices, mesh.faces)))
-    return prompt, bend, median(bends), spread(colors, color), median(spreads)
+    return prompt, bend, median(bends), spread(colors, color), median(spreads), aside(colors, color)
 
 
 def table(runs: list[Path]) -> Iterator[str]:
     """Lines of Markdown, one a run."""
-    yield head("prompt", "angle of faces", "of real toys'", "spread of colour", "of real toys'")
+    yield head("prompt", "angle of faces", "of real toys'", "spread of colour", "of real toys'",
+               "beside its colour")  # fmt: skip
     for run in runs:
-        prompt, bend, real, own, true = measure(run)
-        yield row(prompt, f"{bend:.2f}°", f"{real:.2f}°", f"{own:.3f}", f"{true:.3f}")
+        prompt, bend, real, own, true, away = measure(run)
+        yield row(
+            prompt, f"{bend:.2f}°", f"{real:.2f}°", f"{own:.3f}", f"{true:.3f}", f"{away:.2f}"
+        )
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.surfaces import bend_deg, real_toy, spread
+from benchmarks.surfaces import aside, bend_deg, real_toy, spread
 from exporters import topology
 from tests.shapes import sphere
 from threed.toybox.world.toys import COLORS, random_toy
@@ -37,3 +37,10 @@ def test_colours_of_one_kind_spread_and_others_do_not_count() -> None:
     two = torch.cat([(red + 0.03).expand(50, 3), (red - 0.03).expand(50, 3)])
     assert spread(torch.cat([two, other]), "red") == pytest.approx(0.03, rel=1e-3)
     assert math.isnan(spread(other, "red"))
+
+
+def test_the_nearest_part_of_the_colours_says_how_far_they_are() -> None:
+    red, blue = torch.tensor(COLORS["red"]), torch.tensor(COLORS["blue"])
+    seen = torch.cat([(red - 0.1).expand(60, 3), blue.expand(40, 3)])
+    assert aside(seen, "red") == pytest.approx(0.1 * math.sqrt(3), rel=1e-3)
+    assert aside(seen, "blue") == pytest.approx(0.0, abs=1e-6)
