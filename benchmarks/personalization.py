@@ -47,6 +47,7 @@ from threed.toybox.world.toys import KINDS
 SEED = 7000  # of the first subject
 PICTURES, HELD = 5, 12  # of a subject: learned, and kept for measuring
 AT = (0.5, 1.0)  # of a training's steps: where it is measured
+ABLE = 0.5  # share of a kind's own pictures from which on a prompt counts
 EACH, PLAIN, SAMPLING = 4, 12, 12  # pictures of a prompt, of the kind, steps of each
 WORD, LOOK = "<toy>", "<look>"
 UNNAMED = ("palette", "hatched", "dotted", "outlined")  # styles without words
@@ -145,7 +146,6 @@ class Bench:
         read = self.judge.read(plain)
         keep(self.results, about | {
             "sameness": float(self.same.likeness(pictures, held).mean()),
-            "obeyed": float(np.mean(each)),
             "each": each,
             "spread": 1 - float(self.same.likeness(plain, plain).mean()),
             "colors": read.logits["color"].exp().mean(0).tolist(),
@@ -258,20 +258,25 @@ def key(line: Mapping[str, Any]) -> str:
 def means(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """The means over subjects of each method at each place; drift: how far the kind's colours went.
 
-    The colours are the judge's shares of ten; half the sum of their changes is the drift.
+    The colours are the judge's shares of ten; half the sum of their changes is the drift. What is
+    obeyed is the mean over those prompts that the model obeys of the kind alone: no mug is read as
+    seen from behind.
     """
     plain = {line["subject"]: line["colors"] for line in lines if not line["at"]}
+    able = {line["subject"]: np.array(line["each"]) >= ABLE for line in lines if not line["at"]}
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for line in lines:
         use = (line["method"], line["at"], line.get("consistency"), line.get("guidance"))
         groups.setdefault(use, []).append(line)
     for (method, at, consistency, guidance), group in groups.items():
         found = {name: float(np.mean([line[name] for line in group]))
-                 for name in ("sameness", "obeyed", "spread", "reads")}  # fmt: skip
+                 for name in ("sameness", "spread", "reads")}  # fmt: skip
+        obeys = [np.array(line["each"])[able[line["subject"]]].mean() for line in group]
         moved = [np.abs(np.subtract(line["colors"], plain[line["subject"]])).sum() / 2
                  for line in group]  # fmt: skip
         yield {"method": method, "at": at, "consistency": consistency, "guidance": guidance,
-               "subjects": len(group), **found, "drift": float(np.mean(moved))}  # fmt: skip
+               "subjects": len(group), **found, "obeyed": float(np.mean(obeys)),
+               "drift": float(np.mean(moved))}  # fmt: skip
 
 
 def frontier(points: Iterable[Mapping[str, float]]) -> list[Mapping[str, float]]:
@@ -298,10 +303,12 @@ def above(points: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, f
     return float((ours - theirs).mean())
 
 
-def label(one: Mapping[str, Any]) -> str:
+def label(one: Mapping[str, Any], *, short: bool = False) -> str:
     """How a method was used: its steps, if not all, and what its knobs say."""
-    words = [] if one["at"] in (0.0, AT[-1]) else [f"{one['at']:.0%} of the steps"]
-    words += [f"{name} {one[name]:g}" for name in ("guidance", "consistency") if one[name]]
+    part = "half" if short else f"{one['at']:.0%} of the steps"
+    words = [] if one["at"] in (0.0, AT[-1]) else [part]
+    words += [f"{name[0] if short else name} {one[name]:g}"
+              for name in ("guidance", "consistency") if one[name]]  # fmt: skip
     return ", ".join(words)
 
 
@@ -318,8 +325,13 @@ def table(results: Path) -> str:
     for path in sorted(results.parent.glob("subject00/*/numbers.json")):
         rows.append(f"{path.parent.name} learns {int(path.read_text()):,} numbers")
     by = {name: [one for one in found if one["method"] == name] for name in METHODS}
-    rows += [f"dco obeys {above(by['dco'], by[name]):+.0%} against {name} at equal sameness"
-             for name in ("lora", "lora, prior") if by["dco"] and by[name]]  # fmt: skip
+    for name in ("lora", "lora, prior"):
+        if by["dco"] and by[name]:
+            more = above(by["dco"], by[name])
+            said = (
+                "has no sameness in common with" if np.isnan(more) else f"obeys {more:+.0%} beside"
+            )
+            rows.append(f"dco {said} {name}, at equal sameness")
     for system in MERGED:
         group = [line for line in lines if line["method"] == f"{system}, merged"]
         if group:
@@ -327,7 +339,7 @@ def table(results: Path) -> str:
             same, look = both.mean(0)
             rows.append(f"{system}, merged, {len(group)}: sameness {same:.3f}, style {look:.3f}, "
                         f"the worse of the two {both.min(1).mean():.3f}")  # fmt: skip
-    drawn = {name: [(one["sameness"], one["obeyed"], label(one)) for one in
+    drawn = {name: [(one["sameness"], one["obeyed"], label(one, short=True)) for one in
                     sorted(some, key=lambda one: one["sameness"])]
              for name, some in by.items() if some}  # fmt: skip
     if drawn:

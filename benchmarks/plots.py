@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-WIDTH, HEIGHT, EDGE = 480, 360, 56
+WIDTH, HEIGHT, EDGE = 640, 440, 56
 COLOURS = ((40, 90, 200), (200, 60, 40), (30, 140, 70), (150, 80, 170), (190, 130, 0), (90, 90, 90))
 Point = tuple[float, float, str]  # across, up, and its name
 
