@@ -25,7 +25,8 @@ from torch import Tensor
 from benchmarks.alike import EACH, SEED, Bench, Told, cut, front_of, views_of
 from benchmarks.image_prompts_faces import instant_id, photo_maker
 from benchmarks.personalization import ASKS, obeyed
-from benchmarks.trained import draw_plot, follows_edges
+from benchmarks.plots import Point, plot
+from benchmarks.trained import follows_edges
 from exporters import load
 from renderers.raster import render_mesh
 from renderers.shading import Look
@@ -296,16 +297,16 @@ def means(results: Path) -> Iterator[tuple[tuple[Any, ...], dict[str, float], in
 
 def table(out: Path) -> str:
     """The means; and the curves of what is obeyed over what is like the picture."""
-    rows, curves = [], dict[str, dict[str, tuple[float, float]]]()
+    rows, curves = [], dict[str, list[Point]]()
     for (part, method, at), found, count in means(out / "results.jsonl"):
         values = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         rows.append(f"{part}: {method}{'' if at is None else f' {at:g}'}: {values} ({count})")
         like = found.get("sameness", found.get("likeness"))
         if at is not None and like is not None and "obeyed" in found:
-            curves.setdefault(f"{part} {method}", {})[f"{at:g}"] = like, found["obeyed"]
+            points = curves.setdefault(f"{part} {method}", [])
+            points.append((like, found["obeyed"], f"{at:g}"))
     for name, points in curves.items():
-        draw_plot(out / f"{name.replace(' ', '-')}.png", [*points.values()], "like the picture",
-                  "obeyed", [*points])  # fmt: skip
+        plot(out / f"{name.replace(' ', '-')}.png", {"": points}, "like the picture", "obeyed")
     return "\n".join(rows)
 
 
