@@ -32,7 +32,7 @@ class Light:
 class Lamp:
     """One far lamp that stands in the world, and an even sky."""
 
-    direction: Tensor  # [3] unit, towards the lamp
+    direction: Tensor  # [3] unit, towards the lamp; 0 where no lamp adds to the sky
     ambient: float  # brightness of a surface that the lamp does not reach, 0 to 1
     textureless: bool = False  # what it lights is white, whatever its colours
 

@@ -142,8 +142,9 @@ def _check_background(run: Run, stage: Stage) -> None:
 def _check_lamp(run: Run, stage: Stage) -> None:
     """InputError for gloss that nothing is to show."""
     if stage.scene == "textured" and run.textured.gloss and stage.lamp.place == "even":
-        raise InputError("textured.gloss shows under a lamp that stands somewhere: lamp.place must "
-                         "be cone or normal, got even")  # fmt: skip
+        raise InputError("textured.gloss shows under a lamp that moves: lamp.place must be cone or "
+                         "normal, got even. guidance=denoise takes no such lamp: use another "
+                         "preset, such as texture")  # fmt: skip
 
 
 def _check_system(run: Run, stage: Stage, known: Facts) -> None:
