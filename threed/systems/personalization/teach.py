@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from threed.systems.system import Lesson
 
 FORMS = ("a {}", "a {}, back view", "a red {}", "a {} on a blue background")  # of a sheet
+RARE, LENGTH = 64, 0.9  # rows drawn for a new word; the quantile of the table's lengths
 OUTSIDE = 0.1  # how much of an error counts where a mask is black
 SHOWN = 4  # pictures in a row of a sheet, made in
 STEPS, SCALE = 12, 5.0  # so many steps under so much guidance
@@ -90,17 +91,22 @@ def rows_of(base: StableDiffusion, kind: str, vectors: int | None = None) -> tup
 def rare_rows(base: StableDiffusion, name: str, kind: str) -> tuple[Tensor, ...]:
     """The rows of a new word and its kind: DreamBooth's "[V] mug" (arXiv:2208.12242, section 3.1).
 
-    The paper takes a token that is hardly ever used for [V]. Here it is a row that never was: of a
-    random direction, which the name decides, and as long as the table's rows are.
+    The paper takes a token that is hardly ever used for [V]. Here it is a row that never was, a
+    random mixture of the table's: of so many that the name decides, the one that changes most of
+    what the encoders say of the kind, for a frozen encoder reads most rows as nothing.
     """
     generator = torch.Generator().manual_seed(int.from_bytes(name.encode(), "big") % (2**61 - 1))
-    found = []
+    drawn = []
     for encoder, rows in zip(base.encoders, rows_of(base, kind)):
         table = encoder.get_input_embeddings().weight.detach().float()
-        rare = F.normalize(torch.randn(1, table.shape[1], generator=generator), dim=-1)
-        length = table.norm(dim=-1).median()
-        found.append(torch.cat([rare.to(table.device) * length, rows]))
-    return tuple(found)
+        weights = torch.randn(RARE, len(table), generator=generator).to(table.device)
+        mixed = F.normalize(weights @ (table - table.mean(0)), dim=-1)
+        mixed = mixed * table.norm(dim=-1).quantile(LENGTH)
+        drawn.append([torch.cat([row[None], rows]) for row in mixed])
+    words = {f"<rare{i}>": each for i, each in enumerate(zip(*drawn))}
+    told = base.with_words(words).encode_text([f"a {word}" for word in words]).tokens
+    loudest = int((told - told.median(0).values).flatten(1).norm(dim=1).argmax())
+    return list(words.values())[loudest]
 
 
 def subject_task(
