@@ -90,13 +90,7 @@ def train(
     if part == "vae" and goes_on:
         keep_latents(task.net)
     if not begun:
-        if goes_on:
-            if part != "unet":  # whose task has them already
-                start_from(task.net, part, weights)
-            say(f"going on from the weights in {weights}")
-        place.mkdir(parents=True, exist_ok=True)
-        before = card.trainings(weights, part) if goes_on else []
-        (place / BEFORE).write_text(json.dumps(before), encoding="utf-8")
+        _begin(part, task.net, weights, place, goes_on=goes_on, say=say)
     say(f"training {part} for {recipe.steps} steps of {recipe.batch} on {where}")
     net = run(task, recipe, place, device=where, resume=begun, minutes=minutes,
               sheet_every=max(recipe.steps // SHEETS, 1))  # fmt: skip
@@ -105,6 +99,19 @@ def train(
     facts |= {**counts, "seed": SEEDS[_world(part)], "minutes": card.minutes_of(place / LOG)}
     card.record(weights, part, facts, _before(place))
     say(f"wrote {part} to {weights}")
+
+
+def _begin(
+    part: str, net: torch.nn.Module, weights: Path, place: Path, *, goes_on: bool, say: Say
+) -> None:
+    """Start from what `weights` holds, if it goes on, and note in `place` what that was."""
+    if goes_on:
+        if part != "unet":  # whose task has them already
+            start_from(net, part, weights)
+        say(f"going on from the weights in {weights}")
+    place.mkdir(parents=True, exist_ok=True)
+    before = card.trainings(weights, part) if goes_on else []
+    (place / BEFORE).write_text(json.dumps(before), encoding="utf-8")
 
 
 def _of_instances(part: str, folder: Path, count: int, say: Say) -> tuple[Task, int]:
