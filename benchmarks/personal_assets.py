@@ -11,6 +11,7 @@ subject: two of its own pictures, three views of its asset, three of the class's
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ VIEWS = 8
 def seen(prompt: str, out: Path, run: Run) -> Tensor:
     """[VIEWS, 3, 64, 64] an asset of a prompt from all around; made if it is not there yet."""
     if not (out / "asset.glb").is_file():
+        shutil.rmtree(out, ignore_errors=True)  # of a run that was cut
         generate(prompt, run, out=out)
     views = render_mesh(load(out / "asset.glb"), orbit(VIEWS, 64), look="albedo",
                         antialias_factor=3)  # fmt: skip

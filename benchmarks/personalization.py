@@ -2,7 +2,7 @@
 
     python benchmarks/personalization.py --out DIR            each subject in each way
     python benchmarks/personalization.py --out DIR --merge    a subject and a style, merged
-    python benchmarks/personalization.py --out DIR --table    what was found, and DIR/frontiers.png
+    python benchmarks/personalization.py --out DIR --table    what was found, and pictures of it
 
 Subjects and prompts are of seeds that nothing was trained on. Each method learns a subject from
 five pictures. Pictures of eight prompts are measured by the judge of sameness, against pictures of
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.common import head, keep, row
 from benchmarks.plots import plot
@@ -31,6 +32,7 @@ from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, save_image
 from threed.diffusion.paint import paint
 from threed.learning import loop
+from threed.learning.data import read_picture
 from threed.systems.system import Lesson, Request
 from threed.systems.table import SYSTEMS
 from threed.toybox.family.examples import draw_subject
@@ -49,6 +51,7 @@ PICTURES, HELD = 5, 12  # of a subject: learned, and kept for measuring
 AT = (0.5, 1.0)  # of a training's steps: where it is measured
 ABLE = 0.5  # share of a kind's own pictures from which on a prompt counts
 EACH, PLAIN, SAMPLING = 4, 12, 12  # pictures of a prompt, of the kind, steps of each
+GAP = 8  # pixels between sheets
 WORD, LOOK = "<toy>", "<look>"
 UNNAMED = ("palette", "hatched", "dotted", "outlined")  # styles without words
 MERGED = ("lora", "dco")
@@ -71,7 +74,7 @@ METHODS = {
     "dreambooth, no prior": Method("dreambooth", {"prior": 0.0}),
     "lora": Method("lora", uses=SCALES),
     "lora, prior": Method("lora", {"prior": 1.0}, uses=SCALES),
-    "dco": Method("dco", uses=(*SCALES, *({"consistency": c} for c in (2.0, 4.0, 7.0)))),
+    "dco": Method("dco", uses=(*SCALES, *({"consistency": c} for c in (1.0, 2.0, 4.0, 7.0)))),
 }
 
 
@@ -140,8 +143,8 @@ class Bench:
         word = WORD if loras else kind
         pictures = torch.cat([self.draw(about, loras, ask.text.format(word)) for ask in ASKS])
         plain = self.draw(about, loras, f"a {kind}", PLAIN)
-        tag = "-".join(map(str, about.values())).replace(" ", "-").replace(",", "")
-        save_image(grid(torch.cat([held[:EACH], pictures]), EACH), self.out / f"{tag}.png")
+        drawn = grid(torch.cat([held[:EACH], pictures]), EACH)
+        save_image(drawn, self.out / f"{tag(*about.values())}.png")
         each = [obeyed(self.judge, ask, some) for ask, some in zip(ASKS, pictures.split(EACH))]
         read = self.judge.read(plain)
         keep(self.results, about | {
@@ -178,9 +181,9 @@ class Bench:
                 continue
             method, home = METHODS[system], folder.parent
             toy = learn(method, folder, home / system, kind) / f"at{AT[-1]}"
-            look = learn(method, looks, home / f"{system}-look", "look", LOOK) / f"at{AT[-1]}"
+            look = learn(method, looks, home / f"{system}-look", "style", LOOK) / f"at{AT[-1]}"
             given = ((toy, 1.0), (look, 1.0))
-            pictures = self.draw({"method": system}, given, f"a {WORD} in {LOOK} style", 16)
+            pictures = self.draw({"method": system}, given, f"a {WORD} in {LOOK}", 16)
             save_image(
                 grid(torch.cat([truth[:8], pictures]), 8), self.out / f"{system}-{number}.png"
             )
@@ -198,7 +201,7 @@ class Bench:
             shown.append(style.paint(view))
             if index < PICTURES:
                 save_image(stacked(shown[-1:])[0], folder / f"{index:02d}.png")
-                text = f"{view.scene.caption(rng)} in {{}} style\n"
+                text = f"{view.scene.caption(rng)} in {{}}\n"
                 (folder / f"{index:02d}.txt").write_text(text, encoding="utf-8")
         return folder, stacked(shown[PICTURES:])
 
@@ -247,6 +250,22 @@ def obeyed(judge: Judge, ask: Ask, pictures: Tensor) -> float:
 def stacked(pictures: Sequence[Any]) -> Tensor:
     """[N, 3, H, W] pictures [H, W, 3]."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def tag(*words: Any) -> str:
+    """The name of a sheet."""
+    return "-".join(map(str, words)).replace(" ", "-").replace(",", "")
+
+
+def compare(out: Path, number: int = 0) -> None:
+    """DIR/methods.png: one subject's sheets of the kind alone and of each method, side by side."""
+    names = [("the kind alone", 0.0), *((name, AT[-1]) for name in METHODS)]
+    paths = [out / f"{tag(number, name, at)}.png" for name, at in names]
+    if not all(path.is_file() for path in paths):
+        return
+    size = (64 * EACH, 64 * (len(ASKS) + 1))
+    sheets = [stacked([read_picture(path, size)])[0] / 255 for path in paths]
+    save_image(torch.cat([F.pad(sheet, (0, GAP)) for sheet in sheets], 2), out / "methods.png")
 
 
 def key(line: Mapping[str, Any]) -> str:
@@ -322,7 +341,7 @@ def table(results: Path) -> str:
         same, obeys = f"{one['sameness']:.3f}", f"{one['obeyed']:.0%}"
         kind = f"{one['spread']:.3f}", f"{one['drift']:.0%}"
         rows.append(row(one["method"], label(one), same, obeys, *kind, one["subjects"]))
-    for path in sorted(results.parent.glob("subject00/*/numbers.json")):
+    for path in sorted(results.parent.glob("subject00/*[!k]/numbers.json")):  # no looks
         rows.append(f"{path.parent.name} learns {int(path.read_text()):,} numbers")
     by = {name: [one for one in found if one["method"] == name] for name in METHODS}
     for name in ("lora", "lora, prior"):
@@ -342,6 +361,7 @@ def table(results: Path) -> str:
     drawn = {name: [(one["sameness"], one["obeyed"], label(one, short=True)) for one in
                     sorted(some, key=lambda one: one["sameness"])]
              for name, some in by.items() if some}  # fmt: skip
+    compare(results.parent)
     if drawn:
         plot(results.parent / "frontiers.png", drawn, "sameness", "obeyed")
     return "\n".join(rows)
