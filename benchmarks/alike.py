@@ -63,8 +63,9 @@ class Bench:
             row = SYSTEMS[system]
             given = {name: tuple(value) for name, value in inputs.items()}
             request = Request(prompt, Guide(5.0), STEPS, 64, given, row.knobs(**(knobs or {})))
-            ready = row.prepare(self.base, request, self._weights(system, request))
-            return paint(self.base, ready, n=n, steps=STEPS, seed=1)
+            model = row.equipped(self.base, request)
+            ready = row.prepare(model, request, self._weights(system, request))
+            return paint(model, ready, n=n, steps=STEPS, seed=1)
 
     def _weights(self, system: str, request: Request) -> Any:
         """What a system loads: once, but where it is about this request's face."""
