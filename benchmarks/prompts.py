@@ -1,11 +1,12 @@
 """What unusual prompts do to toybox, before and after unknown words are left out.
 
     python benchmarks/prompts.py [--work outputs/prompts] [--sheet docs/pictures/prompts.jpg]
+    python benchmarks/prompts.py --assets 12    assets of as many of them, in a minute each
 
 Four views of each prompt, 15 steps, guidance 5, seed 3: as toybox was given it once, and as it
 reads it now. The judge says on how many views kind and colour are those that were asked for. It
-can be cut and continued: views are kept in --work. The sheet shows the first 20 prompts, each
-before (the four views on the left) and after.
+can be cut and continued: views and assets are kept in --work. The sheet shows the first 20
+prompts, each before (the four views on the left) and after.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from benchmarks.common import head, row
+from threed.apps.cli.evaluate import evaluate_one, table
 from threed.apps.cli.show import say
 from threed.core.cameras import orbit
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.guide import Guide
 from threed.diffusion.images import grid, load_image, make_images, save_image
+from threed.settings.presets import DEFAULT_PRESET
 from threed.toybox.family.nets import SIZE, WEIGHTS
 from threed.toybox.judge.net import load_judge
 
@@ -119,21 +122,27 @@ def labelled(pictures: Tensor, prompt: str) -> Tensor:
     return torch.cat([above, beside], 1)[None]
 
 
+def judge_assets(work: Path, count: int) -> None:
+    """The table of `threed evaluate` over `count` of the prompts, evenly chosen."""
+    rows = []
+    for index in range(count):
+        prompt, kind, color = PROMPTS[index * len(PROMPTS) // count]
+        folder = work / re.sub(r"\W+", "-", prompt).strip("-")
+        rows.append(evaluate_one(folder, (prompt, kind, color, "plain"), DEFAULT_PRESET, ()))
+    say(table(rows))
+
+
 @torch.no_grad()
-def main() -> None:
+def judge_views(work: Path, sheet: Path) -> None:
     """The table, a line for each prompt, the sums, and the sheet."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("outputs/prompts"))
-    parser.add_argument("--sheet", type=Path, default=Path("outputs/prompts/sheet.jpg"))
-    options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     now: Any = load_backbone("toybox-multiview", device="cpu")
     once, judge = copy(now), load_judge(WEIGHTS / "judge")
     once.vocabulary = None
     say(head("prompt", "reads", "kind, colour before", "after"))
     right, shown = torch.zeros(2, 2, dtype=torch.int), []
     for prompt, kind, color in PROMPTS:
-        both = views(once, prompt, options.work), views(now, now.reads(prompt), options.work)
+        both = views(once, prompt, work), views(now, now.reads(prompt), work)
         shown.append(labelled(torch.cat(both), prompt))
         verdicts = [judge.read(pictures) for pictures in both]
         here = torch.tensor([[one.names("kind").count(kind), one.names("color").count(color)]
@@ -142,7 +151,20 @@ def main() -> None:
         say(row(prompt, now.reads(prompt), *(f"{k}, {c}" for k, c in here.tolist())))
     of = VIEWS * len(PROMPTS)
     say(row(f"of {of} views", "", *(f"{k}, {c}" for k, c in right.tolist())))
-    save_image(grid(torch.cat(shown[:SHOWN]), columns=2), options.sheet)
+    save_image(grid(torch.cat(shown[:SHOWN]), columns=2), sheet)
+
+
+def main() -> None:
+    """Read the options, and judge views or assets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("outputs/prompts"))
+    parser.add_argument("--sheet", type=Path, default=Path("outputs/prompts/sheet.jpg"))
+    parser.add_argument("--assets", type=int, choices=range(1, len(PROMPTS) + 1), metavar="N")
+    options = parser.parse_args()
+    if options.assets:
+        judge_assets(options.work, options.assets)
+    else:
+        judge_views(options.work, options.sheet)
 
 
 if __name__ == "__main__":

@@ -119,9 +119,10 @@ What it adds to the noise has at most `limit` times the noise's size. The paper 
 limit, but here the gradient is 0.8 to 5.5 times the noise in four of five steps, and the limit
 acts in 94 % of them. With `strength=0.5`, a sixth, it acts in 11 %, and things go less far: a red
 mug that is sent to four sides in 12 steps ends at 0.46 of the way from its goal, and at 0.26 by
-default (of the weights of toybox's second cut; of those of today two mugs sent right and down end at
-0.29 and 0.27 by default, `tests/test_systems_self_guidance.py`). So the limit stays. Some toys hardly move either way: the errors below stand beside those
-of doing nothing.
+default (of the weights of toybox's second cut; of those of today two mugs sent right and down
+end at 0.29 and 0.27 by default, `tests/test_systems_self_guidance.py`). So the limit stays. Some
+toys hardly move either way: the errors below stand beside those of doing
+nothing.
 
 Where a picture looks at each word of its prompt, the mean over the sampling:
 
