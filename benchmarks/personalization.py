@@ -341,8 +341,10 @@ def table(results: Path) -> str:
         same, obeys = f"{one['sameness']:.3f}", f"{one['obeyed']:.0%}"
         kind = f"{one['spread']:.3f}", f"{one['drift']:.0%}"
         rows.append(row(one["method"], label(one), same, obeys, *kind, one["subjects"]))
-    for path in sorted(results.parent.glob("subject00/*[!k]/numbers.json")):  # no looks
-        rows.append(f"{path.parent.name} learns {int(path.read_text()):,} numbers")
+    for name in METHODS:
+        path = results.parent / "subject00" / name.replace(" ", "-") / "numbers.json"
+        if path.is_file():
+            rows.append(f"{name} learns {int(path.read_text()):,} numbers")
     by = {name: [one for one in found if one["method"] == name] for name in METHODS}
     for name in ("lora", "lora, prior"):
         if by["dco"] and by[name]:

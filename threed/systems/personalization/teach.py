@@ -88,6 +88,7 @@ def rows_of(base: StableDiffusion, kind: str, vectors: int | None = None) -> tup
     return tuple(found)
 
 
+@torch.no_grad()
 def rare_rows(base: StableDiffusion, name: str, kind: str) -> tuple[Tensor, ...]:
     """The rows of a new word and its kind: DreamBooth's "[V] mug" (arXiv:2208.12242, section 3.1).
 
