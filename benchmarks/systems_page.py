@@ -121,8 +121,7 @@ acts in 94 % of them. With `strength=0.5`, a sixth, it acts in 11 %, and things 
 mug that is sent to four sides in 12 steps ends at 0.46 of the way from its goal, and at 0.26 by
 default (of the weights of toybox's second cut; of those of today two mugs sent right and down
 end at 0.29 and 0.27 by default, `tests/test_systems_self_guidance.py`). So the limit stays. Some
-toys hardly move either way: the errors below stand beside those of doing
-nothing.
+toys hardly move either way: the errors below stand beside those of doing nothing.
 
 Where a picture looks at each word of its prompt, the mean over the sampling:
 
