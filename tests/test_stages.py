@@ -36,7 +36,7 @@ from threed.scenes.textured import Textured
 from threed.settings.asset import AssetSettings
 from threed.settings.base import replace
 from threed.settings.presets import load_run
-from threed.settings.run import Run
+from threed.settings.run import Run, SystemSettings
 from threed.settings.scenes import FieldSettings, PaintSettings, SurfaceSettings, TexturedSettings
 from threed.settings.stage import CameraSettings, LampSettings, Stage
 
@@ -392,9 +392,20 @@ def test_toybox_paints_meshes_as_it_paints_its_own() -> None:
     assert painted.stages == whole.stages[1:]
     assert [stage.scene for stage in whole.stages] == ["field", "textured", "textured"]
     assert replace(painted, stages=whole.stages, field=whole.field, asset=whole.asset) == whole
-    field, surface, *rest = load_run("toybox-magic3d").stages
-    assert (field, *rest) == whole.stages
-    assert surface.scene == "surface"
+    field, surface, even, marks = load_run("toybox-magic3d").stages
+    assert (field, even) == whole.stages[:2]
+    assert replace(marks, backbone=None, resolution=constant(64)) == whole.stages[2]
+    assert (surface.scene, surface.backbone) == ("surface", "toybox-hd-multiview")
+    assert (marks.resolution(0), marks.backbone) == (128, "toybox-hd-multiview")
+
+
+def test_under_a_system_its_own_backbone_guides_all_stages() -> None:
+    run = load_run("toybox-magic3d")
+    hd = "toybox-hd-multiview"
+    named = ["toybox-multiview", hd, "toybox-multiview", hd]
+    assert [run.backbone_of(stage) for stage in run.stages] == named
+    steered = replace(run, system=SystemSettings(name="ip_adapter"))
+    assert {steered.backbone_of(stage) for stage in run.stages} == {"toybox-multiview"}
     for name in ("magic3d", "texture"):
         refined = load_run(name).stages[-1]
         assert (refined.resolution(0), refined.weighting) == (512, "sigma2")

@@ -35,12 +35,15 @@ class Known:
     repos: tuple[str, ...] = ()  # the first that answers is used
     formerly: tuple[str, ...] = ()  # names of the same weights that are gone
     unet: str = "unet"  # subfolder
+    inside: str = ""  # subfolder of this package's weights
     made: str = ""  # how a folder of that name is made, where the weights have no such layout
 
 
 KNOWN = (
     Known("toybox", "a small world, 64 pixels, in the package, for a CPU"),
     Known("toybox-multiview", "the same in four views at once", unet="unet_multiview"),
+    Known("toybox-hd", "the same world, 128 pixels, to refine with", inside="hd"),
+    Known("toybox-hd-multiview", "that in four views at once", unet="unet_multiview", inside="hd"),
     Known("sd15", "Stable Diffusion 1.5, 512 pixels",
           ("stable-diffusion-v1-5/stable-diffusion-v1-5",), ("runwayml/stable-diffusion-v1-5",)),
     Known("sd21", "Stable Diffusion 2.1, 768 pixels, v-prediction",
@@ -188,9 +191,10 @@ def _known(known: Known, *, half: bool) -> Found:
         raise InputError(f"there is no folder {known.name} here, which is made once of the "
                          f"published checkpoint: {known.made}. {_alternatives()}")  # fmt: skip
     if folder is None:
-        raise InputError(f"the weights of backbone {known.name!r} are missing from "
-                         f"{TOYBOX / known.unet}; reinstall threed, or train them: threed toybox "
-                         f"train. {_alternatives()}")  # fmt: skip
+        place, option = TOYBOX / known.inside / known.unet, " --hd" if known.inside else ""
+        raise InputError(f"the weights of backbone {known.name!r} are missing from {place}; "
+                         f"reinstall threed, or train them: threed toybox train{option}. "
+                         f"{_alternatives()}")  # fmt: skip
     return Found(known.name, folder, known.unet)
 
 
@@ -198,8 +202,9 @@ def _on_disk(known: Known) -> Path | None:
     if known.made:
         return Path(known.name) if (Path(known.name) / INDEX).is_file() else None
     if not known.repos:
-        complete = (TOYBOX / INDEX).is_file() and (TOYBOX / known.unet / "config.json").is_file()
-        return TOYBOX if complete else None
+        own = TOYBOX / known.inside
+        complete = (own / INDEX).is_file() and (own / known.unet / "config.json").is_file()
+        return own if complete else None
     return next((folder for repo in known.repos if (folder := _cached(repo))), None)
 
 

@@ -104,8 +104,9 @@ class Run(Settings):
         return self
 
     def backbone_of(self, stage: Stage) -> str:
-        """The name of what guides a stage."""
-        return stage.backbone or self.backbone
+        """The name of what guides a stage: under a system the run's own, which its nets are of."""
+        alone = self.system == SystemSettings()
+        return (stage.backbone if alone else None) or self.backbone
 
     def shading_of(self, stage: Stage) -> float:
         """The shading of what a stage optimises."""

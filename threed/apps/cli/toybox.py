@@ -62,6 +62,14 @@ class Family(Settings):
     weights: Path | None = Field(
         None, description="the family's folder; the one in the package if not given"
     )
+    hd: bool = Field(False, description="toybox-hd, whose pictures have 128 pixels a side")
+
+    @property
+    def folder(self) -> Path:
+        """Where the family lies."""
+        from threed.toybox.family.nets import HD, WEIGHTS
+
+        return self.weights or (HD if self.hd else WEIGHTS)
 
 
 class Sample(Family):
@@ -78,6 +86,8 @@ class Sample(Family):
 
 class Train(Family):
     """Train a part of the family, or go on training it; unet is both UNets.
+
+    toybox-hd has a vae and a unet of its own, which begin from toybox's.
 
     clip teaches an older family the words of scenes; the other parts then see scenes too. faces is
     what finds faces and tells persons apart.
@@ -174,9 +184,8 @@ def sample(job: Sample) -> None:
     from threed.diffusion.guide import Guide
     from threed.diffusion.images import grid, make_images, save_image
     from threed.diffusion.reading import PROMPT, check_known
-    from threed.toybox.family.nets import WEIGHTS
 
-    text, folder = check_prompt(job.prompt), job.weights or WEIGHTS
+    text, folder = check_prompt(job.prompt), job.folder
     check_out(job.out, FORMATS)
     check_known("toybox", facts(str(folder / "unet")).vocabulary, {PROMPT: text})
     images = []
@@ -195,12 +204,11 @@ def sample(job: Sample) -> None:
 
 def train(job: Train) -> None:
     """Train a part of the family."""
-    from threed.toybox.family.nets import WEIGHTS
     from threed.toybox.family.train import train as run
 
     run(
-        job.part, job.work.expanduser(), job.weights or WEIGHTS, device=job.device,
-        steps=job.steps, minutes=job.minutes, sets=job.sets,
+        job.part, job.work.expanduser(), job.folder, device=job.device,
+        steps=job.steps, minutes=job.minutes, sets=job.sets, hd=job.hd,
         say=lambda text: complain(text, "toybox"),
     )  # fmt: skip
 
@@ -208,11 +216,10 @@ def train(job: Train) -> None:
 def measure(job: Evaluate) -> None:
     """Measure the family, and write its card."""
     from threed.toybox.family.card import SCORES, write_card
-    from threed.toybox.family.nets import WEIGHTS
     from threed.toybox.judge.measure import measure as run
 
-    folder = job.weights or WEIGHTS
-    scores = run(folder, sets=job.sets, say=lambda text: complain(text, "toybox"))
+    folder = job.folder
+    scores = run(folder, sets=job.sets, hd=job.hd, say=lambda text: complain(text, "toybox"))
     (folder / SCORES).write_text(json.dumps(scores, indent=2) + "\n")
     write_card(folder)
     if job.as_json:

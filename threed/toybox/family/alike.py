@@ -14,6 +14,7 @@ from torch import Tensor
 
 from threed.learning.data import Batch
 from threed.learning.loop import Task
+from threed.toybox.family.nets import SIZE
 from threed.toybox.family.shelf import Entry, fill, images_of
 from threed.toybox.family.tasks import new_task, numpy_chance, spoil
 from threed.toybox.judge.alike import VIEWS, Likeness, batches, contrast, draw_instance
@@ -23,8 +24,8 @@ def open_instances(
     kind: str, folder: Path, count: int, seed: int, progress: Callable[[int], None]
 ) -> NDArray[np.uint8]:
     """[count, VIEWS, 64, 64, 3] pictures of instances; drawn where a folder lacks them."""
-    pixels: NDArray[np.uint8] = fill(folder, count, partial(_draw, kind, seed), seed, VIEWS, None,
-                                     progress)[0]  # fmt: skip
+    draw, shape = partial(_draw, kind, seed), (VIEWS, SIZE)
+    pixels: NDArray[np.uint8] = fill(folder, count, draw, seed, shape, None, progress)[0]
     return pixels
 
 

@@ -15,6 +15,7 @@ from threed.toybox.world.toys import COLORS, FINISHES, KINDS
 
 TRAINING, SCORES, CARD = "training.json", "scores.json", "README.md"
 TEMPLATE = Path(__file__).with_suffix(".md")
+SMALL = 64  # pixels a side of toybox's pictures
 OPTIONS = ("kind", "part")  # of a system's training that the card tells
 SYSTEMS = """\
 Image systems whose nets lie beside it; `docs/control.md` and `docs/image-prompts.md` say how good
@@ -66,8 +67,17 @@ def write_card(weights: Path) -> None:
     )
     world = {"kinds": len(KINDS), "fronted": len(FRONTED), "colors": len(COLORS)}
     world["finishes"] = len(FINISHES)
-    nets = {"trainings": "".join(trained), "systems": _systems(weights)}
+    nets = {"trainings": "".join(trained), "systems": _systems(weights), **_family(weights)}
     (weights / CARD).write_text(text.format(**scores, **world, **nets), encoding="utf-8")
+
+
+def _family(weights: Path) -> dict[str, Any]:
+    """Say which of the two families a folder holds, by the size of its pictures."""
+    size = _read(weights / "vae" / "config.json").get("sample_size", SMALL)
+    if size == SMALL:
+        return {"title": "Toybox", "size": size, "origin": "trained from nothing", "option": ""}
+    return {"title": "Toybox-hd", "size": size, "origin": "trained, from toybox's nets,",
+            "option": " --hd"}  # fmt: skip
 
 
 def _systems(weights: Path) -> str:

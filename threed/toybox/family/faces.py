@@ -49,7 +49,8 @@ def open_faces(
     folder: Path, count: int, seed: int, progress: Callable[[int], None] | None = None
 ) -> Faces:
     """Draw what a folder lacks of so many persons, and open it."""
-    return Faces(*fill(folder, count, partial(draw_faces, seed), seed, VIEWS + 1, None, progress))
+    draw, shape = partial(draw_faces, seed), (VIEWS + 1, SIZE)
+    return Faces(*fill(folder, count, draw, seed, shape, None, progress))
 
 
 def draw_faces(seed: int, number: int) -> Entry:

@@ -1,7 +1,7 @@
 """What the toybox family is made of: the tokenizer and the untrained networks, and their folder.
 
 The folder is an ordinary Stable Diffusion folder of diffusers, with three more networks beside it:
-unet_multiview, clip (both halves) and judge.
+unet_multiview, clip (both halves) and judge. Beside them lies toybox-hd (see `sharp`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
+HD = WEIGHTS / "hd"  # the family of larger pictures
 SIZE = 64  # pixels a side of a picture
 LENGTH = 32  # tokens of a prompt
 
@@ -123,13 +124,19 @@ def _untrained(kind: Any, part: str) -> Any:
     return kind.from_config(kind.load_config(WEIGHTS / part))
 
 
+def config_of(net: Any) -> dict[str, Any]:
+    """Say what a network of diffusers is made of, without where it was loaded from."""
+    return {name: value for name, value in net.config.items() if not name.startswith("_")}
+
+
 def single_view(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """Make a plain UNet that equals, to rounding, the multi-view one without a camera.
 
     What the camera's embedding adds for "no camera" (zeros) is a constant beside the time
     embedding, so it moves into that layer's bias.
     """
-    plain = new_unet(multiview=False)
+    without = {"class_embed_type": None, "projection_class_embeddings_input_dim": None}
+    plain = type(unet).from_config(config_of(unet) | without)
     state = {k: v for k, v in unet.state_dict().items() if not k.startswith("class_embedding")}
     with torch.no_grad():
         constant = cast(nn.Module, unet.class_embedding)(torch.zeros(1, 16))[0]

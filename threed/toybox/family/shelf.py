@@ -51,6 +51,11 @@ class Shelf:
     def __len__(self) -> int:
         return len(self.labels) * AROUND
 
+    @property
+    def size(self) -> int:
+        """Pixels a side of each."""
+        return int(self.pixels.shape[2])
+
     def images(self, numbers: Index) -> Tensor:
         """[B, 3, size, size] in [0, 1] of pictures of these numbers [B]."""
         return images_of(self.pixels[numbers // AROUND, numbers % AROUND])
@@ -59,7 +64,7 @@ class Shelf:
         """Give the cameras of pictures of these numbers [B]."""
         c2w, fov_y = (torch.from_numpy(values[numbers // AROUND, numbers % AROUND])
                       for values in (self.c2w, self.fov_y))  # fmt: skip
-        return Cameras(c2w, fov_y, SIZE, SIZE)
+        return Cameras(c2w, fov_y, self.size, self.size)
 
     def captions(self, rng: Rng, numbers: Index, view_share: float) -> list[str]:
         """Make captions of pictures [B], with the view's word in a share of them."""
@@ -90,9 +95,9 @@ class SceneShelf:
         return [reworded(rng, str(text)) for text in self.texts[numbers, chosen]]
 
 
-def no_scenes() -> SceneShelf:
+def no_scenes(size: int = SIZE) -> SceneShelf:
     """Make a shelf without any scene, for a family that knows single toys alone."""
-    blank = np.zeros((0, 1, SIZE, SIZE, 3), np.uint8)
+    blank = np.zeros((0, 1, size, size, 3), np.uint8)
     return SceneShelf(blank, np.zeros((0, len(HEADS)), np.int64), np.zeros((0, CAPTIONS), "U1"))
 
 
@@ -105,7 +110,11 @@ class Stock:
     share: float  # of a batch that scenes are, where there are any
     often_toys: NDArray[np.float64] | None = None  # [N] how often each set is drawn; all alike
     often_scenes: NDArray[np.float64] | None = None  # [N] the same
-    size: int = SIZE  # pixels a side of a picture
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of a picture."""
+        return self.toys.size
 
     def __len__(self) -> int:
         return len(self.toys) + len(self.scenes)
@@ -151,16 +160,17 @@ def fill_shelf(
     sets: int,
     seed: int,
     *,
+    size: int = SIZE,
     clay_every: int = 0,
     processes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Shelf:
     """Draw what a folder of `sets` sets of single toys still lacks, and open it: see `fill`.
 
-    Every clay_every-th set is of clay.
+    size: pixels a side. Every clay_every-th set is of clay.
     """
-    draw = partial(_draw_toy, seed, clay_every)
-    return Shelf(*fill(folder, sets, draw, seed, AROUND, processes, progress))
+    draw = partial(_draw_toy, seed, size, clay_every)
+    return Shelf(*fill(folder, sets, draw, seed, (AROUND, size), processes, progress))
 
 
 def fill_scenes(
@@ -168,12 +178,13 @@ def fill_scenes(
     count: int,
     seed: int,
     *,
+    size: int = SIZE,
     processes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SceneShelf:
     """Draw what a folder of `count` scenes still lacks, and open it: see `fill`."""
-    draw = partial(_draw_scene, seed)
-    return SceneShelf(*fill(folder, count, draw, seed, 1, processes, progress))
+    draw = partial(_draw_scene, seed, size)
+    return SceneShelf(*fill(folder, count, draw, seed, (1, size), processes, progress))
 
 
 def fill(
@@ -181,22 +192,24 @@ def fill(
     count: int,
     draw: Draw,
     seed: int,
-    views: int,
+    shape: tuple[int, int],
     processes: int | None,
     progress: Callable[[int], None] | None,
 ) -> list[NDArray[Any]]:
-    """Draw what a folder lacks of `count` entries of so many views; return pictures and notes.
+    """Draw what a folder lacks of `count` entries; return pictures and notes.
 
+    shape: how many pictures an entry has, and their pixels a side.
     processes: as many as there are cores if not given. progress is told how many entries are there.
     A folder with more entries is used as it is. ValueError for one of another seed or size.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "pictures.npy"
-    notes = _read_notes(folder / "notes.npz", seed)
+    views, size = shape
+    notes = _read_notes(folder / "notes.npz", seed, size)
     done = min(map(len, notes.values()), default=0)
     tasks, fresh, now = chunks(done, count), list[dict[str, Any]](), every(SAVE_SECONDS)
     if tasks:
-        _grow(path, (count, views, SIZE, SIZE, 3))
+        _grow(path, (count, views, size, size, 3))
     for task, drawn in zip(tasks, spread(partial(_draw_some, path, draw), tasks, processes)):
         fresh += drawn
         if now() or task is tasks[-1]:
@@ -204,7 +217,7 @@ def fill(
                 rows = np.array([note[name] for note in fresh])
                 notes[name] = np.concatenate([notes.get(name, rows[:0]), rows])
             aside = folder / "notes.part.npz"
-            np.savez(aside, allow_pickle=False, seed=seed, size=SIZE, **notes)
+            np.savez(aside, allow_pickle=False, seed=seed, size=size, **notes)
             aside.replace(folder / "notes.npz")
             fresh.clear()
         if progress is not None:
@@ -217,16 +230,16 @@ def chunks(first: int, last: int) -> list[range]:
     return [range(start, min(start + CHUNK, last)) for start in range(first, last, CHUNK)]
 
 
-def _read_notes(path: Path, seed: int) -> dict[str, NDArray[Any]]:
+def _read_notes(path: Path, seed: int, size: int) -> dict[str, NDArray[Any]]:
     """Read the notes that are there; ValueError if they are of another seed or size."""
     if not path.exists():
         return {}
     with np.load(path) as state:
         notes = {name: state[name] for name in state}
     known = int(notes.pop("seed")), int(notes.pop("size"))
-    if known != (seed, SIZE):
+    if known != (seed, size):
         raise ValueError(f"{path.parent} holds pictures of seed {known[0]} and size {known[1]}, "
-                         f"not of {seed} and {SIZE}")  # fmt: skip
+                         f"not of {seed} and {size}")  # fmt: skip
     return notes
 
 
@@ -252,9 +265,9 @@ def _draw_some(path: Path, draw: Draw, numbers: range) -> list[dict[str, Any]]:
     return notes
 
 
-def _draw_toy(seed: int, clay_every: int, number: int) -> Entry:
+def _draw_toy(seed: int, size: int, clay_every: int, number: int) -> Entry:
     clay = clay_every > 0 and number % clay_every == 0
-    drawn = random_set(np.random.default_rng([seed, number]), SIZE, clay=clay)
+    drawn = random_set(np.random.default_rng([seed, number]), size, clay=clay)
     toy, cameras, ground = drawn.toy, drawn.cameras, BACKGROUNDS.index(drawn.background)
     looks = list(COLORS).index(toy.color), FINISHES.index(toy.finish)
     labels = (KINDS.index(toy.kind), *((UNKNOWN, UNKNOWN) if clay else looks), ground)
@@ -262,10 +275,10 @@ def _draw_toy(seed: int, clay_every: int, number: int) -> Entry:
     return [picture.rgb for picture in drawn.pictures], note
 
 
-def _draw_scene(seed: int, number: int) -> Entry:
+def _draw_scene(seed: int, size: int, number: int) -> Entry:
     rng = np.random.default_rng([seed, number])
     scene, style = random_scene(rng), maybe_style(rng)
-    view = draw_scene(scene, SIZE)
+    view = draw_scene(scene, size)
     picture = view.picture.rgb if style is None else style.paint(view)
     texts = [in_style(scene.caption(rng), style) for _ in range(CAPTIONS)]
     return (picture,), {"labels": indices(truths_in_style(scene, style)), "texts": texts}

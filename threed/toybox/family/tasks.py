@@ -28,9 +28,9 @@ from threed.toybox.world.toys import AROUND, KINDS, view_words
 
 SCENE_SHARE = 0.5  # of the pictures of a batch, how many are scenes where the family learns them
 FRONT_SHARE = 2.5  # times as often come kinds with a front where views are learned
-CROP = 32  # pixels a side of what the VAE sees in most batches: four times as many toys
-WHOLE = 1 / 8  # share of the batches in which it sees whole pictures
+WHOLE = 1 / 8  # share of the batches in which the VAE sees whole pictures; else a quarter of each
 VIEW_SHARE = 0.5  # of the captions that CLIP learns, how many name the view
+LIKE = 0.2  # how much it counts what the first latents should be
 IS_FRONTED = np.array([kind in FRONTED for kind in KINDS])
 
 
@@ -46,6 +46,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "judge": _recipe(1500, 64, 1e-3),
         "likeness": _recipe(1500, 128, 2e-3),
         "faces": _recipe(1500, 64, 2e-3),
+        "hd vae": _recipe(7000, 32, 2e-3),
+        "hd unet": _recipe(2000, 64, 1e-3, muon=True),
     },
     "cuda": {
         "clip": _recipe(3000, 512, 1e-3),
@@ -54,6 +56,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "judge": _recipe(4000, 256, 1e-3),
         "likeness": _recipe(4000, 256, 2e-3),
         "faces": _recipe(4000, 256, 2e-3),
+        "hd vae": _recipe(6000, 128, 2e-3),
+        "hd unet": _recipe(8000, 256, 1e-3, muon=True),
     },
 }
 
@@ -76,32 +80,45 @@ def clip_task(toys: Shelf, scenes: SceneShelf, weights: Path) -> Task:
     return new_task("clip", nets.new_clip(tokenizer), loss, batch)
 
 
-def vae_task(toys: Shelf, scenes: SceneShelf) -> Task:
-    """Take pictures through 4×16×16 latents; the mean colour of every 8×8 block counts extra."""
-    stock = Stock(toys, scenes, SCENE_SHARE)
+def vae_task(
+    toys: Shelf,
+    scenes: SceneShelf,
+    net: nn.Module | None = None,
+    like: Callable[[Tensor], Tensor] | None = None,
+) -> Task:
+    """Take pictures through latents; the mean colour of every block of 8×8 to a side counts extra.
+
+    net: toybox's new one if not given. like: what the first channels of the latents should be of
+    pictures [B, 3, H, W] in -1..1.
+    """
+    stock, crop = Stock(toys, scenes, SCENE_SHARE), toys.size // 2
 
     def batch(n: int, chance: torch.Generator) -> Batch:
         rng = numpy_chance(chance)
         whole = rng.uniform() < WHOLE
         images = stock.images(stock.draw(rng, n // 4 if whole else n))
         if not whole:
-            y, x = rng.integers(0, nets.SIZE - CROP + 1, 2).tolist()
-            images = images[:, :, y : y + CROP, x : x + CROP]
+            y, x = rng.integers(0, toys.size - crop + 1, 2).tolist()
+            images = images[:, :, y : y + crop, x : x + crop]
         return {"images": images.contiguous() * 2 - 1}
 
     def loss(model: Any, batch: Batch, chance: torch.Generator) -> Tensor:
         posterior = model.encode(batch["images"]).latent_dist
         error: Tensor = model.decode(posterior.sample()).sample.float() - batch["images"]
-        colour = F.avg_pool2d(error, 8).abs().mean()
+        colour = F.avg_pool2d(error, toys.size // 8).abs().mean()
         spread: Tensor = posterior.mean.square() + posterior.var - 1 - posterior.logvar
-        return error.abs().mean() + 2 * error.square().mean() + colour + 5e-5 * spread.mean()
+        value = error.abs().mean() + 2 * error.square().mean() + colour + 5e-5 * spread.mean()
+        if like is not None:
+            wanted = like(batch["images"])
+            value = value + LIKE * (posterior.mean[:, : wanted.shape[1]] - wanted).square().mean()
+        return value
 
     def sheet(model: Any) -> Tensor:
         images = toys.images(np.arange(16) * AROUND).to(model.device)
         back = model.decode(model.encode(images * 2 - 1).latent_dist.mode()).sample
         return grid(torch.cat([images, (back + 1) / 2]), columns=16)
 
-    return new_task("vae", nets.new_vae(), loss, batch, sheet)
+    return new_task("vae", net or nets.new_vae(), loss, batch, sheet)
 
 
 def judge_task(toys: Shelf, scenes: SceneShelf) -> Task:

@@ -21,7 +21,7 @@ from threed.diffusion.parts.face_net import FOLDER as FACES
 from threed.diffusion.parts.face_net import load_faces
 from threed.learning.loop import CHECKPOINT, LOG, Task
 from threed.learning.loop import train as run
-from threed.toybox.family import card, nets
+from threed.toybox.family import card, nets, sharp
 from threed.toybox.family.alike import alike_task, open_instances
 from threed.toybox.family.faces import faces_task, open_faces
 from threed.toybox.family.shelf import SceneShelf, Shelf, fill_scenes, fill_shelf, no_scenes
@@ -33,6 +33,7 @@ from threed.toybox.judge.net import load_judge
 from threed.toybox.world.toys import AROUND
 
 SETS = {"cpu": 15_000, "cuda": 60_000}  # of four pictures each
+HD_SETS = {"cpu": 6000, "cuda": 30_000}
 JUDGE_SETS = {"cpu": 12_000, "cuda": 20_000}
 INSTANCES = {"cpu": 2400, "cuda": 20_000}  # of a judge of likeness, or persons with faces
 SEEDS = {"train": 1, "judge": 2, "test": 3}  # the worlds of the family, the judge, and measuring
@@ -54,27 +55,37 @@ def train(
     steps: int | None = None,
     minutes: float | None = None,
     sets: int | None = None,
+    hd: bool = False,
     say: Say = lambda _: None,
 ) -> None:
     """Train a part of NETS and write it into the folder `weights`.
 
     `work` keeps the drawn pictures and the checkpoints, from which a later call goes on; without a
     checkpoint training starts from what `weights` holds, or from nothing. steps, sets: instead of
-    the device's own; minutes: stop and write after so many. InputError for an unknown part, one
+    the device's own; minutes: stop and write after so many; hd: of toybox-hd, which begins from
+    toybox. InputError for an unknown part, one
     whose forerunner is missing, or a training that was begun with other settings.
     """
     if part not in NETS:
         raise InputError(f"toybox has no part {part!r}; train one of {', '.join(NETS)}")
+    if hd and part not in sharp.PARTS:
+        raise InputError(f"toybox-hd has no {part} of its own, it has {' and '.join(sharp.PARTS)}: "
+                         "train toybox's without --hd")  # fmt: skip
     for folder in (work, weights):
         check_out(folder, folder=True)
+    if hd:
+        work = work / "hd"
+        sharp.begin(weights)
     where, place = torch.device(pick_device(device)), work / part
     if part == "unet":
         for needed in ("vae", "text_encoder"):
             nets.need(weights, needed, "the UNet")
-    recipe = RECIPES[where.type]["likeness" if part in LIKENESSES else part]
+    known_as = "likeness" if part in LIKENESSES else f"hd {part}" if hd else part
+    recipe = RECIPES[where.type][known_as]
     precision = "bf16" if bfloat16_pays(where) else "no"
     recipe = replace(recipe, steps=steps or recipe.steps, precision=precision)
     known = INSTANCES if part in OF_INSTANCES else JUDGE_SETS if part == "judge" else SETS
+    known = HD_SETS if hd else known
     sets = sets or known[where.type]
     begun = (place / CHECKPOINT).exists()
     goes_on = (weights / NETS[part] / "config.json").exists()
@@ -84,7 +95,8 @@ def train(
         task, count = _of_instances(part, work / "pictures" / part, sets, say)
         counts = {"instances": count}
     else:
-        shelf, scenes = open_pictures(part, work, weights, sets, say)
+        size = sharp.SIZE if hd else nets.SIZE
+        shelf, scenes = open_pictures(part, work, weights, sets, say, size)
         task = new_task(part, shelf, scenes, weights, where)
         counts = {"sets": len(shelf.labels), "scenes": len(scenes)}
     if part == "vae" and goes_on:
@@ -130,13 +142,17 @@ def new_task(
     """Make the task of a part, with a net that knows nothing but what it needs of `weights`."""
     if part == "unet":
         return unet_task(toys, scenes, weights, device)
+    if part == "vae" and toys.size > nets.SIZE:
+        return sharp.vae_task(toys, scenes, device)
     if part == "clip":
         return clip_task(toys, scenes, weights)
     return {"vae": vae_task, "judge": judge_task}[part](toys, scenes)
 
 
-def open_pictures(part: str, work: Path, weights: Path, sets: int, say: Say) -> Shelves:
-    """Open the pictures that a part is trained on, drawn where they are missing.
+def open_pictures(
+    part: str, work: Path, weights: Path, sets: int, say: Say, size: int = nets.SIZE
+) -> Shelves:
+    """Open the pictures of size² pixels that a part is trained on, drawn where they are missing.
 
     As many scenes as sets of single toys; none for a family that knows none.
     """
@@ -144,13 +160,13 @@ def open_pictures(part: str, work: Path, weights: Path, sets: int, say: Say) -> 
     folder, clay = work / "pictures", 3 if name == "judge" else 0
 
     shown = _teller(f"{sets} sets of pictures", say)
-    toys = fill_shelf(folder / name, sets, SEEDS[name], clay_every=clay, progress=shown)
+    toys = fill_shelf(folder / name, sets, SEEDS[name], size=size, clay_every=clay, progress=shown)
     if part != "clip" and not nets.knows_scenes(weights):
         say(f"single toys only: {weights} knows no scenes; `threed toybox train clip` teaches them")
-        return toys, no_scenes()
+        return toys, no_scenes(size)
     count = len(toys.labels)
     place, shown = folder / f"{name}-scenes", _teller(f"{count} scenes", say)
-    return toys, fill_scenes(place, count, SEEDS[name], progress=shown)
+    return toys, fill_scenes(place, count, SEEDS[name], size=size, progress=shown)
 
 
 def _teller(of: str, say: Say) -> Callable[[int], None]:

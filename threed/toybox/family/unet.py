@@ -22,7 +22,7 @@ from threed.diffusion.weights import weights_file
 from threed.learning.data import Batch, Latents
 from threed.learning.loop import Task
 from threed.learning.losses import denoising_loss
-from threed.toybox.family import nets
+from threed.toybox.family import nets, sharp
 from threed.toybox.family.shelf import SceneShelf, Shelf, Stock
 from threed.toybox.family.tasks import new_task, numpy_chance, often_fronted, shares
 from threed.toybox.judge.net import HEADS
@@ -61,7 +61,8 @@ def unet_task(toys: Shelf, scenes: SceneShelf, weights: Path, device: torch.devi
     for part in ("vae", "text_encoder"):
         nets.need(weights, part, "the UNet")
     if not (weights / "unet_multiview" / "config.json").exists():
-        save_unets(nets.new_unet(multiview=True), weights)
+        larger = toys.size > nets.SIZE
+        save_unets(sharp.new_unet() if larger else nets.new_unet(multiview=True), weights)
     base = load_multiview(weights, device)
     singles = Stock(toys, scenes, SCENE_SHARE, None, often_hard(scenes))
     sets, latents = often_fronted(toys), Latents(base, singles, "image", LATENTS)
@@ -134,7 +135,7 @@ def load_multiview(weights: Path, device: torch.device) -> Any:
 def samples(weights: Path, device: torch.device) -> Tensor:
     """[3, H, W] three sets of four views and sixteen single pictures, to look at."""
     backbone = load_multiview(weights, device)
-    views = orbit(AROUND, nets.SIZE, start_deg=20.0)
+    views = orbit(AROUND, backbone.image_size, start_deg=20.0)
     rows = [
         make_images(backbone, prompt, n=AROUND, steps=20, cameras=cameras, guide=Guide(5))
         for prompts, cameras in ((PROMPTS, views), (SINGLES, None))

@@ -16,7 +16,7 @@ from threed.core.cameras import orbit
 from threed.diffusion.backbone import Backbone
 from threed.diffusion.catalog import load_backbone
 from threed.diffusion.parts.face_net import FOLDER, NUMBERS, SmallFaces
-from threed.toybox.family import nets
+from threed.toybox.family import nets, sharp
 from threed.toybox.family.faces import draw_faces
 from threed.toybox.family.train import SEEDS
 from threed.toybox.judge import measure_scenes as scenes
@@ -29,21 +29,26 @@ from threed.toybox.world.draw import Light
 from threed.toybox.world.kinds import FRONTED
 from threed.toybox.world.toys import AROUND, COLORS, KINDS, Set, Toy, draw_set, random_toy
 
+OF_TOYBOX = ("judge", "real toys as assets", "clip", "judge on scenes")  # parts toybox-hd lacks
 Say = Callable[[str], None]
 
 
-def measure(weights: Path, *, sets: int = 128, say: Say = lambda _: None) -> Scores:
+def measure(
+    weights: Path, *, sets: int = 128, hd: bool = False, say: Say = lambda _: None
+) -> Scores:
     """Measure every score of the family, by name; shares are in 0..1.
 
     sets: how many held-out sets of four pictures the judge, CLIP and the VAE are measured on. Text
     to image is judged over all kinds and colours, multi-view over all kinds in two colours.
-    A family that knows scenes is measured on them too. InputError where a part is missing.
+    A family that knows scenes is measured on them too; hd: toybox-hd, by toybox's judge. InputError
+    where a part is missing.
     """
-    for part in ("judge", "vae", "clip", "unet", "unet_multiview"):
+    for part in ("vae", "unet", "unet_multiview", *(() if hd else ("judge", "clip"))):
         nets.need(weights, part, "measuring the family")
-    judge = load_judge(weights / "judge")
-    drawn = [toys.random_set(np.random.default_rng([SEEDS["test"], i])) for i in range(sets)]
-    scores: Scores = {}
+    judge = load_judge((nets.WEIGHTS if hd else weights) / "judge")
+    chances = (np.random.default_rng([SEEDS["test"], i]) for i in range(sets))
+    size = sharp.SIZE if hd else nets.SIZE
+    drawn = [toys.random_set(chance, size) for chance in chances]
     wanted: dict[str, Callable[[], Scores]] = {
         "judge": lambda: judge_scores(judge, drawn),
         "real toys as assets": lambda: turntable_scores(judge),
@@ -55,10 +60,12 @@ def measure(weights: Path, *, sets: int = 128, say: Say = lambda _: None) -> Sco
     if nets.knows_scenes(weights) and judge.knows_scenes:
         wanted |= {
             "judge on scenes": lambda: scenes.judge_scene_scores(judge, 2 * sets),
-            "vae on scenes": lambda: scenes.vae_scene_scores(weights, sets),
+            "vae on scenes": lambda: scenes.vae_scene_scores(weights, sets, size),
             "pairs": lambda: scenes.pair_scores(load_part(weights), judge),
             "persons": lambda: scenes.person_scores(load_part(weights), judge),
         }
+    for name in OF_TOYBOX if hd else ():
+        wanted.pop(name, None)
     wanted |= {
         f"likeness: {kind}": partial(likeness_scores, weights, kind, 2 * sets)
         for kind in LIKENESSES if (weights / "likeness" / kind).is_dir()
@@ -67,6 +74,7 @@ def measure(weights: Path, *, sets: int = 128, say: Say = lambda _: None) -> Sco
         wanted["faces"] = lambda: face_scores(weights, sets)
     if not (nets.knows_scenes(weights) and judge.knows_scenes):
         say("no scores of scenes: the judge or the tokenizer is from before them")
+    scores: Scores = {}
     for name, score in wanted.items():
         say(f"measuring {name}")
         scores |= score()
@@ -184,7 +192,7 @@ def image_scores(weights: Path, judge: Judge) -> Scores:
 def multiview_scores(weights: Path, judge: Judge) -> Scores:
     """Measure four views 90 degrees apart: the view's word, and whether they agree."""
     backbone, right = load_part(weights, "unet_multiview"), defaultdict[str, list[bool]](list)
-    cameras = orbit(AROUND, nets.SIZE)
+    cameras = orbit(AROUND, backbone.image_size)
     words = toys.view_words(cameras)
     for i, kind in enumerate(KINDS):
         for j, color in enumerate(list(COLORS)[i % 5 :: 5]):

@@ -50,9 +50,9 @@ def judge_scene_scores(judge: Judge, scenes: int) -> Scores:
     return shares("judge", {name: right[name] for name in asked})
 
 
-def vae_scene_scores(weights: Path, scenes: int) -> Scores:
-    """Measure PSNR in dB over whole pictures of held-out scenes."""
-    pairs = through_vae(weights, map(shown, held_out(scenes)))
+def vae_scene_scores(weights: Path, scenes: int, size: int) -> Scores:
+    """Measure PSNR in dB over whole pictures, of size² pixels, of held-out scenes."""
+    pairs = through_vae(weights, (shown(scene, size) for scene in held_out(scenes)))
     return shares("vae_scenes", {"psnr_db": [psnr_db(*pair)[0] for pair in pairs]})
 
 
@@ -146,9 +146,9 @@ def held_out(count: int) -> list[Scene]:
     return [random_scene(np.random.default_rng([SEEDS["test"], i])) for i in range(count)]
 
 
-def shown(scene: Scene) -> Tensor:
-    """[1, 3, 64, 64] in [0, 1] the picture of a scene."""
-    return torch.from_numpy(draw_scene(scene).picture.rgb).permute(2, 0, 1)[None]
+def shown(scene: Scene, size: int = 64) -> Tensor:
+    """[1, 3, size, size] in [0, 1] the picture of a scene."""
+    return torch.from_numpy(draw_scene(scene, size).picture.rgb).permute(2, 0, 1)[None]
 
 
 def sampled(

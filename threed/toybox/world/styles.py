@@ -68,13 +68,22 @@ def luma(rgb: Array) -> Array:
 
 
 def contours(view: View, width: int = 1) -> Array:
-    """[H, W] 1 where parts or things border on each other or on the ground, `width` pixels wide."""
+    """[H, W] 1 where parts or things border on each other or on the ground, `width` pixels wide.
+
+    A pixel is one of a picture of 64; of larger ones it is more.
+    """
     part = view.picture.part
+    width *= _fine(part.shape[0])
     found = np.zeros(part.shape, bool)
     for step in range(1, width + 1):
         found[:, step:] |= part[:, step:] != part[:, :-step]
         found[step:] |= part[step:] != part[:-step]
     return found.astype(np.float32)
+
+
+def _fine(size: int) -> int:
+    """Tell how many pixels of a picture of this size stand for one of a picture of 64."""
+    return max(size // 64, 1)
 
 
 def _palette(style: Style, view: View) -> Pixels:
@@ -140,7 +149,8 @@ def _clay(style: Style, view: View) -> Pixels:
 def _pixelated(style: Style, view: View) -> Pixels:
     """Paint squares of one colour each, of a few shades a channel."""
     rgb = view.picture.rgb
-    size, block = rgb.shape[0], 3 + round(2 * style.amount)
+    size = rgb.shape[0]
+    block = (3 + round(2 * style.amount)) * _fine(size)
     index = np.minimum(np.arange(size) // block * block + block // 2, size - 1)
     squares = rgb[index][:, index]
     painted: Pixels = np.round(squares * 4) / 4
