@@ -204,11 +204,12 @@ def sample(job: Sample) -> None:
 
 def train(job: Train) -> None:
     """Train a part of the family."""
+    from threed.toybox.family.sharp import PREFIX
     from threed.toybox.family.train import train as run
 
     run(
-        job.part, job.work.expanduser(), job.folder, device=job.device,
-        steps=job.steps, minutes=job.minutes, sets=job.sets, hd=job.hd,
+        (PREFIX if job.hd else "") + job.part, job.work.expanduser(), job.folder,
+        device=job.device, steps=job.steps, minutes=job.minutes, sets=job.sets,
         say=lambda text: complain(text, "toybox"),
     )  # fmt: skip
 

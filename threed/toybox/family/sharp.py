@@ -29,6 +29,7 @@ SIZE = 128  # pixels a side of a picture
 CHANNELS = 8  # of the latents
 SPLIT = ("encoder.conv_out.", "quant_conv.")  # tensors that end in means and log variances
 HEARD = 0.5  # of an untrained kernel's usual size: what reads the UNet's further channels
+PREFIX = "hd "  # of what its parts are called beside toybox's
 PARTS = ("vae", "unet")  # what it has of its own, in the order of their training
 
 

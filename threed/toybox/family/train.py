@@ -55,22 +55,18 @@ def train(
     steps: int | None = None,
     minutes: float | None = None,
     sets: int | None = None,
-    hd: bool = False,
     say: Say = lambda _: None,
 ) -> None:
-    """Train a part of NETS and write it into the folder `weights`.
+    """Train a part of NETS, or toybox-hd's "hd vae" or "hd unet"; write it into `weights`.
 
     `work` keeps the drawn pictures and the checkpoints, from which a later call goes on; without a
     checkpoint training starts from what `weights` holds, or from nothing. steps, sets: instead of
-    the device's own; minutes: stop and write after so many; hd: of toybox-hd, which begins from
-    toybox. InputError for an unknown part, one
+    the device's own; minutes: stop and write after so many. InputError for an unknown part, one
     whose forerunner is missing, or a training that was begun with other settings.
     """
-    if part not in NETS:
-        raise InputError(f"toybox has no part {part!r}; train one of {', '.join(NETS)}")
-    if hd and part not in sharp.PARTS:
-        raise InputError(f"toybox-hd has no {part} of its own, it has {' and '.join(sharp.PARTS)}: "
-                         "train toybox's without --hd")  # fmt: skip
+    asked, part = part, part.removeprefix(sharp.PREFIX)
+    hd = asked != part
+    _check_part(part, hd=hd)
     for folder in (work, weights):
         check_out(folder, folder=True)
     if hd:
@@ -80,8 +76,7 @@ def train(
     if part == "unet":
         for needed in ("vae", "text_encoder"):
             nets.need(weights, needed, "the UNet")
-    known_as = "likeness" if part in LIKENESSES else f"hd {part}" if hd else part
-    recipe = RECIPES[where.type][known_as]
+    recipe = RECIPES[where.type]["likeness" if part in LIKENESSES else asked]
     precision = "bf16" if bfloat16_pays(where) else "no"
     recipe = replace(recipe, steps=steps or recipe.steps, precision=precision)
     known = INSTANCES if part in OF_INSTANCES else JUDGE_SETS if part == "judge" else SETS
@@ -111,6 +106,15 @@ def train(
     facts |= {**counts, "seed": SEEDS[_world(part)], "minutes": card.minutes_of(place / LOG)}
     card.record(weights, part, facts, _before(place))
     say(f"wrote {part} to {weights}")
+
+
+def _check_part(part: str, *, hd: bool) -> None:
+    """InputError unless toybox, or toybox-hd, has such a part."""
+    if part not in NETS:
+        raise InputError(f"toybox has no part {part!r}; train one of {', '.join(NETS)}")
+    if hd and part not in sharp.PARTS:
+        raise InputError(f"toybox-hd has no {part} of its own, it has {' and '.join(sharp.PARTS)}: "
+                         "train toybox's without --hd")  # fmt: skip
 
 
 def _begin(
