@@ -122,7 +122,7 @@ def test_a_plan_and_what_judges_runs_need_no_torch(place: Path) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                             check=True, cwd=place, env={"PYTHONPATH": str(ROOT)})  # fmt: skip
-    assert answer.stdout == "131072\n[]\n"
+    assert answer.stdout == "65536\n[]\n"
 
 
 @pytest.mark.parametrize("name", ["single", "several/unet_multiview", "flow", "refiner", "toybox"])

@@ -147,3 +147,13 @@ def test_the_one_in_the_package_draws_what_is_asked_for() -> None:
         seen = judge.read(made)
         assert (seen.names("color"), seen.names("kind")) == ([color], [kind])
     assert load_backbone("toybox-hd-multiview", device="cpu").views == 4
+
+
+def test_the_one_in_the_package_keeps_more_of_a_picture_than_toybox() -> None:
+    from threed.toybox.judge.measure import beside_toybox, vae_scores
+    from threed.toybox.world.toys import random_set
+
+    drawn = [random_set(np.random.default_rng([3, seed]), sharp.SIZE) for seed in range(4)]
+    beside, own = beside_toybox(nets.HD, drawn), vae_scores(nets.HD, drawn)
+    assert own["vae_psnr_db"] > beside["enlarged_psnr_db"] + 2
+    assert beside["first_latents_apart"] < 0.01

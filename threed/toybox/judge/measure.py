@@ -66,6 +66,8 @@ def measure(
         }
     for name in OF_TOYBOX if hd else ():
         wanted.pop(name, None)
+    if hd:
+        wanted["beside toybox"] = lambda: beside_toybox(weights, drawn)
     wanted |= {
         f"likeness: {kind}": partial(likeness_scores, weights, kind, 2 * sets)
         for kind in LIKENESSES if (weights / "likeness" / kind).is_dir()
@@ -158,6 +160,26 @@ def vae_scores(weights: Path, drawn: list[Set]) -> Scores:
             toy = torch.from_numpy(picture.alpha) > 0.5
             colours.append(float((after[:, toy].mean(1) - before[:, toy].mean(1)).abs().mean()))
     return shares("vae", {"psnr_db": psnr, "colour_error": colours})
+
+
+@torch.no_grad()
+def beside_toybox(weights: Path, drawn: list[Set]) -> Scores:
+    """Measure toybox's VAE on pictures of twice its size, as the one of toybox-hd is measured.
+
+    Its own come back from half the size, enlarged: PSNR in dB. And how far toybox-hd's first
+    latents are from toybox's, as a share of their variance.
+    """
+    large, small = (load_part(place) for place in (weights, nets.WEIGHTS))
+    psnr, apart, spread = list[float](), list[float](), list[float]()
+    for images in map(pixels, drawn):
+        known = small.encode_image(F.avg_pool2d(images, 2))
+        back = F.interpolate(small.decode_latents(known), scale_factor=2.0, mode="bicubic")
+        psnr += scenes.psnr_db(images, back.clamp(0, 1))
+        first = large.encode_image(images)[:, : known.shape[1]]
+        apart.append(float((first - known).square().mean()))
+        spread.append(float((known - known.mean((0, 2, 3), keepdim=True)).square().mean()))
+    share = float(np.mean(apart) / np.mean(spread))
+    return {"enlarged_psnr_db": float(np.mean(psnr)), "first_latents_apart": share}
 
 
 @torch.no_grad()
