@@ -79,9 +79,7 @@ def train(
     recipe = RECIPES[where.type]["likeness" if part in LIKENESSES else asked]
     precision = "bf16" if bfloat16_pays(where) else "no"
     recipe = replace(recipe, steps=steps or recipe.steps, precision=precision)
-    known = INSTANCES if part in OF_INSTANCES else JUDGE_SETS if part == "judge" else SETS
-    known = HD_SETS if hd else known
-    sets = sets or known[where.type]
+    sets = sets or _usual_sets(part, hd=hd)[where.type]
     begun = (place / CHECKPOINT).exists()
     goes_on = (weights / NETS[part] / "config.json").exists()
     torch.manual_seed(recipe.seed)  # of the new network's weights
@@ -115,6 +113,13 @@ def _check_part(part: str, *, hd: bool) -> None:
     if hd and part not in sharp.PARTS:
         raise InputError(f"toybox-hd has no {part} of its own, it has {' and '.join(sharp.PARTS)}: "
                          "train toybox's without --hd")  # fmt: skip
+
+
+def _usual_sets(part: str, *, hd: bool) -> dict[str, int]:
+    """Say how much a part is trained on, by kind of device: sets of four pictures, or instances."""
+    if part in OF_INSTANCES:
+        return INSTANCES
+    return HD_SETS if hd else JUDGE_SETS if part == "judge" else SETS
 
 
 def _begin(
