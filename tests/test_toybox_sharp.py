@@ -131,6 +131,8 @@ def test_its_first_latents_are_to_be_those_of_toybox(pictures: tuple[Shelf, Scen
 def test_it_has_a_vae_and_a_unet_of_its_own_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="toybox-hd has no judge of its own, it has vae and unet"):
         train("hd judge", tmp_path, tmp_path)
+    with pytest.raises(InputError, match="run `threed toybox train vae --hd` first"):
+        train("hd unet", tmp_path, tmp_path / "new")
 
 
 def test_the_one_in_the_package_draws_what_is_asked_for() -> None:

@@ -180,9 +180,9 @@ def grown(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.T
     return bigger
 
 
-def need(folder: Path, part: str, why: str) -> Path:
-    """Find the folder of a trained part; InputError says how to get one."""
+def need(folder: Path, part: str, why: str, *, hd: bool = False) -> Path:
+    """Find the folder of a trained part; InputError says how to get one, or toybox-hd's with hd."""
     if not (folder / part / "config.json").exists():
         raise InputError(f"{why} needs the trained part {part!r}, but there is none in {folder}; "
-                         f"run `threed toybox train {part}` first")  # fmt: skip
+                         f"run `threed toybox train {part}{' --hd' * hd}` first")  # fmt: skip
     return folder / part

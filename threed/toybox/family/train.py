@@ -75,7 +75,7 @@ def train(
     where, place = torch.device(pick_device(device)), work / part
     if part == "unet":
         for needed in ("vae", "text_encoder"):
-            nets.need(weights, needed, "the UNet")
+            nets.need(weights, needed, "the UNet", hd=hd)
     recipe = RECIPES[where.type]["likeness" if part in LIKENESSES else asked]
     precision = "bf16" if bfloat16_pays(where) else "no"
     recipe = replace(recipe, steps=steps or recipe.steps, precision=precision)

@@ -58,10 +58,10 @@ def unet_task(toys: Shelf, scenes: SceneShelf, weights: Path, device: torch.devi
     batch apart, says nearly the same of a shirt and a sweater. The nets are those in `weights`; an
     untrained UNet is put there where there is none.
     """
+    larger = toys.size > nets.SIZE
     for part in ("vae", "text_encoder"):
-        nets.need(weights, part, "the UNet")
+        nets.need(weights, part, "the UNet", hd=larger)
     if not (weights / "unet_multiview" / "config.json").exists():
-        larger = toys.size > nets.SIZE
         save_unets(sharp.new_unet() if larger else nets.new_unet(multiview=True), weights)
     base = load_multiview(weights, device)
     singles = Stock(toys, scenes, SCENE_SHARE, None, often_hard(scenes))

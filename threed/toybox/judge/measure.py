@@ -44,7 +44,7 @@ def measure(
     where a part is missing.
     """
     for part in ("vae", "unet", "unet_multiview", *(() if hd else ("judge", "clip"))):
-        nets.need(weights, part, "measuring the family")
+        nets.need(weights, part, "measuring the family", hd=hd)
     judge = load_judge((nets.WEIGHTS if hd else weights) / "judge")
     chances = (np.random.default_rng([SEEDS["test"], i]) for i in range(sets))
     size = sharp.SIZE if hd else nets.SIZE
