@@ -389,14 +389,16 @@ def test_the_order_of_scenes_and_the_names_of_losses_are_checked() -> None:
 
 def test_toybox_paints_meshes_as_it_paints_its_own() -> None:
     whole, painted = load_run("toybox-mvdream"), load_run("toybox-texture")
-    assert painted.stages == whole.stages[1:]
+    field, even, marks = whole.stages
     assert [stage.scene for stage in whole.stages] == ["field", "textured", "textured"]
-    assert replace(painted, stages=whole.stages, field=whole.field, asset=whole.asset) == whole
-    field, surface, even, marks = load_run("toybox-magic3d").stages
-    assert (field, even) == whole.stages[:2]
-    assert replace(marks, backbone=None, resolution=constant(64)) == whole.stages[2]
-    assert (surface.scene, surface.backbone) == ("surface", "toybox-hd-multiview")
     assert (marks.resolution(0), marks.backbone) == (128, "toybox-hd-multiview")
+    assert painted.stages == (even, replace(marks, backbone=None, resolution=constant(64)))
+    also = {"stages": whole.stages, "field": whole.field, "paint": whole.paint}
+    assert replace(painted, asset=whole.asset, **also) == whole
+    refined = load_run("toybox-magic3d")
+    assert (refined.stages[0], *refined.stages[2:]) == whole.stages
+    assert refined.stages[1].backbone == "toybox-hd-multiview"
+    assert refined.paint == whole.paint
 
 
 def test_under_a_system_its_own_backbone_guides_all_stages() -> None:
