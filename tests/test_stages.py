@@ -389,7 +389,7 @@ def test_the_order_of_scenes_and_the_names_of_losses_are_checked() -> None:
 
 def test_toybox_paints_meshes_as_it_paints_its_own() -> None:
     whole, painted = load_run("toybox-mvdream"), load_run("toybox-texture")
-    field, even, marks = whole.stages
+    _, even, marks = whole.stages
     assert [stage.scene for stage in whole.stages] == ["field", "textured", "textured"]
     assert (marks.resolution(0), marks.backbone) == (128, "toybox-hd-multiview")
     assert painted.stages == (even, replace(marks, backbone=None, resolution=constant(64)))
