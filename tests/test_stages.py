@@ -387,7 +387,7 @@ def test_the_order_of_scenes_and_the_names_of_losses_are_checked() -> None:
     assert [s.scene for s in for_mesh(load_run("magic3d")).stages] == ["surface"]
 
 
-def test_toybox_paints_meshes_as_it_paints_its_own() -> None:
+def test_toyboxs_presets_share_their_stages() -> None:
     whole, painted = load_run("toybox-mvdream"), load_run("toybox-texture")
     _, even, marks = whole.stages
     assert [stage.scene for stage in whole.stages] == ["field", "textured", "textured"]

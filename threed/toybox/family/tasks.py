@@ -47,7 +47,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "likeness": _recipe(1500, 128, 2e-3),
         "faces": _recipe(1500, 64, 2e-3),
         "hd vae": _recipe(7000, 32, 2e-3),
-        "hd unet": _recipe(2000, 64, 1e-3, muon=True),
+        "hd unet": _recipe(6000, 64, 1e-3, muon=True),
     },
     "cuda": {
         "clip": _recipe(3000, 512, 1e-3),
